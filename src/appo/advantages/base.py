@@ -1,0 +1,28 @@
+"""What every advantage estimator offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from appo.batch import TrajectoryBatch
+from appo.registry import Registry
+
+
+class AdvantageEstimator(ABC):
+    """Turns the rewards of an iteration into advantages of tokens.
+
+    Attributes:
+        trains_branches: True if branch rows are trained too; False if they only carry rewards, and have no log-probs.
+    """
+
+    trains_branches: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        """Returns ``[B, T]`` advantages; 0 where `response_mask` is False, and on branch rows that are not trained."""
+
+
+ADVANTAGES: Registry[AdvantageEstimator] = Registry("advantage estimator", group="appo.advantages")

@@ -1,0 +1,218 @@
+"""The tensors of an iteration: built once, never reordered afterwards.
+
+Shapes: `B` trajectories, `T` tokens of the padded sequence. Rows are prompt, response, padding; log-probs, entropies and
+advantages stand at the position of the token they belong to, so no reader shifts anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from appo.trajectory import Trajectory
+
+NO_PARENT = -1
+"""The parent row, and the branch position, of an initial trajectory."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectoryBatch:
+    """Trajectories of an iteration, branches after the initial trajectories they left.
+
+    Attributes:
+        token_ids: ``[B, T]`` int64, 0 on padding.
+        lengths: ``[B]`` int64, tokens before the padding.
+        response_mask: ``[B, T]`` bool, True on tokens the policy sampled; False on prompt, tool output, padding.
+        behavior_log_probs: ``[B, T]`` under the policy that sampled; 0 elsewhere.
+        old_log_probs: ``[B, T]`` under the policy that begins the update; 0 elsewhere, and on rows not measured.
+        entropies: ``[B, T]`` nats, exact, of the next-token distribution of that same policy; 0 elsewhere.
+        rewards: ``[B]``; NaN until the trajectory has been rewarded.
+        group: ``[B]`` int64, rows with the same value answer the same prompt.
+        parent: ``[B]`` int64, row a branch left; `NO_PARENT` for an initial trajectory.
+        branch_position: ``[B]`` int64, last position a branch shares with its parent; `NO_PARENT` for an initial one.
+        branch_score: ``[B]`` score of the branch point; 0 for an initial trajectory.
+    """
+
+    token_ids: Tensor
+    lengths: Tensor
+    response_mask: Tensor
+    behavior_log_probs: Tensor
+    old_log_probs: Tensor
+    entropies: Tensor
+    rewards: Tensor
+    group: Tensor
+    parent: Tensor
+    branch_position: Tensor
+    branch_score: Tensor
+
+    def __post_init__(self) -> None:
+        _check_shapes(self, self.token_ids.shape)
+
+    @property
+    def is_branch(self) -> Tensor:
+        """``[B]`` bool, True on branches."""
+        return self.parent != NO_PARENT
+
+
+@dataclass(frozen=True, eq=False)
+class TrainBatch:
+    """The rows of one optimizer step, or of one micro-batch of it.
+
+    Attributes:
+        token_ids: ``[B, T]`` int64, 0 on padding.
+        lengths: ``[B]`` int64, tokens before the padding.
+        response_mask: ``[B, T]`` bool, True on tokens that are trained.
+        behavior_log_probs: ``[B, T]`` under the policy that sampled; 0 elsewhere.
+        old_log_probs: ``[B, T]`` under the policy that begins the update; 0 elsewhere.
+        advantages: ``[B, T]``; 0 elsewhere.
+        ref_log_probs: ``[B, T]`` under the frozen reference; None without one.
+        num_tokens: trained tokens of the whole optimizer step, over micro-batches and ranks; None means those of this batch.
+        num_rows: rows of the whole optimizer step, likewise.
+    """
+
+    token_ids: Tensor
+    lengths: Tensor
+    response_mask: Tensor
+    behavior_log_probs: Tensor
+    old_log_probs: Tensor
+    advantages: Tensor
+    ref_log_probs: Tensor | None = None
+    num_tokens: int | None = None
+    num_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_shapes(self, self.token_ids.shape)
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    def select(self, rows: Tensor) -> TrainBatch:
+        """The given rows, cut to the longest of them; `num_tokens` and `num_rows` stay those of the step.
+
+        Args:
+            rows: ``[B']`` int64 row numbers.
+        """
+        width = int(self.lengths[rows].max())
+        cut = {
+            f.name: value[rows, :width] if value.ndim == 2 else value[rows]
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **cut)
+
+    def micro_batches(self, max_tokens: int) -> list[TrainBatch]:
+        """Cuts the step into batches of at most `max_tokens` padded tokens, rows of similar length together.
+
+        Args:
+            max_tokens: of one micro-batch, padding included; a longer row forms a micro-batch of its own.
+        """
+        whole = replace(
+            self, num_tokens=self.num_tokens or int(self.response_mask.sum()), num_rows=self.num_rows or len(self)
+        )
+        return [whole.select(rows) for rows in length_buckets(self.lengths, max_tokens)]
+
+
+def length_buckets(lengths: Tensor, max_tokens: int) -> list[Tensor]:
+    """Partitions rows, longest first, such that rows x longest row stays within a token budget.
+
+    Args:
+        lengths: ``[B]`` int64 tokens of each row.
+        max_tokens: of one bucket, padding included; a longer row gets a bucket of its own.
+
+    Returns:
+        Row numbers, ``[B_i]`` int64 each; together every row once.
+
+    Raises:
+        ValueError: if `max_tokens` is not positive.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be positive, got {max_tokens}")
+    order = lengths.argsort(descending=True, stable=True)
+    buckets, start = [], 0
+    while start < len(order):
+        rows = max(1, max_tokens // max(1, int(lengths[order[start]])))
+        buckets.append(order[start : start + rows])
+        start += rows
+    return buckets
+
+
+def collate(
+    trajectories: Sequence[Trajectory],
+    *,
+    old_log_probs: Sequence[Tensor] | None = None,
+    entropies: Sequence[Tensor] | None = None,
+    rewards: Sequence[float] | None = None,
+) -> TrajectoryBatch:
+    """Pads trajectories into one batch, in their order.
+
+    Args:
+        trajectories: parents before their branches.
+        old_log_probs: ``[T_i]`` a trajectory, for the first ones or all; the rest holds 0.
+        entropies: likewise.
+        rewards: one a trajectory; None leaves NaN.
+
+    Raises:
+        ValueError: if a branch comes without its parent before it, or a reward is not finite.
+    """
+    rows = {id(trajectory): row for row, trajectory in enumerate(trajectories)}
+    groups: dict[str, int] = {}
+    group, parent, position, score = [], [], [], []
+    for row, trajectory in enumerate(trajectories):
+        group.append(groups.setdefault(trajectory.prompt.id, len(groups)))
+        origin = trajectory.origin
+        parent_row = NO_PARENT if origin is None else rows.get(id(origin.trajectory), row)
+        if parent_row >= row:
+            raise ValueError(f"branch in row {row} of prompt {trajectory.prompt.id} must come after its parent")
+        parent.append(parent_row)
+        position.append(NO_PARENT if origin is None else origin.position)
+        score.append(0.0 if origin is None else origin.score)
+    token_ids = _pad([trajectory.token_ids for trajectory in trajectories])
+    return TrajectoryBatch(
+        token_ids=token_ids,
+        lengths=torch.tensor([len(trajectory) for trajectory in trajectories]),
+        response_mask=_pad([trajectory.response_mask for trajectory in trajectories]),
+        behavior_log_probs=_pad([trajectory.behavior_log_probs for trajectory in trajectories]),
+        old_log_probs=_pad_rows(old_log_probs, token_ids.shape),
+        entropies=_pad_rows(entropies, token_ids.shape),
+        rewards=_check_rewards(rewards, trajectories),
+        group=torch.tensor(group),
+        parent=torch.tensor(parent),
+        branch_position=torch.tensor(position),
+        branch_score=torch.tensor(score),
+    )
+
+
+def _pad(rows: Sequence[Tensor]) -> Tensor:
+    return pad_sequence(list(rows), batch_first=True)
+
+
+def _pad_rows(values: Sequence[Tensor] | None, shape: torch.Size) -> Tensor:
+    padded = torch.zeros(shape)
+    for row, value in enumerate(values or ()):
+        padded[row, : len(value)] = value
+    return padded
+
+
+def _check_rewards(rewards: Sequence[float] | None, trajectories: Sequence[Trajectory]) -> Tensor:
+    if rewards is None:
+        return torch.full((len(trajectories),), float("nan"))
+    tensor = torch.tensor(rewards)
+    if not tensor.isfinite().all():
+        row = int((~tensor.isfinite()).nonzero()[0])
+        raise ValueError(
+            f"rewards must be finite, got {rewards[row]} for prompt {trajectories[row].prompt.id} in row {row}"
+        )
+    return tensor
+
+
+def _check_shapes(batch: TrajectoryBatch | TrainBatch, shape: torch.Size) -> None:
+    per_row = {"lengths", "rewards", "group", "parent", "branch_position", "branch_score"}
+    for f in fields(batch):
+        value = getattr(batch, f.name)
+        expected = shape[:1] if f.name in per_row else shape
+        if isinstance(value, Tensor) and value.shape != expected:
+            raise ValueError(f"{f.name} must have shape {list(expected)}, got {list(value.shape)}")

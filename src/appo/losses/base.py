@@ -1,0 +1,37 @@
+"""What every loss offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from appo.batch import TrainBatch
+from appo.registry import Registry
+
+
+class Loss(ABC):
+    """What an optimizer step minimizes."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """True if `TrainBatch.ref_log_probs` must be there."""
+        return False
+
+    @abstractmethod
+    def __call__(self, log_probs: Tensor, entropies: Tensor, batch: TrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Computes the share of one micro-batch in the loss of its optimizer step.
+
+        Shares add up: the sum over the micro-batches of a step is the loss of the whole step, and so are the metrics.
+
+        Args:
+            log_probs: ``[B, T]`` of the sampled tokens under the live policy, with gradient; 0 elsewhere.
+            entropies: ``[B, T]`` nats, of the live policy's distributions, with gradient; 0 elsewhere.
+            batch: the rows, with what was measured before the update.
+
+        Returns:
+            The scalar loss, and detached scalar metrics by name.
+        """
+
+
+LOSSES: Registry[Loss] = Registry("loss", group="appo.losses")

@@ -1,0 +1,64 @@
+"""Tables of swappable components, open to plug-in packages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """The component classes of one kind by class name, which is also what a config writes as ``class_path``.
+
+    Args:
+        kind: what one component is called in messages.
+        group: entry-point group through which other packages add theirs.
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._classes: dict[str, type[T]] = {}
+
+    def register(self, cls: type[T]) -> type[T]:
+        """Adds `cls` under its own name and returns it unchanged, for use as a decorator.
+
+        Raises:
+            ValueError: if another class already has that name.
+        """
+        known = self._classes.setdefault(cls.__name__, cls)
+        if known is not cls:
+            raise ValueError(
+                f"{self.kind} {cls.__name__!r} of {cls.__module__} is already registered by {known.__module__}"
+            )
+        return cls
+
+    def load_plugins(self) -> None:
+        """Imports and registers the classes that installed packages declare for this kind.
+
+        Raises:
+            Exception: whatever importing a plug-in raises, with a note that names the plug-in.
+        """
+        for point in entry_points(group=self.group):
+            try:
+                cls = point.load()
+            except Exception as error:
+                error.add_note(f"raised while loading the {self.kind} plug-in {point.value!r}")
+                raise
+            self.register(cls)
+
+    def __getitem__(self, name: str) -> type[T]:
+        if name not in self._classes:
+            nearest = get_close_matches(name, self._classes, n=1)
+            hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+            raise ValueError(f"no {self.kind} is named {name!r}{hint}; registered: {', '.join(self)}")
+        return self._classes[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._classes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._classes))

@@ -1,0 +1,44 @@
+"""What every scorer offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from appo.batch import TrajectoryBatch
+from appo.registry import Registry
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """How much each position is worth branching at.
+
+    Attributes:
+        values: ``[B, T]``, higher is better; ``-inf`` where no branch may start.
+        preferred: ``[B, T]`` bool, positions that are chosen before any other; None prefers none.
+        factors: ``[B, T]`` each, what the score was made of, by name; only their mean and spread over sampled tokens are logged.
+    """
+
+    values: Tensor
+    preferred: Tensor | None = None
+    factors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Scorer(ABC):
+    """Scores positions of finished trajectories for branching."""
+
+    @abstractmethod
+    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
+        """Scores the sampled tokens of `batch`, which holds initial trajectories that are measured but not yet rewarded.
+
+        Args:
+            batch: with `old_log_probs` and `entropies` of the policy at the moment of branching.
+            generator: the only source of randomness, seeded for the iteration.
+        """
+
+
+SCORERS: Registry[Scorer] = Registry("scorer", group="appo.scorers")

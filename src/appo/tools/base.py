@@ -1,0 +1,47 @@
+"""What every tool offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from appo.registry import Registry
+
+
+class ToolError(Exception):
+    """A tool's own way of saying that a call failed; its text becomes the result that the model reads."""
+
+
+class Tool(ABC):
+    """Something an agent may call in the middle of its response.
+
+    Calls come from several threads at once. Whatever a call raises becomes the text of its result and is counted; a call
+    that outlasts `timeout_s` is given up.
+    """
+
+    timeout_s: float = 30.0
+    """Seconds after which a call is given up."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What the model writes to address the tool: ``python`` makes ``<python>...</python>``."""
+
+    @abstractmethod
+    def __call__(self, argument: str) -> str:
+        """Answers one call.
+
+        Args:
+            argument: what the model wrote, white space at both ends removed.
+
+        Raises:
+            ToolError: if the call failed for a reason the model should read.
+        """
+
+    def start(self) -> None:
+        """Prepares for calls: worker processes, indexes, connections."""
+
+    def stop(self) -> None:
+        """Frees what `start` took; does nothing if the tool is not started."""
+
+
+TOOLS: Registry[Tool] = Registry("tool", group="appo.tools")

@@ -1,0 +1,167 @@
+"""The records of agentic sampling: prompts, trajectories, and the points where branches leave them.
+
+Positions count over the whole sequence, prompt included, everywhere in the project: position 0 is the prompt's first token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+FinishReason = Literal["eos", "length", "tool_limit"]
+"""Why a trajectory ended: the model said so, the response limit was reached, or a tool call came after the last allowed one."""
+
+NOT_SAMPLED = -1
+"""The policy version of a token that no policy sampled: prompt and tool output."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question as the policy sees it.
+
+    Attributes:
+        id: unique in its data source and stable over runs.
+        question: plain text, for people.
+        token_ids: the question in its chat template, up to where the response begins.
+        answers: accepted answers; any of them is right.
+        source: the part of the data it comes from; metrics are also reported by source.
+    """
+
+    id: str
+    question: str
+    token_ids: tuple[int, ...]
+    answers: tuple[str, ...]
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a response that one side wrote.
+
+    Attributes:
+        text: decoded, special tokens left out.
+        is_generated: True if the policy sampled it, False for tool output.
+    """
+
+    text: str
+    is_generated: bool
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One use of a tool within a trajectory.
+
+    Attributes:
+        tool: name the call was addressed to.
+        argument: what the model passed.
+        result: what went back into the context, before it was wrapped in the call syntax.
+        failure: None if the tool answered, else the kind of failure: `error`, `timeout` or `unknown`.
+        duration_s: seconds between submission and result.
+        position: of the first token of the wrapped result.
+    """
+
+    tool: str
+    argument: str
+    result: str
+    failure: str | None
+    duration_s: float
+    position: int
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """A prompt and all that followed, in token ids that were carried through, never re-encoded. `T` tokens.
+
+    A branch holds its whole sequence: the tokens it shares with its parent, then its own.
+
+    Attributes:
+        prompt: what was asked.
+        token_ids: ``[T]`` int64, prompt then response, tool output included.
+        response_mask: ``[T]`` bool, True on tokens the policy sampled.
+        behavior_log_probs: ``[T]`` float32, of the sampled tokens under the distribution they were drawn from; 0 elsewhere.
+        policy_versions: ``[T]`` int64, version of the weights that sampled each token; `NOT_SAMPLED` elsewhere.
+        segments: the response as text, one segment a run of `response_mask`.
+        tool_calls: in order, those within the shared prefix included.
+        finish_reason: why it ended.
+        origin: where a branch left its parent; None for an initial trajectory.
+        cached_tokens: prompt and prefix tokens that the engine served from its prefix cache, summed over turns.
+    """
+
+    prompt: Prompt
+    token_ids: Tensor
+    response_mask: Tensor
+    behavior_log_probs: Tensor
+    policy_versions: Tensor
+    segments: tuple[Segment, ...]
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: FinishReason
+    origin: BranchPoint | None = None
+    cached_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        length = self.token_ids.shape
+        for name in ("response_mask", "behavior_log_probs", "policy_versions"):
+            shape = getattr(self, name).shape
+            if shape != length:
+                raise ValueError(
+                    f"{name} of trajectory {self.prompt.id} must have shape {list(length)}, got {list(shape)}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before the response."""
+        return len(self.prompt.token_ids)
+
+    @property
+    def response_length(self) -> int:
+        """Tokens after the prompt, tool output included."""
+        return len(self) - self.prompt_length
+
+    @property
+    def text(self) -> str:
+        """The response, tool output included."""
+        return "".join(segment.text for segment in self.segments)
+
+
+@dataclass(frozen=True, eq=False)
+class BranchPoint:
+    """Where a branch leaves its parent: the two share positions ``0 .. position``.
+
+    Attributes:
+        trajectory: the parent, an initial trajectory.
+        position: last shared position.
+        score: what the scorer gave the position that was chosen.
+    """
+
+    trajectory: Trajectory
+    position: int
+    score: float
+
+    def __post_init__(self) -> None:
+        last = len(self.trajectory) - 1
+        if not self.trajectory.prompt_length - 1 <= self.position <= last:
+            raise ValueError(
+                f"position must lie between the last prompt token {self.trajectory.prompt_length - 1} and the last "
+                f"token {last} of trajectory {self.trajectory.prompt.id}, got {self.position}"
+            )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a reward says of one trajectory.
+
+    Attributes:
+        reward: the return that is trained on; finite.
+        parts: what it was made of, for logs and metrics; `accuracy` in [0, 1] is the share of the answer that is right.
+        reason: in words, for people.
+    """
+
+    reward: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
