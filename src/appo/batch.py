@@ -1,13 +1,14 @@
 """The tensors of an iteration: built once, never reordered afterwards.
 
-Shapes: `B` trajectories, `T` tokens of the padded sequence. Rows are prompt, response, padding; log-probs, entropies and
-advantages stand at the position of the token they belong to, so no reader shifts anything.
+Shapes: `B` trajectories, `T` tokens of the padded sequence. Rows are prompt, response,
+padding; log-probs, entropies and advantages stand at the position of their token, so no reader shifts anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class TrainBatch:
         old_log_probs: ``[B, T]`` under the policy that begins the update; 0 elsewhere.
         advantages: ``[B, T]``; 0 elsewhere.
         ref_log_probs: ``[B, T]`` under the frozen reference; None without one.
-        num_tokens: trained tokens of the whole optimizer step, over micro-batches and ranks; None means those of this batch.
+        num_tokens: trained tokens of the whole optimizer step, over micro-batches and ranks; None means of this batch.
         num_rows: rows of the whole optimizer step, likewise.
     """
 
@@ -97,12 +98,19 @@ class TrainBatch:
             rows: ``[B']`` int64 row numbers.
         """
         width = int(self.lengths[rows].max())
-        cut = {
+        cut: dict[str, Any] = {
             f.name: value[rows, :width] if value.ndim == 2 else value[rows]
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
         return replace(self, **cut)
+
+    def to(self, device: torch.device) -> TrainBatch:
+        """The same batch on another device."""
+        moved: dict[str, Any] = {
+            f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
 
     def micro_batches(self, max_tokens: int) -> list[TrainBatch]:
         """Cuts the step into batches of at most `max_tokens` padded tokens, rows of similar length together.
@@ -156,7 +164,8 @@ def collate(
         rewards: one a trajectory; None leaves NaN.
 
     Raises:
-        ValueError: if a branch comes without its parent before it, or a reward is not finite.
+        ValueError: if a branch comes without its parent before it, values do not fit their trajectory, or a reward or a
+            value of a sampled token is not finite.
     """
     rows = {id(trajectory): row for row, trajectory in enumerate(trajectories)}
     groups: dict[str, int] = {}
@@ -175,9 +184,11 @@ def collate(
         token_ids=token_ids,
         lengths=torch.tensor([len(trajectory) for trajectory in trajectories]),
         response_mask=_pad([trajectory.response_mask for trajectory in trajectories]),
-        behavior_log_probs=_pad([trajectory.behavior_log_probs for trajectory in trajectories]),
-        old_log_probs=_pad_rows(old_log_probs, token_ids.shape),
-        entropies=_pad_rows(entropies, token_ids.shape),
+        behavior_log_probs=_pad_values(
+            "behavior_log_probs", [t.behavior_log_probs for t in trajectories], trajectories
+        ),
+        old_log_probs=_pad_values("old_log_probs", old_log_probs or (), trajectories),
+        entropies=_pad_values("entropies", entropies or (), trajectories),
         rewards=_check_rewards(rewards, trajectories),
         group=torch.tensor(group),
         parent=torch.tensor(parent),
@@ -190,9 +201,20 @@ def _pad(rows: Sequence[Tensor]) -> Tensor:
     return pad_sequence(list(rows), batch_first=True)
 
 
-def _pad_rows(values: Sequence[Tensor] | None, shape: torch.Size) -> Tensor:
-    padded = torch.zeros(shape)
-    for row, value in enumerate(values or ()):
+def _pad_values(name: str, values: Sequence[Tensor], trajectories: Sequence[Trajectory]) -> Tensor:
+    if len(values) > len(trajectories):
+        raise ValueError(
+            f"{name} must have a row for at most each of {len(trajectories)} trajectories, got {len(values)}"
+        )
+    padded = torch.zeros(len(trajectories), max(len(trajectory) for trajectory in trajectories))
+    for row, (value, trajectory) in enumerate(zip(values, trajectories[: len(values)], strict=True)):
+        where = f"of prompt {trajectory.prompt.id} in row {row}"
+        if value.shape != trajectory.token_ids.shape:
+            raise ValueError(f"{name} {where} must have shape {[len(trajectory)]}, got {list(value.shape)}")
+        is_bad = trajectory.response_mask & ~value.isfinite()
+        if is_bad.any():
+            position = int(is_bad.nonzero()[0])
+            raise ValueError(f"{name} {where} must be finite, got {value[position].item()} at position {position}")
         padded[row, : len(value)] = value
     return padded
 
@@ -200,7 +222,7 @@ def _pad_rows(values: Sequence[Tensor] | None, shape: torch.Size) -> Tensor:
 def _check_rewards(rewards: Sequence[float] | None, trajectories: Sequence[Trajectory]) -> Tensor:
     if rewards is None:
         return torch.full((len(trajectories),), float("nan"))
-    tensor = torch.tensor(rewards)
+    tensor = torch.tensor(rewards, dtype=torch.float32)
     if not tensor.isfinite().all():
         row = int((~tensor.isfinite()).nonzero()[0])
         raise ValueError(

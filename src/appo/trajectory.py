@@ -1,6 +1,7 @@
 """The records of agentic sampling: prompts, trajectories, and the points where branches leave them.
 
-Positions count over the whole sequence, prompt included, everywhere in the project: position 0 is the prompt's first token.
+Positions count over the whole sequence, prompt included, everywhere in the project: position 0 is the prompt's first
+token.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Literal
 from torch import Tensor
 
 FinishReason = Literal["eos", "length", "tool_limit"]
-"""Why a trajectory ended: the model said so, the response limit was reached, or a tool call came after the last allowed one."""
+"""Why a trajectory ended: the model ended it, it reached the response limit, or it called a tool once too often."""
 
 NOT_SAMPLED = -1
 """The policy version of a token that no policy sampled: prompt and tool output."""
@@ -81,7 +82,8 @@ class Trajectory:
         prompt: what was asked.
         token_ids: ``[T]`` int64, prompt then response, tool output included.
         response_mask: ``[T]`` bool, True on tokens the policy sampled.
-        behavior_log_probs: ``[T]`` float32, of the sampled tokens under the distribution they were drawn from; 0 elsewhere.
+        behavior_log_probs: ``[T]`` float32, of the sampled tokens under the distribution they were drawn from; 0
+            elsewhere.
         policy_versions: ``[T]`` int64, version of the weights that sampled each token; `NOT_SAMPLED` elsewhere.
         segments: the response as text, one segment a run of `response_mask`.
         tool_calls: in order, those within the shared prefix included.
@@ -122,6 +124,12 @@ class Trajectory:
     def response_length(self) -> int:
         """Tokens after the prompt, tool output included."""
         return len(self) - self.prompt_length
+
+    @property
+    def num_own_tokens(self) -> int:
+        """Tokens the policy sampled for it; those that a branch shares with its parent belong to the parent."""
+        shared = 0 if self.origin is None else self.origin.position + 1
+        return int(self.response_mask[shared:].sum())
 
     @property
     def text(self) -> str:

@@ -63,8 +63,8 @@ class Completion:
     Attributes:
         id: of the request.
         token_ids: the sampled ids, the end token or the tokens of the stop string included.
-        behavior_log_probs: of each id, under the distribution it was drawn from: after temperature, top-k and top-p. Greedy
-            sampling reports the plain log-softmax.
+        behavior_log_probs: of each id, under the distribution it was drawn from: after temperature, top-k and top-p.
+            Greedy sampling reports the plain log-softmax.
         finish_reason: `eos`, `stop` (a stop string) or `length` (`max_tokens`).
         stop_string: the one that ended it, else None.
         cached_tokens: tokens of the request that were served from a prefix cache.
@@ -83,8 +83,9 @@ class Completion:
 class Engine(ABC):
     """Samples continuations, many at once; each finishes on its own.
 
-    A caller submits requests at any time, calls `step` until it has what it waits for, and may submit the continuation of
-    one conversation while others still generate. Weights may only be updated while nothing is in flight.
+    A caller submits requests at any time, calls `step` until it has what it waits for, and may submit the
+    continuation of one conversation while others still generate. Weights may only be updated while nothing is in
+    flight.
     """
 
     @abstractmethod

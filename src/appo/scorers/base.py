@@ -20,7 +20,8 @@ class Scores:
     Attributes:
         values: ``[B, T]``, higher is better; ``-inf`` where no branch may start.
         preferred: ``[B, T]`` bool, positions that are chosen before any other; None prefers none.
-        factors: ``[B, T]`` each, what the score was made of, by name; only their mean and spread over sampled tokens are logged.
+        factors: ``[B, T]`` each, what the score was made of, by name; only their mean and spread over sampled tokens
+            are logged.
     """
 
     values: Tensor
@@ -33,7 +34,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
-        """Scores the sampled tokens of `batch`, which holds initial trajectories that are measured but not yet rewarded.
+        """Scores the sampled tokens of `batch`: initial trajectories, measured but not yet rewarded.
 
         Args:
             batch: with `old_log_probs` and `entropies` of the policy at the moment of branching.

@@ -11,11 +11,15 @@ class ToolError(Exception):
     """A tool's own way of saying that a call failed; its text becomes the result that the model reads."""
 
 
+class ToolTimeoutError(ToolError):
+    """A call failed because it outlasted the tool's own time limit."""
+
+
 class Tool(ABC):
     """Something an agent may call in the middle of its response.
 
-    Calls come from several threads at once. Whatever a call raises becomes the text of its result and is counted; a call
-    that outlasts `timeout_s` is given up.
+    Calls come from several threads at once. Whatever a call raises becomes the text of its result and is counted; a
+    call that outlasts `timeout_s` is given up.
     """
 
     timeout_s: float = 30.0
@@ -31,17 +35,26 @@ class Tool(ABC):
         """Answers one call.
 
         Args:
-            argument: what the model wrote, white space at both ends removed.
+            argument: what the model wrote, white space at both ends removed; may be empty.
 
         Raises:
             ToolError: if the call failed for a reason the model should read.
         """
 
     def start(self) -> None:
-        """Prepares for calls: worker processes, indexes, connections."""
+        """Prepares for calls: worker processes, indexes, connections; does nothing if the tool is started."""
+        return
 
     def stop(self) -> None:
         """Frees what `start` took; does nothing if the tool is not started."""
+        return
 
 
 TOOLS: Registry[Tool] = Registry("tool", group="appo.tools")
+
+
+def shorten(text: str, max_chars: int) -> str:
+    """Cuts a text after `max_chars` characters and says so; a text that is short enough comes back as it is."""
+    if len(text) <= max_chars:
+        return text
+    return f"{text[:max_chars]}\n[cut after {max_chars} characters]"

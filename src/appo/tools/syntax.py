@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from appo.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class CallSyntax(ABC):
         """A tool's answer as it goes into the context."""
 
 
+CALL_SYNTAXES: Registry[CallSyntax] = Registry("call syntax", group="appo.call_syntaxes")
+
+
+@CALL_SYNTAXES.register
 @dataclass(frozen=True)
 class TagSyntax(CallSyntax):
     """Calls in tags named after the tool: ``<python>1 + 1</python>`` is answered by `result_format`.
@@ -56,16 +63,15 @@ class TagSyntax(CallSyntax):
         return tuple(f"</{tool}>" for tool in tools)
 
     def parse(self, text: str, tools: Sequence[str]) -> ParsedCall | None:
-        found: ParsedCall | None = None
-        for tool in tools:
-            closing = f"</{tool}>"
-            end = text.find(closing)
-            start = text.rfind(f"<{tool}>", 0, max(end, 0))
-            if end < 0 or start < 0:
-                continue
-            if found is None or end + len(closing) < found.end:
-                found = ParsedCall(tool, text[start + len(tool) + 2 : end].strip(), end + len(closing))
-        return found
+        if not tools:
+            return None
+        for closing in re.finditer(f"</({'|'.join(map(re.escape, tools))})>", text):
+            opening = f"<{closing[1]}>"
+            # The nearest one: an earlier one may be a mention of the tool in a thought.
+            start = text.rfind(opening, 0, closing.start())
+            if start >= 0:
+                return ParsedCall(closing[1], text[start + len(opening) : closing.start()].strip(), closing.end())
+        return None
 
     def format_result(self, result: str) -> str:
         return self.result_format.replace("{result}", result)

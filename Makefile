@@ -1,0 +1,58 @@
+# `make demo` trains a tool-using agent from nothing on a CPU; `make test` checks everything. Both set up what they need.
+
+PYTHON ?= python3
+# A CPU is enough for the demo; for a GPU, e.g. `make demo TORCH=torch`.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/quickstart
+
+.PHONY: demo test lint clean
+
+demo: $(RUN)/report.md
+	@cat $(RUN)/report.md
+	@echo "report: $(RUN)/report.md"
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf runs
+
+# Every step of the demo is a command that a user would type, and is kept until its input changes.
+$(RUN)/report.md: runs/cold_start/before/test.json $(RUN)/after/test.json
+	$(BIN)/appo report $(RUN) --before runs/cold_start/before --after $(RUN)/after
+
+$(RUN)/after/test.json: $(RUN)/policy/config.json
+	$(BIN)/appo test --config configs/quickstart.yaml --model.policy $(RUN)/policy --trainer.default_root_dir $(RUN)/after
+
+$(RUN)/policy/config.json: runs/cold_start/before/test.json
+	$(BIN)/appo fit --config configs/quickstart.yaml
+
+runs/cold_start/before/test.json: runs/cold_start/policy/config.json
+	$(BIN)/appo test --config configs/quickstart.yaml --trainer.default_root_dir runs/cold_start/before
+
+runs/cold_start/policy/config.json: | $(VENV)/.demo
+	$(BIN)/appo sft --config configs/cold_start.yaml
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.torch: | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	touch $@
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[report]"
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@ $(VENV)/.demo

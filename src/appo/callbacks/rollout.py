@@ -1,0 +1,330 @@
+"""The callback that feeds the rollout buffers: weights to the engine, trajectories, branches, credit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import lightning as L
+
+from appo.advantages import AdvantageEstimator
+from appo.callbacks.recording import write_evaluated, write_metrics, write_rollouts
+from appo.datamodule import RolloutDataModule
+from appo.engines import Engine, SamplingParams
+from appo.module import APPOModule
+from appo.policy import max_positions
+from appo.prompts import Split
+from appo.rewards import Reward
+from appo.rollouts import (
+    AgentLimits,
+    AgentLoop,
+    BranchRules,
+    Collector,
+    Evaluated,
+    IterationRunner,
+    Start,
+    Stopwatch,
+    branchable_tokens,
+    rollout_metrics,
+    trajectory_from_record,
+    trajectory_record,
+)
+from appo.scorers import Scorer
+from appo.seeding import derive_seed
+from appo.tools import CallSyntax, Tool, ToolRunner
+from appo.trajectory import Prompt
+
+log = logging.getLogger(__name__)
+
+_NO_SPREAD = 1e-3
+"""Standard deviation of log-ratios, in nats, below which they are the noise of two implementations of one policy."""
+
+
+class RolloutCallback(L.Callback):
+    """Samples, branches and credits trajectories for every iteration, and evaluates the policy.
+
+    Args:
+        engine: samples continuations.
+        scorer: where to branch.
+        advantage: how outcomes become credit.
+        reward: what a trajectory is worth.
+        syntax: how calls and results are written.
+        tools: what the agent may call.
+        num_trajectories: of a prompt, branches included.
+        num_initial: trajectories of a prompt that are sampled before branching.
+        branch_when: `iteration` scores and branches all prompts before the first update; `minibatch` those of a
+            mini-batch when it is drawn, with the policy that the mini-batches before it have updated.
+        lag: 0 draws trajectories in the iteration that sampled them; 1 trains on those of the iteration before and
+            samples the next ones together with the branches, so that the policy has changed for every prompt.
+        selection: `per_prompt` pools the branches over a prompt's trajectories, `per_trajectory` gives each the same
+            number.
+        split: `keep` shares the chosen token with the branch, `resample` draws it anew.
+        fallback: branches at positions that the scorer does not prefer when the preferred ones do not suffice.
+        repeat: branches several times from a position when even those do not suffice.
+        min_remaining_tokens: fewest tokens that a branch must have left.
+        temperature: divides the logits, in sampling and in the loss alike.
+        top_p: smallest share of probability that the kept tokens hold together; 1 keeps all.
+        top_k: number of most likely tokens kept; 0 keeps all.
+        max_response_tokens: of a trajectory, tool output included.
+        max_tool_calls: of a trajectory; a further call ends it.
+        max_result_tokens: of one tool's answer; the rest is cut.
+        max_parallel_tools: tool calls that run at once.
+        evaluation_samples: trajectories of an evaluation prompt.
+        evaluation_temperature: of these; 0 is greedy.
+        stop_after_tokens: ends the training once so many tokens were sampled for it; none trains to the trainer's end.
+        save_trajectories: writes every trajectory of an iteration, with scores, to ``trajectories/`` in the run's
+            folder.
+        seed: of everything sampled.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        scorer: Scorer,
+        advantage: AdvantageEstimator,
+        reward: Reward,
+        syntax: CallSyntax,
+        tools: tuple[Tool, ...] = (),
+        num_trajectories: int = 16,
+        num_initial: int = 8,
+        branch_when: Literal["iteration", "minibatch"] = "iteration",
+        lag: Literal[0, 1] = 0,
+        selection: Literal["per_prompt", "per_trajectory"] = "per_prompt",
+        split: Literal["keep", "resample"] = "keep",
+        fallback: bool = True,
+        repeat: bool = False,
+        min_remaining_tokens: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        max_response_tokens: int = 2048,
+        max_tool_calls: int = 3,
+        max_result_tokens: int = 512,
+        max_parallel_tools: int = 32,
+        evaluation_samples: int = 1,
+        evaluation_temperature: float = 0.0,
+        stop_after_tokens: int | None = None,
+        save_trajectories: bool = True,
+        seed: int = 0,
+    ) -> None:
+        for name, value in (
+            ("max_response_tokens", max_response_tokens),
+            ("max_result_tokens", max_result_tokens),
+            ("evaluation_samples", evaluation_samples),
+            ("temperature", temperature),
+        ):
+            if not value > 0:
+                raise ValueError(f"rollout.{name} must be positive, got {value}")
+        self.rules = BranchRules(
+            num_initial, num_trajectories - num_initial, selection, split, fallback, repeat, min_remaining_tokens
+        )
+        self.engine = engine
+        self.scorer = scorer
+        self.advantage = advantage
+        self.reward = reward
+        self.syntax = syntax
+        self.runner = ToolRunner(tools, max_parallel=max_parallel_tools)
+        self.branch_when = branch_when
+        self.lag = lag
+        self.sampling = SamplingParams(temperature, top_p, top_k)
+        self.limits = AgentLimits(max_response_tokens, max_tool_calls, max_result_tokens)
+        self.evaluation_samples = evaluation_samples
+        self.evaluation_sampling = SamplingParams(evaluation_temperature, top_p, top_k)
+        self.stop_after_tokens = stop_after_tokens
+        self.save_trajectories = save_trajectories
+        self.seed = seed
+        self.stopwatch = Stopwatch()
+        self.num_generated_tokens = 0
+        self._engine_version = 0
+        self._agent: AgentLoop | None = None
+        self._iteration: IterationRunner | None = None
+        self._restored_pending: list[dict[str, Any]] = []
+        self._has_warned = False
+        self._epoch_start = 0.0
+        self._update_start = 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        module, data = _parts(trainer, pl_module)
+        if trainer.world_size > 1:
+            raise ValueError(
+                f"trainer.devices x trainer.num_nodes must be 1 as yet, got {trainer.world_size} processes"
+            )
+        self._check_positions(module, data)
+        self.runner.start()
+        self.engine.start(module.policy_folder)
+        self._engine_version = 0
+        self._agent = AgentLoop(self.engine, data.tokenizer, self.runner, self.syntax, self.limits)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.engine.stop()
+        self.runner.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, pl_module, "fit")
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        module, data = _parts(trainer, pl_module)
+        assert self._agent is not None
+        collector = Collector(
+            agent=self._agent,
+            measure=module.measure,
+            measure_reference=module.measure_reference if module.loss.needs_reference else None,
+            scorer=self.scorer,
+            advantage=self.advantage,
+            reward=self.reward,
+            rules=self.rules,
+            branchable=branchable_tokens(data.tokenizer),
+            sampling=self.sampling,
+            seed=self.seed,
+            stopwatch=self.stopwatch,
+        )
+        self._iteration = IterationRunner(
+            collector,
+            lambda: self._sync_weights(module),
+            data.num_minibatches,
+            data.update_epochs,
+            self.branch_when,
+            self.lag,
+        )
+        self._iteration.pending = [trajectory_from_record(record) for record in self._restored_pending]
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        _, data = _parts(trainer, pl_module)
+        assert self._iteration is not None
+        number = trainer.current_epoch
+        is_last = trainer.max_epochs == number + 1
+        following = data.iteration_prompts(number + 1) if self.lag and not is_last else ()
+        self.stopwatch.take()
+        self._epoch_start = perf_counter()
+        data.buffer.fill(self._iteration.run(number, data.iteration_prompts(number), following))
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._update_start = perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.stopwatch.add("update", perf_counter() - self._update_start)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert self._iteration is not None
+        rounds = self._iteration.rounds
+        metrics = {**rollout_metrics(rounds), **self._costs()}
+        self._warn_without_spread(metrics)
+        pl_module.log_dict({f"rollout/{name}": float(value) for name, value in metrics.items()})
+        if self.save_trajectories:
+            write_rollouts(
+                run_folder(trainer) / f"trajectories/iteration_{trainer.current_epoch:05d}.jsonl.zst", rounds
+            )
+        if self.stop_after_tokens is not None and self.num_generated_tokens >= self.stop_after_tokens:
+            log.info("rollout.stop_after_tokens is reached: %d tokens were sampled", self.num_generated_tokens)
+            trainer.should_stop = True
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._evaluate(trainer, pl_module, "validation", "validation")
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._evaluate(trainer, pl_module, "test", "test")
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._evaluate(trainer, pl_module, "test", "predict")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            write_metrics(run_folder(trainer) / "validation.json", trainer.callback_metrics)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        write_metrics(run_folder(trainer) / "test.json", trainer.callback_metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        pending = self._iteration.pending if self._iteration is not None else []
+        return {
+            "num_generated_tokens": self.num_generated_tokens,
+            "pending": [trajectory_record(trajectory) for trajectory in pending],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.num_generated_tokens = state_dict["num_generated_tokens"]
+        self._restored_pending = state_dict["pending"]
+
+    def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule, split: Split, stage: str) -> None:
+        module, data = _parts(trainer, pl_module)
+        path = run_folder(trainer) / f"trajectories/{stage}_{trainer.current_epoch:05d}.jsonl.zst"
+        batches = self._evaluated(module, data.evaluation_batches(split), stage)
+        data.evaluation_buffers[split].fill(write_evaluated(path, batches) if self.save_trajectories else batches)
+
+    def _evaluated(self, module: APPOModule, batches: Sequence[Sequence[Prompt]], stage: str) -> Iterator[Evaluated]:
+        assert self._agent is not None
+        for prompts in batches:
+            self._sync_weights(module)
+            starts = [
+                Start(prompt, derive_seed(self.seed, stage, prompt.id, number))
+                for prompt in prompts
+                for number in range(self.evaluation_samples)
+            ]
+            trajectories = self._agent.run(starts, self.evaluation_sampling)
+            yield [(trajectory, self.reward(trajectory)) for trajectory in trajectories]
+
+    def _sync_weights(self, module: APPOModule) -> None:
+        """Brings the engine to the policy's version, unless it is there."""
+        if module.policy_version == self._engine_version:
+            return
+        with self.stopwatch("weights"):
+            self.engine.update_weights(module.named_weights(), module.policy_version)
+        self._engine_version = module.policy_version
+
+    def _costs(self) -> dict[str, float]:
+        """Seconds by phase, tokens, and the share of the iteration that no engine, policy or update accounts for."""
+        assert self._iteration is not None
+        seconds = self.stopwatch.take()
+        total = perf_counter() - self._epoch_start
+        sampling = seconds.get("sampling", 0.0) + seconds.get("branching", 0.0)
+        working = sampling + sum(seconds.get(name, 0.0) for name in ("log_probs", "reference", "update", "weights"))
+        num_tokens = self._iteration.collector.take_num_sampled_tokens()
+        self.num_generated_tokens += num_tokens
+        return {
+            **{f"{phase}_s": value for phase, value in seconds.items()},
+            "iteration_s": total,
+            "overhead": 1.0 - working / total,
+            "tokens_per_s": num_tokens / sampling,
+            "generated_tokens": num_tokens,
+            "generated_tokens_total": self.num_generated_tokens,
+        }
+
+    def _warn_without_spread(self, metrics: Mapping[str, float]) -> None:
+        if metrics["log_ratio_std"] < _NO_SPREAD and self.rules.num_branches and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "the policy has not changed between sampling and branching (spread of log-ratios %.1e nats), so the "
+                "likelihood gain says nothing and scores rest on entropy alone; see rollout.branch_when, rollout.lag",
+                metrics["log_ratio_std"],
+            )
+
+    def _check_positions(self, module: APPOModule, data: RolloutDataModule) -> None:
+        limit = max_positions(module.policy_folder)
+        needed = data.max_prompt_tokens + self.limits.max_response_tokens
+        if limit is not None and needed > limit:
+            raise ValueError(
+                f"data.max_prompt_tokens + rollout.max_response_tokens must not exceed the {limit} positions of "
+                f"model.policy, got {data.max_prompt_tokens} + {self.limits.max_response_tokens}"
+            )
+
+
+def run_folder(trainer: L.Trainer) -> Path:
+    """Where a run puts its files."""
+    return Path(trainer.default_root_dir)
+
+
+def _parts(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[APPOModule, RolloutDataModule]:
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set by the trainer, not declared
+    if not isinstance(pl_module, APPOModule) or not isinstance(data, RolloutDataModule):
+        raise TypeError(
+            "RolloutCallback must run with APPOModule and RolloutDataModule, got "
+            f"{type(pl_module).__name__} and {type(data).__name__}"
+        )
+    return pl_module, data

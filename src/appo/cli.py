@@ -1,0 +1,139 @@
+"""The command line: ``appo fit --config configs/appo.yaml``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from jsonargparse import auto_cli, set_parsing_settings
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from appo.advantages import ADVANTAGES
+from appo.callbacks import ExportPolicy, IterationProgress, RolloutCallback
+from appo.datamodule import RolloutDataModule
+from appo.engines import ENGINES
+from appo.losses import LOSSES
+from appo.module import APPOModule
+from appo.prompts import PROMPT_SOURCES
+from appo.registry import Registry
+from appo.report import write_report
+from appo.rewards import REWARDS
+from appo.scorers import SCORERS
+from appo.supervised import SupervisedDataModule, SupervisedModule
+from appo.tools import CALL_SYNTAXES, SEARCH_BACKENDS, TOOLS
+
+REGISTRIES: tuple[Registry[Any], ...] = (
+    SCORERS,
+    ADVANTAGES,
+    LOSSES,
+    REWARDS,
+    TOOLS,
+    SEARCH_BACKENDS,
+    CALL_SYNTAXES,
+    ENGINES,
+    PROMPT_SOURCES,
+)
+
+COMMANDS = {
+    "fit": "train a policy with APPO or one of its baselines",
+    "validate": "evaluate a policy on the validation questions",
+    "test": "evaluate a policy on the test questions",
+    "predict": "write the trajectories of a policy on the test questions",
+    "report": "write a table, a reward curve and a few trajectories of a finished run",
+    "sft": "train a policy on demonstrations: the cold start before reinforcement learning",
+}
+
+
+class RunFolderCLI(LightningCLI):
+    """`LightningCLI` whose runs keep everything in one folder, ``trainer.default_root_dir``."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        config = self._get(self.config_init, "trainer")
+        config.default_root_dir = config.default_root_dir or "runs/appo"
+        folder = Path(config.default_root_dir)
+        if config.logger in (None, True):
+            config.logger = [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")]
+        callbacks = list(config.callbacks or ())
+        if config.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+            callbacks.append(ModelCheckpoint(folder / "checkpoints", filename="{epoch}", save_last=True))
+        config.callbacks = [*callbacks, *self.run_callbacks(with_progress=config.enable_progress_bar is not False)]
+        return super().instantiate_trainer(**kwargs)
+
+    def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
+        """What belongs to every run of the command."""
+        return []
+
+
+class AppoCLI(RunFolderCLI):
+    """Reinforcement learning: a ``rollout`` section beside ``model``, ``data`` and ``trainer``."""
+
+    def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
+        return [ExportPolicy(), *([IterationProgress()] if with_progress else [])]
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(RolloutCallback, "rollout")
+        parser.set_defaults(
+            {
+                "model.loss": {"class_path": "ProceduralLoss"},
+                "rollout.engine": {"class_path": "HFEngine"},
+                "rollout.scorer": {"class_path": "BranchingScore"},
+                "rollout.advantage": {"class_path": "ProceduralAdvantage"},
+                "rollout.reward": {"class_path": "AnswerReward"},
+                "rollout.syntax": {"class_path": "TagSyntax"},
+            }
+        )
+        parser.link_arguments("model.policy", "data.tokenizer")
+        parser.link_arguments("rollout.temperature", "model.temperature")
+
+
+class SupervisedCLI(RunFolderCLI):
+    """Supervised training on demonstrations."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line.
+
+    Args:
+        args: the words after the program's name; None takes those of the process.
+    """
+    args = sys.argv[1:] if args is None else args
+    if not args or args[0] in ("-h", "--help"):
+        sys.stdout.write(_overview())
+        return
+    if args[0] not in COMMANDS:
+        raise SystemExit(f"appo: no command is named {args[0]!r}; commands: {', '.join(COMMANDS)}")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    if args[0] == "report":
+        sys.stdout.write(f"{auto_cli(write_report, args=args[1:])}\n")
+        return
+    # Interpolations see the merged config, not one file: an override reaches every ${...} that names it.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True)
+    for registry in REGISTRIES:
+        registry.load_plugins()
+    options: dict[str, Any] = {
+        "parser_kwargs": {"parser_mode": "omegaconf+"},
+        "save_config_kwargs": {"overwrite": True},
+        "auto_configure_optimizers": False,
+    }
+    if args[0] == "sft":
+        SupervisedCLI(SupervisedModule, SupervisedDataModule, args=["fit", *args[1:]], **options)
+    else:
+        AppoCLI(APPOModule, RolloutDataModule, args=args, **options)
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: appo COMMAND [--config FILE ...] [--SECTION.OPTION VALUE ...]",
+            "",
+            *lines,
+            "",
+            "appo COMMAND --help\n",
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Generated worlds: knowledge, questions about it, and conversations that answer them."""

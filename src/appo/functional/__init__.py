@@ -1,0 +1,49 @@
+"""Pure tensor maths: no state, no configuration, no trainer."""
+
+from appo.functional.aggregate import Aggregation, aggregation_weights
+from appo.functional.branch_points import ChosenPoints, Scope, select_branch_points
+from appo.functional.credit import prefix_credit
+from appo.functional.divergence import KLEstimator, kl_estimate
+from appo.functional.groups import Std, group_standardize
+from appo.functional.log_probs import predicting_positions, scatter_scored, token_log_probs
+from appo.functional.masked import masked_mean, masked_standardize, masked_standardize_by_row, masked_std
+from appo.functional.returns import MAX_LOG_RATIO, discounted_suffix_sum, future_likelihood_gain
+from appo.functional.reward_scale import reward_scale
+from appo.functional.surrogate import (
+    ClipEvents,
+    clip_events,
+    dual_clip_surrogate,
+    future_likelihood_weight,
+    rows_within_dual_clip,
+    truncated_importance_weight,
+)
+
+__all__ = [
+    "MAX_LOG_RATIO",
+    "Aggregation",
+    "ChosenPoints",
+    "ClipEvents",
+    "KLEstimator",
+    "Scope",
+    "Std",
+    "aggregation_weights",
+    "clip_events",
+    "discounted_suffix_sum",
+    "dual_clip_surrogate",
+    "future_likelihood_gain",
+    "future_likelihood_weight",
+    "group_standardize",
+    "kl_estimate",
+    "masked_mean",
+    "masked_standardize",
+    "masked_standardize_by_row",
+    "masked_std",
+    "predicting_positions",
+    "prefix_credit",
+    "reward_scale",
+    "rows_within_dual_clip",
+    "scatter_scored",
+    "select_branch_points",
+    "token_log_probs",
+    "truncated_importance_weight",
+]

@@ -1,0 +1,43 @@
+"""Statistics within groups of trajectories."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Std = Literal["population", "sample", "none"]
+"""Divisor of a group's deviations: their standard deviation with `n` or `n - 1` in the denominator, or nothing."""
+
+
+def group_standardize(x: Tensor, group: Tensor, eps: float = 1e-6, std: str = "population") -> Tensor:
+    """Z-scores of `x` within each group; exactly 0 in a group of one, or of equal values.
+
+    See "DeepSeekMath" (https://arxiv.org/abs/2402.03300), section 4.1.2.
+
+    Args:
+        x: ``[B]`` one value a trajectory.
+        group: ``[B]`` int64, trajectories with the same value are compared.
+        eps: added to the standard deviation.
+        std: `population`, `sample`, or `none` for deviations from the mean alone.
+
+    Returns:
+        ``[B]`` z-scores.
+
+    Raises:
+        ValueError: if `std` is unknown.
+    """
+    if std not in ("population", "sample", "none"):
+        raise ValueError(f"std must be population, sample or none, got {std!r}")
+    groups, index = group.unique(return_inverse=True)
+    count = torch.bincount(index, minlength=len(groups)).to(x.dtype)
+    zeros = torch.zeros_like(count)
+    # Measured from the smallest value: a mean of equal floats need not equal them, and eps would blow the rest up.
+    shifted = x - zeros.scatter_reduce(0, index, x, "amin", include_self=False)[index]
+    centered = shifted - (zeros.index_add(0, index, shifted) / count)[index]
+    if std == "none":
+        return centered
+    degrees = count if std == "population" else (count - 1).clamp(min=1)
+    deviation = (zeros.index_add(0, index, centered.square()) / degrees).sqrt()
+    return centered / (deviation[index] + eps)

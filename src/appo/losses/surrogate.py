@@ -1,0 +1,157 @@
+"""The clipped surrogate with its penalties: what all losses of the project share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from appo.batch import TrainBatch
+from appo.functional import (
+    Aggregation,
+    ClipEvents,
+    KLEstimator,
+    aggregation_weights,
+    clip_events,
+    dual_clip_surrogate,
+    kl_estimate,
+    truncated_importance_weight,
+)
+from appo.losses.base import Loss
+
+
+@dataclass(frozen=True)
+class SurrogateLoss(Loss):
+    """Clipped surrogate of weighted advantages, minus an entropy bonus, plus a divergence from the reference.
+
+    Subclasses say how advantages are weighted and which rows count. Where the batch knows the totals of its optimizer
+    step, losses are divided by those, rows that are left out included, so that the shares of micro-batches add up
+    whatever the cut; otherwise by what counts in this batch.
+    """
+
+    clip_low: float = 0.2
+    """How far the importance ratio may fall below 1 before it stops counting."""
+    clip_high: float = 0.2
+    """How far the importance ratio may rise above 1 before it stops counting."""
+    dual_clip: float | None = None
+    """Importance ratio from which on a negative advantage stops counting, above 1; none leaves it unbounded."""
+    behavior_cap: float | None = 2.0
+    """Largest weight that corrects for the distance between the policy that sampled and the one that begins the update;
+    none leaves the correction out."""
+    kl: KLEstimator = "k3"
+    """Estimator of the divergence from the reference: `k1`, `abs`, `k2` or `k3`."""
+    kl_coef: float = 0.0
+    """Weight of the divergence; 0 needs no reference."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    aggregation: Aggregation = "token-mean"
+    """`token-mean`, or the mean over rows of their means (`sequence-mean`), of their sums (`sequence-sum`), or of their
+    sums divided by `aggregation_length` (`constant`)."""
+    aggregation_length: int | None = None
+    """Tokens that `aggregation: constant` divides by, such as the longest response allowed."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.clip_low < 1.0:
+            raise ValueError(f"clip_low must lie in [0, 1), got {self.clip_low}")
+        if not self.clip_high >= 0.0:
+            raise ValueError(f"clip_high must not be negative, got {self.clip_high}")
+        if self.dual_clip is not None and not self.dual_clip > 1.0 + self.clip_high:
+            raise ValueError(f"dual_clip must be above 1 + clip_high = {1.0 + self.clip_high}, got {self.dual_clip}")
+        if self.behavior_cap is not None and not self.behavior_cap > 0.0:
+            raise ValueError(f"behavior_cap must be positive, got {self.behavior_cap}")
+        if self.kl not in get_args(KLEstimator):
+            raise ValueError(f"kl must be k1, abs, k2 or k3, got {self.kl!r}")
+        if not self.kl_coef >= 0.0:
+            raise ValueError(f"kl_coef must not be negative, got {self.kl_coef}")
+        if self.aggregation not in get_args(Aggregation):
+            raise ValueError(f"aggregation must be {', '.join(get_args(Aggregation))}, got {self.aggregation!r}")
+        if (self.aggregation == "constant") != (self.aggregation_length is not None):
+            raise ValueError(
+                "aggregation_length must be given with aggregation=constant and only then, "
+                f"got {self.aggregation_length} with aggregation={self.aggregation}"
+            )
+        if self.aggregation_length is not None and self.aggregation_length < 1:
+            raise ValueError(f"aggregation_length must be positive, got {self.aggregation_length}")
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.kl_coef > 0.0
+
+    def weigh(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weights the advantages by what the policy has become.
+
+        Args:
+            log_ratio: ``[B, T]``, without gradient; 0 on tokens that are not trained.
+            advantages: ``[B, T]``; 0 on tokens that are not trained.
+            mask: ``[B, T]`` bool, True on tokens that are trained.
+
+        Returns:
+            ``[B, T]`` advantages, each with the sign it had, and ``[B, T]`` values by name whose mean is a metric.
+        """
+        return advantages, {}
+
+    def kept_rows(self, events: ClipEvents) -> Tensor | None:
+        """``[B]`` bool, True on rows whose surrogate counts; None if all do."""
+        return None
+
+    def __call__(self, log_probs: Tensor, entropies: Tensor, batch: TrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        mask = batch.response_mask
+        # Masked before any exp: what stands behind the mask must not reach the gradient as 0 * inf.
+        log_ratio = (log_probs - batch.old_log_probs).where(mask, 0.0)
+        advantages, means = self.weigh(log_ratio.detach(), batch.advantages.where(mask, 0.0), mask)
+        clips = self.clip_low, self.clip_high, self.dual_clip
+        events = clip_events(log_ratio, advantages, *clips)
+        losses = dual_clip_surrogate(log_ratio, advantages, *clips) * self._behavior_weight(batch)
+        kept = self.kept_rows(events)
+        loss = self._aggregate(losses, mask if kept is None else mask & kept.unsqueeze(-1), batch)
+        metrics = {"policy_loss": loss.detach()}
+        entropy = entropies.where(mask, 0.0)
+        if self.entropy_coef != 0.0:
+            loss = loss - self.entropy_coef * self._aggregate(entropy, mask, batch)
+        if self.kl_coef > 0.0:
+            means["kl"] = self._divergence(log_probs, batch)
+            loss = loss + self.kl_coef * self._aggregate(means["kl"], mask, batch)
+        means |= {
+            "entropy": entropy,
+            "approx_kl": -log_ratio,
+            "ratio": log_ratio.detach().exp(),
+            "clip_fraction_high": events.high,
+            "clip_fraction_low": events.low,
+            "dual_clip_fraction": events.dual,
+        }
+        metrics |= _token_means(means, batch)
+        if kept is not None:
+            metrics["filtered_rows"] = (~kept).sum() / (batch.num_rows or max(1, len(batch)))
+        return loss, metrics
+
+    def _behavior_weight(self, batch: TrainBatch) -> Tensor | float:
+        if self.behavior_cap is None:
+            return 1.0
+        return truncated_importance_weight(
+            batch.old_log_probs, batch.behavior_log_probs, batch.response_mask, self.behavior_cap
+        )
+
+    def _divergence(self, log_probs: Tensor, batch: TrainBatch) -> Tensor:
+        if batch.ref_log_probs is None:
+            raise ValueError(f"ref_log_probs must be given with kl_coef={self.kl_coef}, got None")
+        mask = batch.response_mask
+        return kl_estimate(log_probs.where(mask, 0.0), batch.ref_log_probs.where(mask, 0.0), self.kl)
+
+    def _aggregate(self, values: Tensor, mask: Tensor, batch: TrainBatch) -> Tensor:
+        weights = aggregation_weights(
+            mask,
+            self.aggregation,
+            num_tokens=batch.num_tokens,
+            num_rows=batch.num_rows,
+            length=self.aggregation_length,
+        )
+        return (values * weights).sum()
+
+
+def _token_means(values: dict[str, Tensor], batch: TrainBatch) -> dict[str, Tensor]:
+    """The share of this batch in the mean of each ``[B, T]`` value over the trained tokens of the step."""
+    weights = aggregation_weights(batch.response_mask, "token-mean", num_tokens=batch.num_tokens)
+    with torch.no_grad():
+        return {name: (value * weights).sum() for name, value in values.items()}

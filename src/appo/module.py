@@ -1,0 +1,202 @@
+"""The LightningModule: policy and loss."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from appo.batch import TrainBatch, length_buckets
+from appo.losses import Loss, ProceduralLoss
+from appo.policy import PolicyLogProbs, load_policy, named_weights
+from appo.rollouts import Evaluated, EvaluationMetrics, Measured
+from appo.trajectory import Trajectory
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_LOSS = ProceduralLoss()
+
+
+class APPOModule(L.LightningModule):
+    """A policy that is trained on rollouts.
+
+    Args:
+        policy: Hugging Face model folder or name of the initial policy.
+        loss: what an optimizer step minimizes.
+        optimizer: over all parameters.
+        scheduler: of the learning rate, stepped after every optimizer step; none keeps it constant.
+        reference: Hugging Face model folder or name of the frozen reference, loaded only if the loss needs one; none
+            takes `policy`.
+        temperature: divides the logits before log-probs are taken; the command line sets it to `rollout.temperature`.
+        max_tokens_per_microbatch: padded tokens that go through the model at once; a longer row goes alone.
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
+        dtype: of the parameters: `float32`, `bfloat16` or `auto` for that of the checkpoint.
+        gradient_checkpointing: recomputes activations in the backward pass, which saves memory.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        loss: Loss = _DEFAULT_LOSS,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=1e-6),
+        scheduler: LRSchedulerCallable | None = None,
+        reference: str | None = None,
+        temperature: float = 1.0,
+        max_tokens_per_microbatch: int = 16384,
+        max_grad_norm: float = 1.0,
+        dtype: str = "float32",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if max_tokens_per_microbatch < 1:
+            raise ValueError(f"model.max_tokens_per_microbatch must be positive, got {max_tokens_per_microbatch}")
+        if max_grad_norm < 0.0:
+            raise ValueError(f"model.max_grad_norm must not be negative, got {max_grad_norm}")
+        if temperature <= 0.0:
+            raise ValueError(f"model.temperature must be positive, got {temperature}")
+        self.policy_folder = policy
+        self.loss = loss
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.reference_folder = reference or policy
+        self.temperature = temperature
+        self.max_tokens_per_microbatch = max_tokens_per_microbatch
+        self.max_grad_norm = max_grad_norm
+        self.dtype_name = dtype
+        self.gradient_checkpointing = gradient_checkpointing
+        self.automatic_optimization = False
+        self.policy_version = 0
+        """Number of optimizer steps behind the current weights."""
+        self.evaluation = EvaluationMetrics()
+        self.policy: PreTrainedModel | None = None
+        self._log_probs: PolicyLogProbs | None = None
+        self._reference: list[PolicyLogProbs] = []  # in a list: its parameters must not enter the checkpoint
+
+    def configure_model(self) -> None:
+        if self.policy is not None:
+            return
+        self.policy = load_policy(self.policy_folder, self.dtype_name, self.gradient_checkpointing)
+        self._log_probs = PolicyLogProbs(self.policy, self.temperature)
+        if self.loss.needs_reference:
+            reference = load_policy(self.reference_folder, self.dtype_name).eval().requires_grad_(False)
+            self._reference = [PolicyLogProbs(reference, self.temperature)]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["policy_version"] = self.policy_version
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.policy_version = checkpoint["policy_version"]
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The policy's parameters for an engine, tied ones under each of their names."""
+        assert self.policy is not None
+        return named_weights(self.policy)
+
+    def measure(self, trajectories: Sequence[Trajectory]) -> Measured:
+        """Log-probs and exact entropies of the sampled tokens under the policy as it is now."""
+        assert self._log_probs is not None
+        return self._measure(self._log_probs, trajectories)
+
+    def measure_reference(self, trajectories: Sequence[Trajectory]) -> Measured:
+        """The same under the frozen reference."""
+        reference = self._reference[0]
+        reference.model.to(self.device)
+        return self._measure(reference, trajectories)
+
+    @torch.no_grad()
+    def _measure(self, evaluate: PolicyLogProbs, trajectories: Sequence[Trajectory]) -> Measured:
+        was_training = evaluate.model.training
+        evaluate.model.eval()
+        measured = Measured([torch.empty(0)] * len(trajectories), [torch.empty(0)] * len(trajectories))
+        lengths = torch.tensor([len(trajectory) for trajectory in trajectories])
+        for rows in length_buckets(lengths, self.max_tokens_per_microbatch):
+            part = [trajectories[row] for row in rows.tolist()]
+            log_probs, entropies = evaluate(
+                pad_sequence([t.token_ids for t in part], batch_first=True).to(self.device),
+                lengths[rows].to(self.device),
+                pad_sequence([t.response_mask for t in part], batch_first=True).to(self.device),
+            )
+            for i, row in enumerate(rows.tolist()):
+                measured.log_probs[row] = log_probs[i, : lengths[row]].cpu()
+                measured.entropies[row] = entropies[i, : lengths[row]].cpu()
+        evaluate.model.train(was_training)
+        return measured
+
+    def training_step(self, batch: TrainBatch, batch_idx: int) -> None:
+        if not batch.advantages.any():
+            log.warning("step %d trains nothing: all rewards of its groups are equal", self.trainer.global_step)
+            self._log({"steps_without_signal": 1.0})
+            return
+        self._log({"steps_without_signal": 0.0, **self._update(batch)})
+
+    def _update(self, batch: TrainBatch) -> dict[str, Tensor | float]:
+        """One optimizer step over the whole batch, in micro-batches whose losses add up."""
+        assert self._log_probs is not None
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        totals: dict[str, Tensor] = {}
+        for micro in batch.micro_batches(self.max_tokens_per_microbatch):
+            log_probs, entropies = self._log_probs(micro.token_ids, micro.lengths, micro.response_mask)
+            loss, metrics = self.loss(log_probs, entropies, micro)
+            self.manual_backward(loss)
+            for name, value in {"loss": loss.detach(), **metrics}.items():
+                totals[name] = totals[name] + value if name in totals else value
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.max_grad_norm or float("inf"))
+        is_finite = bool(norm.isfinite())
+        if is_finite:
+            optimizer.step()
+            self.policy_version += 1
+            self._step_scheduler()
+        else:
+            log.warning("step %d is skipped: the norm of its gradient is %s", self.trainer.global_step, norm.item())
+        optimizer.zero_grad(set_to_none=True)
+        return {
+            **totals,
+            "grad_norm": norm.nan_to_num(posinf=0.0),
+            "skipped_steps": float(not is_finite),
+            "lr": optimizer.param_groups[0]["lr"],
+        }
+
+    def _step_scheduler(self) -> None:
+        scheduler = self.lr_schedulers()
+        if scheduler is not None:
+            assert not isinstance(scheduler, list)
+            scheduler.step()  # type: ignore[call-arg]  # ReduceLROnPlateau, which needs a metric, is not offered
+
+    def validation_step(self, batch: Evaluated, batch_idx: int) -> None:
+        self.evaluation.update(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("validation")
+
+    def test_step(self, batch: Evaluated, batch_idx: int) -> None:
+        self.evaluation.update(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    def predict_step(self, batch: Evaluated, batch_idx: int) -> list[dict[str, str | float]]:
+        """Prompt, text and reward of every trajectory; the files of the run's folder hold the rest."""
+        return [{"prompt": t.prompt.id, "text": t.text, "reward": outcome.reward} for t, outcome in batch]
+
+    def _log_evaluation(self, stage: str) -> None:
+        self.log_dict({f"{stage}/{name}": value for name, value in self.evaluation.compute().items()})
+        self.evaluation.reset()
+
+    def _log(self, metrics: Mapping[str, Tensor | float]) -> None:
+        self.log_dict(
+            {f"train/{name}": value for name, value in metrics.items()}, on_step=False, on_epoch=True, batch_size=1
+        )

@@ -1,0 +1,34 @@
+"""Sampling trajectories and turning them into training rows."""
+
+from appo.rollouts.agent import AgentLimits, AgentLoop, Start
+from appo.rollouts.buffer import RolloutBuffer
+from appo.rollouts.candidates import branch_candidates, branchable_tokens
+from appo.rollouts.collector import BranchPlan, BranchRules, Collector, Measured, Rollouts
+from appo.rollouts.evaluation import Evaluated, EvaluationMetrics
+from appo.rollouts.iteration import IterationRunner
+from appo.rollouts.metrics import rollout_metrics
+from appo.rollouts.records import TrajectoryWriter, read_trajectories, trajectory_from_record, trajectory_record
+from appo.rollouts.stopwatch import Stopwatch
+
+__all__ = [
+    "AgentLimits",
+    "AgentLoop",
+    "BranchPlan",
+    "BranchRules",
+    "Collector",
+    "Evaluated",
+    "EvaluationMetrics",
+    "IterationRunner",
+    "Measured",
+    "RolloutBuffer",
+    "Rollouts",
+    "Start",
+    "Stopwatch",
+    "TrajectoryWriter",
+    "branch_candidates",
+    "branchable_tokens",
+    "read_trajectories",
+    "rollout_metrics",
+    "trajectory_from_record",
+    "trajectory_record",
+]

@@ -1,0 +1,93 @@
+"""The order of sampling, branching and training within an iteration, and from one iteration to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from appo.batch import TrainBatch
+from appo.rollouts.collector import Collector, Rollouts
+from appo.trajectory import Prompt, Trajectory
+
+
+Item = TypeVar("Item")
+
+
+class IterationRunner:
+    """Produces the mini-batches of one iteration after the other, each no earlier than it is asked for.
+
+    With ``branch_when="iteration"`` all prompts are scored and branched before the first update; with ``"minibatch"``
+    those of a mini-batch when it is drawn, by the policy that the mini-batches before it have updated. With ``lag=1``
+    the trajectories were sampled in the iteration before, and those of the next one are sampled along with the
+    branches.
+
+    Args:
+        collector: samples, branches and credits.
+        sync_weights: brings the engine up to date with the policy; cheap if nothing has changed.
+        num_minibatches: optimizer steps of one pass over an iteration.
+        update_epochs: passes over the rollouts of an iteration.
+        branch_when: `iteration` or `minibatch`.
+        lag: 0 or 1.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        sync_weights: Callable[[], None],
+        num_minibatches: int,
+        update_epochs: int = 1,
+        branch_when: str = "iteration",
+        lag: int = 0,
+    ) -> None:
+        self.collector = collector
+        self.sync_weights = sync_weights
+        self.num_minibatches = num_minibatches
+        self.update_epochs = update_epochs
+        self.num_rounds = num_minibatches if branch_when == "minibatch" else 1
+        self.lag = lag
+        self.pending: list[Trajectory] = []
+        """Initial trajectories of the next iteration, prompt by prompt."""
+        self.rounds: list[Rollouts] = []
+        """What the current iteration has collected so far."""
+
+    def run(
+        self, iteration: int, prompts: Sequence[Prompt], next_prompts: Sequence[Prompt] = ()
+    ) -> Iterator[TrainBatch]:
+        """The mini-batches of an iteration.
+
+        Args:
+            iteration: counted from 0.
+            prompts: of this iteration.
+            next_prompts: of the next one, sampled along if there is a lag; empty if no iteration follows.
+        """
+        initial = self._initial(iteration, prompts)
+        self.pending, self.rounds = [], []
+        batches: list[TrainBatch] = []
+        for number in range(self.num_rounds):
+            self.sync_weights()
+            fresh = _share(next_prompts, number, self.num_rounds) if self.lag else ()
+            rollouts = self.collector.collect(
+                _share(initial, number, self.num_rounds),
+                iteration,
+                self.collector.initial_starts(fresh, iteration + 1),
+            )
+            self.rounds.append(rollouts)
+            self.pending += rollouts.fresh
+            for batch in rollouts.mini_batches(self.num_minibatches // self.num_rounds):
+                batches.append(batch)
+                yield batch
+        for _ in range(self.update_epochs - 1):
+            yield from batches
+
+    def _initial(self, iteration: int, prompts: Sequence[Prompt]) -> Sequence[Trajectory]:
+        wanted = {prompt.id for prompt in prompts}
+        if self.pending and {trajectory.prompt.id for trajectory in self.pending} == wanted:
+            return self.pending
+        self.sync_weights()
+        return self.collector.sample_initial(prompts, iteration)
+
+
+def _share(items: Sequence[Item], number: int, of: int) -> Sequence[Item]:
+    """Part `number` of `of` equal parts."""
+    size = len(items) // of
+    return items[number * size : (number + 1) * size]

@@ -1,0 +1,125 @@
+"""What is logged of an iteration's rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from appo.rollouts.collector import Rollouts
+from appo.trajectory import Outcome, Trajectory
+
+
+def rollout_metrics(rounds: Sequence[Rollouts]) -> dict[str, float]:
+    """Scalars that describe an iteration, by name.
+
+    Args:
+        rounds: all rollouts of the iteration.
+    """
+    initial = [trajectory for part in rounds for trajectory in part.plan.initial]
+    branches = [trajectory for part in rounds for trajectory in part.trajectories[len(part.plan.initial) :]]
+    outcomes = [outcome for part in rounds for outcome in part.outcomes]
+    return {
+        **_rewards(rounds),
+        **outcome_metrics(outcomes),
+        **_log_ratios(rounds),
+        **_scores(rounds),
+        **_branches(rounds, branches),
+        **trajectory_metrics([*initial, *branches]),
+    }
+
+
+def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Means of every part of the rewards."""
+    names = sorted({name for outcome in outcomes for name in outcome.parts})
+    return {name: _mean(outcome.parts.get(name, 0.0) for outcome in outcomes) for name in names}
+
+
+def trajectory_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Lengths, tool use and endings."""
+    calls = [call for trajectory in trajectories for call in trajectory.tool_calls]
+    metrics = {
+        "response_length": _mean(trajectory.response_length for trajectory in trajectories),
+        "sampled_tokens": _mean(int(trajectory.response_mask.sum()) for trajectory in trajectories),
+        "tool_calls": len(calls) / len(trajectories),
+        "tool_failures": sum(call.failure is not None for call in calls) / max(1, len(calls)),
+        "tool_seconds": _mean(call.duration_s for call in calls),
+        "finished": _mean(trajectory.finish_reason == "eos" for trajectory in trajectories),
+    }
+    for name in sorted({call.tool for call in calls}):
+        metrics[f"tool_calls_{name}"] = sum(call.tool == name for call in calls) / len(trajectories)
+    return metrics
+
+
+def _rewards(rounds: Sequence[Rollouts]) -> dict[str, float]:
+    rewards = torch.cat([part.batch.rewards for part in rounds])
+    is_branch = torch.cat([part.batch.is_branch for part in rounds])
+    metrics = {"reward_mean": float(rewards.mean())}
+    for name, mask in (("initial", ~is_branch), ("branch", is_branch)):
+        if mask.any():
+            metrics[f"reward_{name}_mean"] = float(rewards[mask].mean())
+            metrics[f"reward_{name}_std"] = float(rewards[mask].std(correction=0))
+    metrics["flat_groups_initial"] = _mean(_flat_groups(rounds, branches=False))
+    metrics["flat_groups_branch"] = _mean(_flat_groups(rounds, branches=True))
+    return metrics
+
+
+def _flat_groups(rounds: Sequence[Rollouts], branches: bool) -> list[bool]:
+    """For each prompt with at least one row of the kind: whether their rewards are all equal."""
+    flat = []
+    for part in rounds:
+        rows = part.batch.is_branch == branches
+        for number in part.batch.group[rows].unique():
+            rewards = part.batch.rewards[rows & (part.batch.group == number)]
+            flat.append(bool((rewards == rewards[0]).all()))
+    return flat
+
+
+def _log_ratios(rounds: Sequence[Rollouts]) -> dict[str, float]:
+    """The policy at the moment of branching against the one that sampled; without spread the gain says nothing."""
+    batches = [part.plan.batch for part in rounds]
+    values = torch.cat([(b.old_log_probs - b.behavior_log_probs)[b.response_mask] for b in batches])
+    quantiles = _quantiles(values, (0.05, 0.5, 0.95))
+    return {
+        "log_ratio_mean": float(values.mean()),
+        "log_ratio_std": float(values.std(correction=0)),
+        "log_ratio_max_abs": float(values.abs().max()),
+        **{f"log_ratio_q{int(100 * level):02d}": value for level, value in quantiles.items()},
+        "entropy": float(torch.cat([b.entropies[b.response_mask] for b in batches]).mean()),
+    }
+
+
+def _scores(rounds: Sequence[Rollouts]) -> dict[str, float]:
+    metrics = {}
+    for name in rounds[0].plan.scores.factors:
+        values = torch.cat([part.plan.scores.factors[name][part.plan.batch.response_mask] for part in rounds])
+        metrics[f"score_{name}_mean"] = float(values.mean())
+        metrics[f"score_{name}_std"] = float(values.std(correction=0))
+    return metrics
+
+
+def _branches(rounds: Sequence[Rollouts], branches: Sequence[Trajectory]) -> dict[str, float]:
+    points = [point for part in rounds for point in part.plan.points]
+    metrics = {
+        "branches_wanted": float(sum(part.plan.num_wanted for part in rounds)),
+        "branches_made": float(len(branches)),
+    }
+    if points:
+        depth = torch.tensor(
+            [(p.position + 1 - p.trajectory.prompt_length) / p.trajectory.response_length for p in points]
+        )
+        metrics["branch_score_mean"] = _mean(point.score for point in points)
+        metrics |= {f"branch_depth_q{int(100 * q):02d}": v for q, v in _quantiles(depth, (0.1, 0.5, 0.9)).items()}
+    return metrics
+
+
+def _quantiles(values: Tensor, levels: Sequence[float]) -> dict[float, float]:
+    """By sorting: `torch.quantile` refuses more than 2**24 values."""
+    ordered = values.float().sort().values
+    return {level: float(ordered[round(level * (len(ordered) - 1))]) for level in levels}
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / max(1, len(listed))

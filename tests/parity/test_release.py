@@ -1,0 +1,299 @@
+"""The authors' released functions, run once on random inputs: every value must come out of ours.
+
+`appo_release.json` was made from commit b04e7e9 of the release; `APPO_GOLDEN` names another file of the same form. The
+file counts positions within the response, the project over the whole sequence: a prompt is put before every row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from appo.advantages import ProceduralAdvantage
+from appo.batch import NO_PARENT, TrainBatch, TrajectoryBatch
+from appo.functional import (
+    aggregation_weights,
+    clip_events,
+    dual_clip_surrogate,
+    future_likelihood_gain,
+    future_likelihood_weight,
+    group_standardize,
+    kl_estimate,
+    masked_standardize,
+    masked_standardize_by_row,
+    prefix_credit,
+    reward_scale,
+    rows_within_dual_clip,
+    select_branch_points,
+)
+from appo.losses import ProceduralLoss
+from appo.scorers import BranchingScore
+
+GOLDEN = Path(os.environ.get("APPO_GOLDEN", Path(__file__).with_name("appo_release.json")))
+CASES = json.loads(GOLDEN.read_text())["cases"]
+LOSSES = [case["loss"] for case in CASES]
+ATOL = 1e-5  # what the values are promised to; float32 sums in another order differ by about 1e-6
+
+each_case = pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
+each_loss = pytest.mark.parametrize("golden", LOSSES, ids=range(len(LOSSES)))
+
+
+def assert_equal_to_release(ours: Tensor | float, theirs: list | float) -> None:
+    torch.testing.assert_close(
+        torch.as_tensor(ours).detach().double(), torch.tensor(theirs, dtype=torch.float64), atol=ATOL, rtol=0.0
+    )
+
+
+def prompt_length(case: dict) -> int:
+    return len(case["inputs"]["prompt_ids"][0])
+
+
+def whole_sequence(case: dict, values: list, num_branches: int = 0) -> Tensor:
+    """``[R, T]`` over response positions to ``[R + num_branches, P + T]``, 0 on prompts and branches."""
+    return torch.nn.functional.pad(torch.tensor(values), (prompt_length(case), 0, 0, num_branches))
+
+
+def initial_batch(case: dict) -> TrajectoryBatch:
+    inputs, num_rows = case["inputs"], len(case["prompt_of_row"])
+    return TrajectoryBatch(
+        token_ids=torch.cat([torch.tensor(inputs["prompt_ids"]), torch.tensor(inputs["response_ids"])], dim=1),
+        lengths=prompt_length(case) + torch.tensor(inputs["attention_mask"]).sum(-1),
+        response_mask=whole_sequence(case, inputs["loss_mask"]).bool(),
+        behavior_log_probs=whole_sequence(case, inputs["behaviour_log_probs"]),
+        old_log_probs=whole_sequence(case, inputs["current_log_probs"]),
+        entropies=whole_sequence(case, inputs["entropies"]),
+        rewards=torch.full((num_rows,), float("nan")),
+        group=torch.tensor(case["prompt_of_row"]),
+        parent=torch.full((num_rows,), NO_PARENT),
+        branch_position=torch.full((num_rows,), NO_PARENT),
+        branch_score=torch.zeros(num_rows),
+    )
+
+
+def rewarded_batch(case: dict) -> TrajectoryBatch:
+    golden, initial = case["advantage"], initial_batch(case)
+    branches, shift = case["branches"], prompt_length(case)
+    mask = whole_sequence(case, golden["response_mask"]).bool()
+    zeros = torch.zeros(mask.shape)
+    none = [NO_PARENT] * len(case["prompt_of_row"])
+    return TrajectoryBatch(
+        token_ids=torch.nn.functional.pad(initial.token_ids, (0, 0, 0, len(branches))),
+        lengths=shift + torch.tensor(golden["lengths"]),
+        response_mask=mask,
+        behavior_log_probs=zeros,
+        old_log_probs=zeros,
+        entropies=zeros,
+        rewards=torch.tensor(golden["rewards"]),
+        group=torch.tensor(golden["prompt_of_row"]),
+        parent=torch.tensor(none + [branch["row"] for branch in branches]),
+        branch_position=torch.tensor(none + [shift + branch["position"] for branch in branches]),
+        branch_score=torch.tensor([0.0] * len(none) + [branch["score"] for branch in branches]),
+    )
+
+
+def assert_branches_equal(case: dict, scores: Tensor, preferred: Tensor) -> None:
+    """Chooses branch points by `scores` over the whole sequence and compares the lists."""
+    batch, params, shift = initial_batch(case), case["params"], prompt_length(case)
+    is_blank = torch.isin(batch.token_ids, torch.tensor(params["blank_token_ids"]))
+    chosen = select_branch_points(
+        scores,
+        preferred,
+        batch.response_mask & ~is_blank,
+        batch.group,
+        budget=params["max_branches_per_prompt"],
+        fallback=True,
+        repeat=True,
+    )
+    ours = list(zip(chosen.rows.tolist(), (chosen.positions - shift).tolist(), strict=True))
+    assert ours == [(branch["row"], branch["position"]) for branch in case["branches"]]
+    width = batch.token_ids.shape[1]
+    assert (width - chosen.positions - 1).tolist() == [branch["remaining"] for branch in case["branches"]]
+    assert_equal_to_release(chosen.scores, [branch["score"] for branch in case["branches"]])
+
+
+def score_of_release(case: dict) -> BranchingScore:
+    params = case["params"]
+    return BranchingScore(
+        discount=params["gamma"], clip=params["clip_eps"], entropy_fallback=False, released_rounding=True
+    )
+
+
+@each_case
+def test_future_values(case):
+    inputs, params = case["inputs"], case["params"]
+    log_ratio = torch.tensor(inputs["current_log_probs"]) - torch.tensor(inputs["behaviour_log_probs"])
+    mask = torch.tensor(inputs["loss_mask"]).bool()
+    gain = future_likelihood_gain(log_ratio, mask, params["gamma"], params["clip_eps"])
+    assert_equal_to_release(gain, case["future_values"])
+
+
+@each_case
+def test_future_values_of_the_scorer(case):
+    scores = score_of_release(case)(initial_batch(case), torch.Generator())
+    gain = scores.factors["likelihood_gain"][:, prompt_length(case) :]
+    assert_equal_to_release(gain, case["future_values"])
+
+
+@each_case
+def test_branches_of_the_functions(case):
+    batch = initial_batch(case)
+    mask, params = batch.response_mask, case["params"]
+    gain = future_likelihood_gain(
+        batch.old_log_probs - batch.behavior_log_probs, mask, params["gamma"], params["clip_eps"]
+    )
+    z_entropy, z_gain = masked_standardize_by_row(batch.entropies, mask), masked_standardize_by_row(gain, mask)
+    scores = z_entropy * z_gain
+    assert_branches_equal(case, scores, (z_entropy > 0) & (z_gain > 0) & (scores > 0))
+
+
+@each_case
+def test_branches_of_the_scorer(case):
+    scores = score_of_release(case)(initial_batch(case), torch.Generator())
+    assert_branches_equal(case, scores.values, scores.preferred)
+
+
+@each_case
+def test_the_released_rounding_matters_only_where_a_gain_is_constant(case):
+    batch = initial_batch(case)
+    gain, mask = whole_sequence(case, case["future_values"]), batch.response_mask
+    varies = gain.where(mask, float("inf")).amin(-1) < gain.where(mask, float("-inf")).amax(-1)
+    ours, theirs = masked_standardize(gain, mask), masked_standardize_by_row(gain, mask)
+    torch.testing.assert_close(ours[varies], theirs[varies], atol=ATOL, rtol=0.0)
+    assert (ours[~varies] == 0).all()
+
+
+@each_case
+def test_scaled_rewards(case):
+    batch, golden = rewarded_batch(case), case["advantage"]
+    width = batch.token_ids.shape[1]
+    scale = reward_scale(batch.parent, batch.branch_position, batch.branch_score, width, golden["discount"])
+    last = torch.nn.functional.one_hot(batch.lengths - 1, width)
+    scaled = batch.rewards.unsqueeze(-1) * last * scale
+    assert_equal_to_release(scaled[:, prompt_length(case) :], golden["scaled_token_rewards"])
+
+
+@each_case
+def test_advantages_of_the_functions(case):
+    batch, golden = rewarded_batch(case), case["advantage"]
+    rewards = torch.tensor(golden["scaled_token_rewards"]).sum(-1)
+    by_row = group_standardize(rewards, 2 * batch.group + batch.is_branch)
+    credit = prefix_credit(by_row, batch.parent, batch.branch_position, batch.token_ids.shape[1])
+    advantages = (by_row.unsqueeze(-1) + credit) * batch.response_mask * ~batch.is_branch.unsqueeze(-1)
+    assert_equal_to_release(advantages[:, prompt_length(case) :], golden["advantages"])
+
+
+@each_case
+def test_advantages_of_the_estimator(case):
+    golden = case["advantage"]
+    advantages = ProceduralAdvantage(reward_scale_discount=golden["discount"])(rewarded_batch(case))
+    assert_equal_to_release(advantages[:, prompt_length(case) :], golden["advantages"])
+
+
+@each_loss
+def test_loss_of_the_functions(golden):
+    params, mask = golden["params"], torch.tensor(golden["loss_mask"]).bool()
+    log_probs = torch.tensor(golden["log_probs"], requires_grad=True)
+    log_ratio = log_probs - torch.tensor(golden["old_log_probs"])
+    raw = torch.tensor(golden["advantages"])
+    advantages = raw * (1 + params["future_kl_weight"] * future_weight(golden))
+    clips = params["clip_ratio_low"], params["clip_ratio_high"], params["clip_ratio_c"]
+    events = clip_events(log_ratio, advantages, *clips)
+    kept = mask & rows_within_dual_clip(events.dual & mask).unsqueeze(-1)
+    loss = (dual_clip_surrogate(log_ratio, advantages, *clips) * aggregation_weights(kept, "token-mean")).sum()
+    loss.backward()
+    assert_equal_to_release(loss, golden["loss"])
+    assert_equal_to_release(log_probs.grad, golden["grad"])
+
+
+@each_loss
+def test_loss_of_the_component(golden):
+    params = golden["params"]
+    loss_of_release = ProceduralLoss(
+        clip_low=params["clip_ratio_low"],
+        clip_high=params["clip_ratio_high"],
+        dual_clip=params["clip_ratio_c"],
+        future_weight=params["future_kl_weight"],
+        future_half_life=params["decay_rate"],
+        future_clip=params["future_kl_clip_ratio"],
+        high_only=params["future_kl_clip_high_only"],
+        safety_threshold=params["safety_thresh"],
+        aggregation=params["loss_agg_mode"],
+        behavior_cap=None,
+    )
+    log_probs = torch.tensor(golden["log_probs"], requires_grad=True)
+    mask = torch.tensor(golden["loss_mask"]).bool()
+    zeros = torch.zeros(mask.shape)
+    batch = TrainBatch(
+        token_ids=zeros.long(),
+        lengths=torch.full((len(mask),), mask.shape[1]),
+        response_mask=mask,
+        behavior_log_probs=zeros,
+        old_log_probs=torch.tensor(golden["old_log_probs"]),
+        advantages=torch.tensor(golden["advantages"]),
+    )
+    loss, metrics = loss_of_release(log_probs, zeros, batch)
+    loss.backward()
+    assert_equal_to_release(loss, golden["loss"])
+    assert_equal_to_release(log_probs.grad, golden["grad"])
+    assert_equal_to_release(metrics["clip_fraction_high"] + metrics["clip_fraction_low"], golden["clip_fraction"])
+    assert_equal_to_release(metrics["dual_clip_fraction"], golden["lower_clip_fraction"])
+    assert_equal_to_release(metrics["approx_kl"], golden["approx_kl"])
+    assert_equal_to_release(metrics["future_weight"], golden["metrics"]["actor/fipo_iw_mean"])
+
+
+def future_weight(golden: dict, high_only: bool | None = None) -> Tensor:
+    params = golden["params"]
+    return future_likelihood_weight(
+        torch.tensor(golden["log_probs"]) - torch.tensor(golden["old_log_probs"]),
+        torch.tensor(golden["advantages"]),
+        torch.tensor(golden["loss_mask"]).bool(),
+        half_life=params["decay_rate"],
+        clip=params["future_kl_clip_ratio"],
+        high_only=params["future_kl_clip_high_only"] if high_only is None else high_only,
+        max_ratio=params["clip_ratio_c"],
+        safety_threshold=params["safety_thresh"],
+    )
+
+
+@each_loss
+def test_influence_weights(golden):
+    mask, metrics, clip = torch.tensor(golden["loss_mask"]).bool(), golden["metrics"], 0.2
+    assert golden["params"]["future_kl_clip_ratio"] == clip
+    weight = future_weight(golden)[mask]
+    assert_equal_to_release(weight.mean(), metrics["actor/fipo_iw_mean"])
+    assert_equal_to_release(weight.min(), metrics["actor/fipo_iw_min"])
+    assert_equal_to_release(weight.max(), metrics["actor/fipo_iw_max"])
+    # Without the lower bound of 1 a weight shows on which side of the range its raw value lies, bounds included.
+    both_sides = future_weight(golden, high_only=False)[mask]
+    assert_equal_to_release((both_sides >= 1 + clip).float().mean(), metrics["actor/fipo_iw_clip_upper"])
+    assert_equal_to_release((both_sides <= 1).float().mean(), metrics["actor/fipo_iw_clip_lower"])
+
+
+@each_loss
+@pytest.mark.parametrize(("theirs", "ours"), [("kl", "k1"), ("abs", "abs"), ("mse", "k2"), ("low_var_kl", "k3")])
+def test_divergences(golden, theirs, ours):
+    log_probs, reference = torch.tensor(golden["log_probs"]), torch.tensor(golden["reference_log_probs"])
+    assert_equal_to_release(kl_estimate(log_probs, reference, ours), golden["kl"][theirs])
+
+
+@each_loss
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("token-mean", "token-mean"),
+        ("seq-mean-token-sum", "sequence-sum"),
+        ("seq-mean-token-mean", "sequence-mean"),
+        ("seq-mean-token-sum-norm", "constant"),
+    ],
+)
+def test_aggregates(golden, theirs, ours):
+    losses, mask = torch.tensor(golden["loss_matrix"]), torch.tensor(golden["loss_mask"]).bool()
+    # The release divides the sum over all rows by the response length; we take the mean over rows.
+    num_rows = 1 if ours == "constant" else None
+    weights = aggregation_weights(mask, ours, length=mask.shape[1], num_rows=num_rows)
+    assert_equal_to_release((losses * weights).sum(), golden["aggregates"][theirs])

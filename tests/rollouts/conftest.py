@@ -1,0 +1,74 @@
+"""A byte-level tokenizer and a scripted engine: every token of a conversation is known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from appo.engines import Completion, Engine, Request
+from appo.trajectory import Prompt
+
+EOS = "<|end|>"
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, and one for the end."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, pad_token=EOS)
+
+
+class ScriptedEngine(Engine):
+    """Answers each request with the next turn of the script its prompt has; log-probs count up over all sampled tokens.
+
+    Args:
+        tokenizer: encodes the script.
+        turns: texts by the text of the request they answer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, turns: dict[str, str]) -> None:
+        self.tokenizer = tokenizer
+        self.turns = turns
+        self.requests: list[Request] = []
+        self.policy_version = 0
+        self._queue: list[Request] = []
+        self._next_log_prob = 0.0
+
+    def start(self, policy: str) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def submit(self, request: Request) -> None:
+        self.requests.append(request)
+        self._queue.append(request)
+
+    def step(self) -> list[Completion]:
+        request = self._queue.pop(0)
+        text = self.turns[self.tokenizer.decode(request.token_ids)]
+        token_ids = self.tokenizer.encode(text, add_special_tokens=False)[: request.max_tokens]
+        log_probs = []
+        for _ in token_ids:
+            self._next_log_prob -= 0.125
+            log_probs.append(self._next_log_prob)
+        stop = next((string for string in request.stop if text.endswith(string)), None)
+        reason = "stop" if stop else "eos" if text.endswith(EOS) else "length"
+        return [Completion(request.id, tuple(token_ids), tuple(log_probs), reason, stop, 0, self.policy_version)]
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._queue)
+
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        self.policy_version = version
+
+
+@pytest.fixture
+def prompt(tokenizer: PreTrainedTokenizerFast) -> Prompt:
+    return Prompt("q0", "Q?", tuple(tokenizer.encode("Q?", add_special_tokens=False)), ("4",), "toy")

@@ -1,0 +1,197 @@
+"""Alignment across tool results: every value stands at the position of the token it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+
+from appo.engines import SamplingParams
+from appo.rollouts import AgentLimits, AgentLoop, Start
+from appo.tools import TagSyntax, Tool, ToolError, ToolRunner
+from appo.trajectory import NOT_SAMPLED, BranchPoint, Prompt, Segment, Trajectory
+
+from .conftest import EOS, ScriptedEngine
+
+LIMITS = AgentLimits(max_response_tokens=500, max_tool_calls=4, max_result_tokens=50)
+
+# Q? | 2 + 18 | 20 + 21 | 41 + 18 | 59 + 21 | 80 + 18 | 98 + 21 | 119 + 3: prompt, turn, result, turn, result, ...
+TURNS = ["<python>1</python>", "<python>2</python>", "<python>3</python>", f"ok{EOS}"]
+RESULTS = [" <result>\n2\n</result>", " <result>\n4\n</result>", " <result>\n6\n</result>"]
+SAMPLED = [*range(2, 20), *range(41, 59), *range(80, 98), *range(119, 122)]
+
+
+class Doubler(Tool):
+    """Doubles a number."""
+
+    @property
+    def name(self) -> str:
+        return "python"
+
+    def __call__(self, argument: str) -> str:
+        if not argument.isdigit():
+            raise ToolError(f"{argument!r} is no number")
+        return str(2 * int(argument))
+
+
+@pytest.fixture
+def runner() -> Iterator[ToolRunner]:
+    runner = ToolRunner([Doubler()])
+    runner.start()
+    yield runner
+    runner.stop()
+
+
+def _script(turns: Sequence[str], results: Sequence[str], start: str = "Q?") -> dict[str, str]:
+    """What the engine answers to every prefix of a conversation."""
+    script, text = {}, start
+    for number, turn in enumerate(turns):
+        script[text] = turn
+        text += turn + (results[number] if number < len(results) else "")
+    return script
+
+
+def _run(
+    tokenizer, runner: ToolRunner, script: dict[str, str], starts: Sequence[Start], limits: AgentLimits = LIMITS
+) -> tuple[list[Trajectory], ScriptedEngine]:
+    engine = ScriptedEngine(tokenizer, script)
+    loop = AgentLoop(engine, tokenizer, runner, TagSyntax(), limits)
+    return loop.run(starts, SamplingParams()), engine
+
+
+@pytest.fixture
+def three_calls(tokenizer, runner: ToolRunner, prompt: Prompt) -> Trajectory:
+    """The conversation of `TURNS` and `RESULTS`."""
+    return _run(tokenizer, runner, _script(TURNS, RESULTS), [Start(prompt, seed=0)])[0][0]
+
+
+def test_three_tool_results_leave_every_value_at_its_token(tokenizer, three_calls):
+    trajectory = three_calls
+    assert tokenizer.decode(trajectory.token_ids) == "Q?" + "".join(
+        part for pair in zip(TURNS, [*RESULTS, ""], strict=True) for part in pair
+    )
+    assert trajectory.response_mask.nonzero()[:, 0].tolist() == SAMPLED
+    expected = torch.zeros(122)
+    expected[SAMPLED] = -0.125 * torch.arange(1.0, 58.0)  # the engine's n-th sampled token has log-prob -n / 8
+    assert trajectory.behavior_log_probs.tolist() == expected.tolist()
+    versions = torch.full((122,), NOT_SAMPLED)
+    versions[SAMPLED] = 0
+    assert trajectory.policy_versions.tolist() == versions.tolist()
+    assert [(call.argument, call.result, call.position) for call in trajectory.tool_calls] == [
+        ("1", "2", 20),
+        ("2", "4", 59),
+        ("3", "6", 98),
+    ]
+    assert trajectory.finish_reason == "eos"
+    assert trajectory.segments[1:3] == (Segment(RESULTS[0], False), Segment(TURNS[1], True))
+    assert trajectory.segments[-1] == Segment("ok", True)
+
+
+def test_a_branch_off_the_second_turn_calls_a_tool_again(tokenizer, runner, prompt, three_calls):
+    point = BranchPoint(three_calls, position=49, score=1.0)  # the "2" of the second call
+    shared = tokenizer.decode(three_calls.token_ids[:50])
+    result = " <result>\n54\n</result>"
+    script = _script(["7</python>", f"hi{EOS}"], [result], start=shared)
+    (branch,), engine = _run(tokenizer, runner, script, [Start(prompt, 0, point)])
+    assert tokenizer.decode(branch.token_ids) == shared + "7</python>" + result + f"hi{EOS}"
+    assert branch.token_ids[:50].tolist() == three_calls.token_ids[:50].tolist()
+    # own tokens: 50 + 10 to the end of the call, 60 + 22 the result, 82 + 3 the last turn
+    assert branch.response_mask.nonzero()[:, 0].tolist() == [*range(2, 20), *range(41, 60), *range(82, 85)]
+    assert branch.behavior_log_probs[:50].tolist() == three_calls.behavior_log_probs[:50].tolist()
+    assert branch.behavior_log_probs[50:].tolist() == [-i / 8 for i in range(1, 11)] + [0.0] * 22 + [
+        -i / 8 for i in range(11, 14)
+    ]
+    assert [(call.argument, call.result, call.position) for call in branch.tool_calls] == [
+        ("1", "2", 20),
+        ("27", "54", 60),
+    ]
+    assert branch.num_own_tokens == 13
+    assert [len(request.token_ids) for request in engine.requests] == [50, 82]
+    assert [request.max_tokens for request in engine.requests] == [500 - 48, 500 - 80]
+
+
+def test_a_prefix_that_ends_with_a_call_gets_its_result_first(tokenizer, runner, prompt, three_calls):
+    point = BranchPoint(three_calls, position=58, score=1.0)  # the last token of the second call
+    shared = tokenizer.decode(three_calls.token_ids[:59]) + RESULTS[1]
+    (branch,), engine = _run(tokenizer, runner, {shared: f"hi{EOS}"}, [Start(prompt, 0, point)])
+    assert [len(request.token_ids) for request in engine.requests] == [80]
+    assert [call.argument for call in branch.tool_calls] == ["1", "2"]
+
+
+def test_a_closing_tag_that_begins_in_the_shared_prefix_ends_the_call(tokenizer, runner, prompt, three_calls):
+    point = BranchPoint(three_calls, position=52, score=1.0)  # inside the second closing tag: 50 is "<", 52 is "p"
+    shared = tokenizer.decode(three_calls.token_ids[:53])
+    # The engine sees no whole stop string and runs on; what it wrote behind the tag is dropped.
+    script = {shared: f"ython> and on{EOS}", shared + "ython>" + RESULTS[1]: f"hi{EOS}"}
+    (branch,), _ = _run(tokenizer, runner, script, [Start(prompt, 0, point)])
+    assert tokenizer.decode(branch.token_ids) == shared + "ython>" + RESULTS[1] + f"hi{EOS}"
+    assert branch.behavior_log_probs[53:59].tolist() == [-i / 8 for i in range(1, 7)]
+    assert branch.finish_reason == "eos"
+
+
+def test_a_closing_tag_without_an_opening_one_calls_nothing(tokenizer, runner, prompt):
+    script = {
+        "Q?": "no</python>",
+        "Q?no</python>": " <python>5</python>",
+        "Q?no</python> <python>5</python> <result>\n10\n</result>": EOS,
+    }
+    (trajectory,), _ = _run(tokenizer, runner, script, [Start(prompt, 0)])
+    assert [(call.argument, call.result) for call in trajectory.tool_calls] == [("5", "10")]
+
+
+def test_tags_in_the_prompt_and_in_results_are_no_calls(tokenizer, runner):
+    text = "Use <python>1</python>!"
+    prompt = Prompt("q1", text, tuple(tokenizer.encode(text, add_special_tokens=False)), ("4",))
+    (trajectory,), _ = _run(tokenizer, runner, {text: f"ok{EOS}"}, [Start(prompt, 0)])
+    assert trajectory.tool_calls == ()
+
+
+def test_a_failing_call_becomes_the_result_and_is_counted(tokenizer, runner, prompt):
+    result = " <result>\n'x' is no number\n</result>"
+    script = _script(["<python>x</python>", f"ok{EOS}"], [result])
+    (trajectory,), _ = _run(tokenizer, runner, script, [Start(prompt, 0)])
+    assert trajectory.tool_calls[0].failure == "error"
+    assert trajectory.finish_reason == "eos"
+
+
+def test_a_call_beyond_the_limit_ends_the_trajectory_on_its_last_sampled_token(tokenizer, runner, prompt):
+    limits = AgentLimits(max_response_tokens=500, max_tool_calls=1, max_result_tokens=50)
+    (trajectory,), _ = _run(tokenizer, runner, _script(TURNS, RESULTS), [Start(prompt, 0)], limits)
+    assert trajectory.finish_reason == "tool_limit"
+    assert len(trajectory) == 59
+    assert trajectory.response_mask[-1]
+
+
+@pytest.mark.parametrize(("limit", "length"), [(10, 12), (25, 27), (38, 40)])
+def test_the_response_limit_holds_inside_turns_and_results(tokenizer, runner, prompt, limit, length):
+    limits = AgentLimits(max_response_tokens=limit, max_tool_calls=4, max_result_tokens=50)
+    script = _script(TURNS, RESULTS)
+    (trajectory,), _ = _run(tokenizer, runner, script, [Start(prompt, 0)], limits)
+    assert len(trajectory) == length
+    assert trajectory.finish_reason == "length"
+
+
+def test_a_long_result_is_cut_to_its_token_limit(tokenizer, runner, prompt):
+    limits = AgentLimits(max_response_tokens=500, max_tool_calls=4, max_result_tokens=3)
+    script = _script(["<python>99999</python>", f"ok{EOS}"], [" <result>\n199\n</result>"])
+    (trajectory,), _ = _run(tokenizer, runner, script, [Start(prompt, 0)], limits)
+    assert trajectory.tool_calls[0].result == "199"
+
+
+def test_trajectories_come_back_in_the_order_of_their_starts(tokenizer, runner):
+    prompts = [
+        Prompt(f"q{i}", f"{i}?", tuple(tokenizer.encode(f"{i}?", add_special_tokens=False)), ("",)) for i in range(3)
+    ]
+    # The first one needs a tool, so it finishes last.
+    script = {**_script(TURNS, RESULTS, start="0?"), "1?": f"b{EOS}", "2?": f"c{EOS}"}
+    trajectories, _ = _run(tokenizer, runner, script, [Start(prompt, 0) for prompt in prompts])
+    assert [trajectory.prompt.id for trajectory in trajectories] == ["q0", "q1", "q2"]
+    assert [len(trajectory.tool_calls) for trajectory in trajectories] == [3, 0, 0]
+
+
+def test_requests_of_a_trajectory_have_seeds_of_their_own(tokenizer, runner, prompt):
+    _, engine = _run(tokenizer, runner, _script(TURNS, RESULTS), [Start(prompt, seed=0)])
+    assert len({request.seed for request in engine.requests}) == 4
+    _, again = _run(tokenizer, runner, _script(TURNS, RESULTS), [Start(prompt, seed=0)])
+    assert [request.seed for request in again.requests] == [request.seed for request in engine.requests]

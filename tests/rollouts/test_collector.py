@@ -1,0 +1,190 @@
+"""The pipeline from trajectories to training rows: how often the engine is asked, who is a parent, who is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from appo.advantages import GroupAdvantage, ProceduralAdvantage
+from appo.batch import TrajectoryBatch
+from appo.engines import SamplingParams
+from appo.rewards import Reward
+from appo.rollouts import AgentLimits, AgentLoop, BranchRules, Collector, IterationRunner, Measured, Stopwatch
+from appo.rollouts.candidates import branchable_tokens
+from appo.scorers import Scorer, Scores
+from appo.tools import TagSyntax, ToolRunner
+from appo.trajectory import Outcome, Prompt, Trajectory
+
+from .conftest import EOS, ScriptedEngine
+
+
+@dataclass(frozen=True)
+class Later(Scorer):
+    """Prefers later positions."""
+
+    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
+        positions = torch.arange(batch.token_ids.shape[1], dtype=torch.float32).expand(batch.token_ids.shape)
+        return Scores(positions.masked_fill(~batch.response_mask, float("-inf")))
+
+
+@dataclass(frozen=True)
+class CountLetters(Reward):
+    """The number of letters "a" in a response."""
+
+    def __call__(self, trajectory: Trajectory) -> Outcome:
+        return Outcome(float(trajectory.text.count("a")), {"accuracy": 0.0})
+
+
+def _measure(trajectories: Sequence[Trajectory]) -> Measured:
+    """Log-probs that are 0.5 above those of the behavior policy, entropies that are the position."""
+    return Measured(
+        [(t.behavior_log_probs + 0.5) * t.response_mask for t in trajectories],
+        [torch.arange(len(t)) * t.response_mask for t in trajectories],
+    )
+
+
+@pytest.fixture
+def runner() -> Iterator[ToolRunner]:
+    runner = ToolRunner([])
+    runner.start()
+    yield runner
+    runner.stop()
+
+
+def _prompts(tokenizer, names: Sequence[str]) -> list[Prompt]:
+    return [Prompt(name, name, tuple(tokenizer.encode(name, add_special_tokens=False)), ("",)) for name in names]
+
+
+def _collector(engine: ScriptedEngine, runner: ToolRunner, rules: BranchRules, **changes) -> Collector:
+    limits = AgentLimits(max_response_tokens=8, max_tool_calls=0, max_result_tokens=1)
+    options = {
+        "agent": AgentLoop(engine, engine.tokenizer, runner, TagSyntax(), limits),
+        "measure": _measure,
+        "measure_reference": None,
+        "scorer": Later(),
+        "advantage": ProceduralAdvantage(),
+        "reward": CountLetters(),
+        "rules": rules,
+        "branchable": branchable_tokens(engine.tokenizer),
+        "sampling": SamplingParams(),
+        "seed": 0,
+        "stopwatch": Stopwatch(),
+    }
+    return Collector(**{**options, **changes})
+
+
+def _twin(prompt: Prompt) -> Prompt:
+    """The same question under another id."""
+    return Prompt(f"{prompt.id} twin", prompt.question, prompt.token_ids, prompt.answers)
+
+
+# Prompt "P" is answered "aab c" every time; its best candidate under the rules below decides what a branch is sent.
+SCRIPT = {"P": f"aab c{EOS}", "Q": f"bbb{EOS}", "Paab c": f"a{EOS}", "Paab": f"xa{EOS}", "Qbbb": f"ba{EOS}", "Qbb": EOS}
+
+
+def test_branches_leave_the_best_position_and_share_everything_up_to_it(tokenizer, runner):
+    engine = ScriptedEngine(tokenizer, SCRIPT)
+    collector = _collector(engine, runner, BranchRules(num_initial=1, num_branches=1))
+    initial = collector.sample_initial(_prompts(tokenizer, "PQ"), iteration=0)
+    rollouts = collector.collect(initial, iteration=0)
+    # The end token at 6 is no candidate, so "c" at 5 is the best of P, and "b" at 3 that of Q.
+    assert [(p.trajectory is t, p.position) for p, t in zip(rollouts.plan.points, initial, strict=True)] == [
+        (True, 5),
+        (True, 3),
+    ]
+    assert [tokenizer.decode(request.token_ids) for request in engine.requests] == ["P", "Q", "Paab c", "Qbbb"]
+    assert [t.text for t in rollouts.trajectories] == ["aab c", "bbb", "aab ca", "bbbba"]
+    assert rollouts.batch.parent.tolist() == [-1, -1, 0, 1]
+    assert rollouts.batch.branch_position.tolist() == [-1, -1, 5, 3]
+    assert rollouts.batch.rewards.tolist() == [2.0, 0.0, 3.0, 1.0]
+    assert rollouts.trained_rows.tolist() == [0, 1]
+    assert len(rollouts.train) == 2
+
+
+def test_a_resampled_split_sends_the_prefix_without_the_chosen_token(tokenizer, runner):
+    engine = ScriptedEngine(tokenizer, {"P": f"aab{EOS}", "Paa": f"a{EOS}"})
+    collector = _collector(engine, runner, BranchRules(num_initial=1, num_branches=1, split="resample"))
+    collector.collect(collector.sample_initial(_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    assert tokenizer.decode(engine.requests[-1].token_ids) == "Paa"
+
+
+def test_white_space_the_end_and_positions_without_room_are_no_branch_points(tokenizer, runner):
+    engine = ScriptedEngine(tokenizer, SCRIPT)
+    rules = BranchRules(num_initial=1, num_branches=9, min_remaining_tokens=5)
+    collector = _collector(engine, runner, rules)
+    plan = collector.plan_branches(collector.sample_initial(_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    # 8 response tokens behind position 0: a branch at position p has 8 - p left, so 3 is the last with 5.
+    assert [point.position for point in plan.points] == [3, 2, 1]
+    assert plan.num_wanted == 9
+
+
+def test_the_shortage_of_branches_is_counted_and_trains_all_the_same(tokenizer, runner):
+    engine = ScriptedEngine(tokenizer, {"P": EOS})
+    collector = _collector(engine, runner, BranchRules(num_initial=2, num_branches=2))
+    rollouts = collector.collect(collector.sample_initial(_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    assert (rollouts.plan.num_wanted, len(rollouts.trajectories), len(rollouts.train)) == (2, 2, 2)
+
+
+def test_an_estimator_that_trains_branches_gets_their_log_probs(tokenizer, runner):
+    engine = ScriptedEngine(tokenizer, SCRIPT)
+    collector = _collector(engine, runner, BranchRules(1, 1), advantage=GroupAdvantage())
+    rollouts = collector.collect(collector.sample_initial(_prompts(tokenizer, "PQ"), iteration=0), iteration=0)
+    assert len(rollouts.train) == 4
+    mask = rollouts.train.response_mask
+    gap: Tensor = (rollouts.train.old_log_probs - rollouts.train.behavior_log_probs)[mask]
+    assert gap.tolist() == pytest.approx([0.5] * int(mask.sum()))
+
+
+def test_mini_batches_keep_the_rows_of_a_prompt_together(tokenizer, runner):
+    engine = ScriptedEngine(tokenizer, SCRIPT)
+    collector = _collector(engine, runner, BranchRules(2, 0))
+    rollouts = collector.collect(collector.sample_initial(_prompts(tokenizer, "PQ"), iteration=0), iteration=0)
+    first, second = rollouts.mini_batches(2)
+    assert first.token_ids[:, 0].unique().tolist() != second.token_ids[:, 0].unique().tolist()
+    assert [batch.token_ids.shape for batch in (first, second)] == [(2, 7), (2, 5)]
+
+
+@pytest.mark.parametrize(
+    ("branch_when", "synced_at", "drawn_at"), [("iteration", [0, 2], [4, 4]), ("minibatch", [0, 2, 3], [3, 4])]
+)
+def test_the_moment_of_branching_decides_when_the_engine_is_asked(tokenizer, runner, branch_when, synced_at, drawn_at):
+    engine = ScriptedEngine(tokenizer, SCRIPT)
+    syncs: list[int] = []
+    iterations = IterationRunner(
+        _collector(engine, runner, BranchRules(1, 1)),
+        lambda: syncs.append(len(engine.requests)),
+        num_minibatches=2,
+        branch_when=branch_when,
+    )
+    # Two initial trajectories, then a branch each; a mini-batch is a prompt.
+    assert [len(engine.requests) for _ in iterations.run(0, _prompts(tokenizer, "PQ"))] == drawn_at
+    assert syncs == synced_at
+
+
+@pytest.mark.parametrize("branch_when", ["iteration", "minibatch"])
+def test_with_a_lag_the_next_iteration_is_sampled_along_with_the_branches(tokenizer, runner, branch_when):
+    engine = ScriptedEngine(tokenizer, SCRIPT)
+    iterations = IterationRunner(
+        _collector(engine, runner, BranchRules(1, 1)), lambda: None, 2, branch_when=branch_when, lag=1
+    )
+    p, q = _prompts(tokenizer, "PQ")
+    assert len(list(iterations.run(0, [p, _twin(p)], [q, _twin(q)]))) == 2
+    assert [t.prompt.id for t in iterations.pending] == ["Q", "Q twin"]
+    seen = len(engine.requests)
+    list(iterations.run(1, [q, _twin(q)], []))
+    # Nothing is sampled for the second iteration but its branches.
+    assert [tokenizer.decode(r.token_ids) for r in engine.requests[seen:]] == ["Qbbb", "Qbbb"]
+    assert iterations.pending == []
+
+
+def test_update_epochs_repeat_the_batches_without_sampling(tokenizer, runner):
+    engine = ScriptedEngine(tokenizer, SCRIPT)
+    iterations = IterationRunner(_collector(engine, runner, BranchRules(1, 1)), lambda: None, 2, update_epochs=3)
+    batches = list(iterations.run(0, _prompts(tokenizer, "PQ")))
+    assert len(batches) == 6
+    assert batches[0] is batches[2]
+    assert len(engine.requests) == 4

@@ -1,0 +1,157 @@
+"""Whole runs through the command line, with the real engine and tools and a tiny policy."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from appo.cli import main
+from appo.rollouts import read_trajectories
+from appo.supervised import TinyPolicy, WorldConversations
+
+CONFIG = str(Path(__file__).parents[1] / "configs/quickstart.yaml")
+SMALL = [
+    "--data.source.problems.num_train=64",
+    "--data.source.problems.num_validation=6",
+    "--data.source.problems.num_test=6",
+    "--data.prompts_per_iteration=4",
+    "--data.prompts_per_minibatch=2",
+    "--rollout.num_trajectories=6",
+    "--rollout.num_initial=4",
+    "--rollout.max_response_tokens=24",
+    "--rollout.evaluation_samples=1",
+    "--trainer.enable_progress_bar=false",
+]
+
+
+@pytest.fixture(scope="module")
+def policy_folder(tmp_path_factory) -> Path:
+    """An untrained tiny policy."""
+    folder = tmp_path_factory.mktemp("policy")
+    TinyPolicy(WorldConversations(), hidden_size=32, num_layers=1, num_heads=2, mlp_size=64).build(folder)
+    return folder
+
+
+def run(command: str, folder: Path, policy: Path, *options: str) -> Path:
+    """Runs the command line on a small version of the quickstart; returns the run's folder."""
+    args = [command, "--config", CONFIG, *SMALL, f"--model.policy={policy}", f"--trainer.default_root_dir={folder}"]
+    main([*args, *options])
+    return folder
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """The logged metrics of every iteration."""
+    with sorted(folder.glob("csv/version_*/metrics.csv"))[-1].open() as lines:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(lines)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("branch_when", "lag", "versions"),
+    [
+        # Policy versions that sampled what the second iteration trains on; an iteration makes two updates.
+        ("iteration", 0, {2}),
+        ("minibatch", 0, {2, 3}),
+        ("iteration", 1, {0, 2}),
+        ("minibatch", 1, {0, 1, 2, 3}),
+    ],
+)
+def test_every_epoch_trains_on_rollouts_of_its_own(tmp_path, policy_folder, branch_when, lag, versions):
+    folder = run(
+        "fit", tmp_path, policy_folder, "--trainer.max_epochs=2", "--rollout.reward=tests.toy.EvenTokens",
+        f"--rollout.branch_when={branch_when}", f"--rollout.lag={lag}",
+    )  # fmt: skip
+    rows = history(folder)
+    assert [row["epoch"] for row in rows] == [0, 1]
+    for row in rows:
+        assert row["rollout/branches_made"] == row["rollout/branches_wanted"] == 8
+        assert row["train/steps_without_signal"] == 0
+        assert row["train/grad_norm"] > 0
+    # A policy that has changed since it sampled shows in the log-ratios.
+    assert (rows[1]["rollout/log_ratio_std"] > 1e-3) == (branch_when == "minibatch" or lag == 1)
+    records = list(read_trajectories(folder / "trajectories/iteration_00001.jsonl.zst"))
+    assert len(records) == 4 * 6
+    assert {version for record in records for version in record["policy_versions"]} == {-1, *versions}
+    assert not torch.equal(weights(folder / "policy")["lm_head.weight"], weights(policy_folder)["lm_head.weight"])
+    AutoTokenizer.from_pretrained(folder / "policy")
+
+
+def test_the_reward_rises_on_a_toy_task(tmp_path, policy_folder):
+    folder = run(
+        "fit", tmp_path, policy_folder, "--trainer.max_epochs=12", "--rollout.reward=tests.toy.EvenTokens",
+        "--model.optimizer.lr=0.02", "--data.prompts_per_iteration=8", "--data.prompts_per_minibatch=4",
+    )  # fmt: skip
+    rewards = [row["rollout/reward_initial_mean"] for row in history(folder)]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.15
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(tmp_path, policy_folder, lag):
+    options = ["--rollout.reward=tests.toy.EvenTokens", f"--rollout.lag={lag}"]
+    whole = run("fit", tmp_path / "whole", policy_folder, "--trainer.max_epochs=3", *options)
+    stopped = tmp_path / "stopped"
+    # Stopped after the first iteration by its budget of tokens, as a user would stop it.
+    run("fit", stopped, policy_folder, "--trainer.max_epochs=3", "--rollout.stop_after_tokens=1", *options)
+    assert len(history(stopped)) == 1
+    run("fit", stopped, policy_folder, "--trainer.max_epochs=3", "--ckpt_path=last", *options)
+    assert [row["epoch"] for row in history(stopped)] == [1, 2]
+    expected = weights(whole / "policy")
+    for name, tensor in weights(stopped / "policy").items():
+        torch.testing.assert_close(tensor, expected[name], msg=name)
+
+
+def test_rewards_that_are_all_equal_train_nothing_and_the_run_goes_on(tmp_path, policy_folder, caplog):
+    folder = run("fit", tmp_path, policy_folder, "--trainer.max_epochs=2", "--rollout.reward=tests.toy.Constant")
+    assert [row["train/steps_without_signal"] for row in history(folder)] == [1, 1]
+    assert "trains nothing: all rewards of its groups are equal" in caplog.text
+    for name, tensor in weights(folder / "policy").items():
+        assert torch.equal(tensor, weights(policy_folder)[name]), name
+
+
+def test_grpo_is_an_overlay(tmp_path, policy_folder):
+    overlay = str(Path(CONFIG).with_name("grpo.yaml"))
+    folder = run(
+        "fit", tmp_path, policy_folder, "--config", overlay, "--trainer.max_epochs=1",
+        "--rollout.reward=tests.toy.EvenTokens",
+    )  # fmt: skip
+    (row,) = history(folder)
+    assert row["rollout/branches_made"] == 0
+    assert row["train/grad_norm"] > 0
+
+
+def test_a_loss_with_a_reference_starts_at_no_divergence(tmp_path, policy_folder):
+    folder = run(
+        "fit", tmp_path, policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens",
+        "--model.loss.kl_coef=0.1", "--data.prompts_per_minibatch=4",
+    )  # fmt: skip
+    assert history(folder)[0]["train/kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("command", "split"), [("validate", "validation"), ("test", "test")])
+def test_evaluation_writes_metrics_and_trajectories(tmp_path, policy_folder, command, split):
+    folder = run(command, tmp_path, policy_folder)
+    metrics = json.loads((folder / f"{split}.json").read_text())
+    assert {f"{split}/accuracy", f"{split}/tool_calls", f"{split}/response_length"} <= set(metrics)
+    assert len(list(read_trajectories(folder / f"trajectories/{split}_00000.jsonl.zst"))) == 6
+
+
+def test_predict_writes_the_trajectories_of_a_data_file_and_a_checkpoint(tmp_path, policy_folder):
+    fitted = run("fit", tmp_path / "fit", policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question": "Who?", "answer": "me"}\n{"question": "Where?", "answer": ["here", "there"]}\n')
+    folder = run(
+        "predict", tmp_path / "predict", policy_folder, "--data.source=JsonlQuestions", f"--data.source.test={questions}",
+        f"--ckpt_path={fitted / 'checkpoints/last.ckpt'}",
+    )  # fmt: skip
+    records = list(read_trajectories(folder / "trajectories/predict_00000.jsonl.zst"))
+    assert [record["prompt"]["question"] for record in records] == ["Who?", "Where?"]
+    # The checkpoint's weights sampled, not those of the folder.
+    assert {version for record in records for version in record["policy_versions"]} == {-1, 2}

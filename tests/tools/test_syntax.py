@@ -1,0 +1,64 @@
+import pytest
+
+from appo.tools import CALL_SYNTAXES, TOOLS, ParsedCall, PythonTool, SearchTool, TagSyntax
+
+TOOL_NAMES = ("python", "search")
+
+
+@pytest.mark.parametrize(
+    ("text", "call"),
+    [
+        ("<python>1 + 1</python>", ("python", "1 + 1", 22)),
+        ("I think.\n<search> who? </search>", ("search", "who?", 32)),
+        ("<search></search>", ("search", "", 17)),
+        ("<python>a</python><search>b</search>", ("python", "a", 18)),
+        ("<search>b</search><python>a</python>", ("search", "b", 18)),
+        ("<python>a</python><python>b</python>", ("python", "a", 18)),
+        ("I use <python> now: <python>1</python>", ("python", "1", 38)),
+        ("</python> <python>1</python>", ("python", "1", 28)),
+        ("</search><python>1</python>", ("python", "1", 27)),
+        ("<python>print('</search>')</python>", ("python", "print('</search>')", 35)),
+        ("<search>x <python>1</python>", ("python", "1", 28)),
+    ],
+)
+def test_first_complete_call_is_found(text, call):
+    assert TagSyntax().parse(text, TOOL_NAMES) == ParsedCall(*call)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "2 < 3", "<python>1", "1</python>", "<python>1</search>", "</python><python>", "<bash>ls</bash>", "</>"],
+)
+def test_anything_else_is_no_call(text):
+    assert TagSyntax().parse(text, TOOL_NAMES) is None
+
+
+def test_only_the_tools_given_can_be_called():
+    text = "<search>a</search><python>1</python>"
+    assert TagSyntax().parse(text, ("python",)) == ParsedCall("python", "1", len(text))
+    assert TagSyntax().parse(text + "</>", ()) is None
+
+
+def test_tool_names_are_taken_literally():
+    assert TagSyntax().parse("<cxx>1</cxx>", ("c..",)) is None
+    assert TagSyntax().parse("<c++>1</c++>", ("c++",)) == ParsedCall("c++", "1", 12)
+
+
+def test_stop_strings_are_the_closing_tags():
+    assert TagSyntax().stop_strings(TOOL_NAMES) == ("</python>", "</search>")
+
+
+def test_result_is_wrapped_as_it_is():
+    assert TagSyntax().format_result(r"{x} \1 {result}") == " <result>\n{x} \\1 {result}\n</result>"
+    assert TagSyntax("[{result}]").format_result("3") == "[3]"
+
+
+def test_result_format_without_a_place_for_the_result_is_refused():
+    with pytest.raises(ValueError, match=r"result_format must contain \{result\}, got 'x'"):
+        TagSyntax("x")
+
+
+def test_components_are_registered_under_their_names():
+    assert TOOLS["PythonTool"] is PythonTool
+    assert TOOLS["SearchTool"] is SearchTool
+    assert CALL_SYNTAXES["TagSyntax"] is TagSyntax
