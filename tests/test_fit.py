@@ -144,7 +144,9 @@ def test_evaluation_writes_metrics_and_trajectories(tmp_path, policy_folder, com
 
 
 def test_predict_writes_the_trajectories_of_a_data_file_and_a_checkpoint(tmp_path, policy_folder):
-    fitted = run("fit", tmp_path / "fit", policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens")
+    fitted = run(
+        "fit", tmp_path / "fit", policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens"
+    )
     questions = tmp_path / "questions.jsonl"
     questions.write_text('{"question": "Who?", "answer": "me"}\n{"question": "Where?", "answer": ["here", "there"]}\n')
     folder = run(

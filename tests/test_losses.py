@@ -91,7 +91,7 @@ def test_shares_of_micro_batches_add_up(name, aggregation):
     compute = with_everything(name, aggregation)
     results = []
     for max_tokens in (10**6, 7 * 9, 17):
-        log_probs, entropies = live(batch, spread=1.5)
+        log_probs, entropies = live(batch, spread=1.5, seed=5)
         micros = batch.micro_batches(max_tokens)
         total: dict[str, torch.Tensor] = {}
         for micro in micros:
@@ -250,3 +250,14 @@ def test_only_a_divergence_needs_a_reference():
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ProceduralLoss(**options)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_ratio_to_sampling_compares_with_the_policy_that_sampled(name):
+    batch = train_batch()
+    log_probs, entropies = live(batch)
+    as_if_fresh = replace(batch, old_log_probs=batch.behavior_log_probs)
+    loss, _ = LOSSES[name](ratio_to="sampling", behavior_cap=0.5)(log_probs, entropies, batch)
+    expected, _ = LOSSES[name](behavior_cap=None)(log_probs, entropies, as_if_fresh)
+    torch.testing.assert_close(loss, expected)
+    assert not torch.isclose(loss, LOSSES[name](behavior_cap=None)(log_probs, entropies, batch)[0])

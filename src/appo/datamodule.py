@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from appo.batch import TrainBatch
-from appo.policy import load_tokenizer
+from appo.policy import encode, load_tokenizer
 from appo.prompts import PromptSource, Question
 from appo.prompts.base import Split
 from appo.rollouts import Evaluated, RolloutBuffer
@@ -145,9 +145,9 @@ class RolloutDataModule(L.LightningDataModule):
             self.evaluation_buffers[split] = RolloutBuffer(len(self.evaluation_batches(split)))
 
     def _tokenize(self, question: Question) -> Prompt:
-        token_ids = self.tokenizer.apply_chat_template(
-            list(question.messages), add_generation_prompt=True, tokenize=True, return_dict=False
-        )
+        text = self.tokenizer.apply_chat_template(list(question.messages), add_generation_prompt=True, tokenize=False)
+        assert isinstance(text, str)
+        token_ids = encode(self.tokenizer, text)
         if len(token_ids) > self.max_prompt_tokens:
             raise ValueError(
                 f"prompts must have at most data.max_prompt_tokens = {self.max_prompt_tokens} tokens, "

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
@@ -113,7 +113,7 @@ class APPOModule(L.LightningModule):
     def measure_reference(self, trajectories: Sequence[Trajectory]) -> Measured:
         """The same under the frozen reference."""
         reference = self._reference[0]
-        reference.model.to(self.device)
+        nn.Module.to(reference.model, self.device)
         return self._measure(reference, trajectories)
 
     @torch.no_grad()
@@ -174,7 +174,7 @@ class APPOModule(L.LightningModule):
         scheduler = self.lr_schedulers()
         if scheduler is not None:
             assert not isinstance(scheduler, list)
-            scheduler.step()  # type: ignore[call-arg]  # ReduceLROnPlateau, which needs a metric, is not offered
+            scheduler.step()
 
     def validation_step(self, batch: Evaluated, batch_idx: int) -> None:
         self.evaluation.update(batch)

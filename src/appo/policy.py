@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -42,6 +42,18 @@ def load_tokenizer(policy: str) -> PreTrainedTokenizerBase:
     if tokenizer.chat_template is None:
         raise ValueError(f"the tokenizer of model.policy must have a chat template, got none in {policy!r}")
     return tokenizer
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+    """The text of token ids."""
+    text = tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+    assert isinstance(text, str)
+    return text
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The token ids of a text that stands in the middle of a sequence."""
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def max_positions(policy: str) -> int | None:

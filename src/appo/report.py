@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from appo.policy import load_tokenizer
+from appo.policy import decode, load_tokenizer
 from appo.rollouts import read_trajectories
 from appo.rollouts.records import Record
 
@@ -23,6 +23,9 @@ TABLE = {
     "finished": "finished",
 }
 """Rows of the table: name of the metric, and what a person calls it."""
+
+CURVES = {"rollout/reward_initial_mean": "reward, initial trajectories", "rollout/accuracy": "accuracy"}
+"""Lines of the picture: key of the metric, and what a person calls it."""
 
 BRANCH_MARK = "⟦branch {number}⟧"
 """Stands in the text of a trajectory behind the last token that a branch shares with it."""
@@ -49,6 +52,7 @@ def write_report(run: Path, before: Path, after: Path, num_trajectories: int = 3
     if not files:
         raise FileNotFoundError(f"no trajectories/iteration_*.jsonl.zst in {run}; was rollout.save_trajectories off?")
     tokenizer = load_tokenizer(str(run / "policy"))
+    shown = branched_texts(list(read_trajectories(files[-1])), tokenizer, num_trajectories)
     report = "\n".join(
         [
             f"# {run.name}",
@@ -59,7 +63,7 @@ def write_report(run: Path, before: Path, after: Path, num_trajectories: int = 3
             "",
             f"## Trajectories of {files[-1].name.split('.')[0].replace('_', ' ')}",
             "",
-            *(line for text in branched_texts(list(read_trajectories(files[-1])), tokenizer, num_trajectories) for line in text),
+            *(line for text in shown for line in text),
         ]
     )
     path = run / "report.md"
@@ -113,7 +117,7 @@ def plot_rewards(history: Sequence[Mapping[str, float]], path: Path) -> None:
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    for name, label in (("rollout/reward_initial_mean", "reward, initial trajectories"), ("rollout/accuracy", "accuracy")):
+    for name, label in CURVES.items():
         points = [(row["epoch"], row[name]) for row in history if name in row]
         axes.plot([x for x, _ in points], _smoothed([y for _, y in points]), label=label)
         axes.scatter([x for x, _ in points], [y for _, y in points], s=6, alpha=0.35)
@@ -145,13 +149,13 @@ def _branched_text(record: Record, branches: Sequence[Record], tokenizer: PreTra
     token_ids, text, start = record["token_ids"], "", len(record["prompt"]["token_ids"])
     for number, branch in enumerate(branches, start=1):
         end = branch["branch_position"] + 1
-        text += tokenizer.decode(token_ids[start:end]) + BRANCH_MARK.format(number=number)
+        text += decode(tokenizer, token_ids[start:end]) + BRANCH_MARK.format(number=number)
         start = end
-    text += tokenizer.decode(token_ids[start:])
+    text += decode(tokenizer, token_ids[start:])
     lines = [f"**{record['prompt']['question']}** (answer: {' or '.join(record['prompt']['answers'])})", ""]
     lines += _fenced(f"reward {record['reward']:.2f}", text)
     for number, branch in enumerate(branches, start=1):
-        own = tokenizer.decode(branch["token_ids"][branch["branch_position"] + 1 :])
+        own = decode(tokenizer, branch["token_ids"][branch["branch_position"] + 1 :])
         title = f"branch {number}, score {branch['branch_score']:.2f}, reward {branch['reward']:.2f}"
         lines += _fenced(title, "..." + own)
     return lines

@@ -40,7 +40,9 @@ def as_trajectory(demonstration):
 
 
 def test_equal_options_make_equal_demonstrations_and_another_seed_makes_others():
-    assert WorldDemonstrations(WorldProblems(num_train=300, num_validation=40)).draw("train") == DEMONSTRATIONS.draw("train")
+    assert WorldDemonstrations(WorldProblems(num_train=300, num_validation=40)).draw("train") == DEMONSTRATIONS.draw(
+        "train"
+    )
     assert replace(DEMONSTRATIONS, seed=1).draw("train") != DEMONSTRATIONS.draw("train")
 
 
@@ -98,7 +100,7 @@ def test_stopping_early_answers_with_the_value_before_the_last_or_guesses_the_ca
 
 def test_a_search_tool_of_another_world_is_refused():
     stranger = SearchTool(WorldSearch(World(seed=9)))
-    with pytest.raises(ValueError, match="search must answer '.*' with"):
+    with pytest.raises(ValueError, match=r"search must answer '.*' with"):
         WorldDemonstrations(search=stranger).draw("validation")
 
 

@@ -71,7 +71,9 @@ def test_ranks_as_the_definition_does():
     scores = []
     for sentence in sentences:
         shared = terms(sentence) & terms(query)
-        scores.append(sum(math.log(len(sentences) / sum(term in terms(s) for s in sentences)) for term in sorted(shared)))
+        scores.append(
+            sum(math.log(len(sentences) / sum(term in terms(s) for s in sentences)) for term in sorted(shared))
+        )
     expected = sorted(range(len(sentences)), key=lambda i: (-round(scores[i], 9), i))[:5]
     assert WorldSearch(SMALL, distractors=4).search(query, 5) == [sentences[i] for i in expected]
 

@@ -161,6 +161,20 @@ def test_call_that_hangs_is_given_up_and_its_thread_replaced(run):
     assert collect(runner)[0].text == "True"
 
 
+def test_thread_that_was_left_behind_ends_with_its_call(run):
+    release = threading.Event()
+    others = set(threading.enumerate())
+    runner = run(Scripted(lambda argument: str(release.wait(60.0)), timeout_s=0.01), max_parallel=1)
+    (thread,) = set(threading.enumerate()) - others
+    runner.submit(0, "tool", "")
+    assert collect(runner)[0].failure == "timeout"
+    release.set()
+    thread.join(30.0)
+    assert not thread.is_alive()
+    runner.submit(0, "tool", "")
+    assert collect(runner)[0].text == "True"
+
+
 def test_time_spent_in_the_queue_does_not_count(run):
     gate = threading.Event()
     runner = run(Scripted(lambda a: str(gate.wait(60.0)), "first"), Scripted(str.upper, "next", 0.01), max_parallel=1)

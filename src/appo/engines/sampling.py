@@ -50,7 +50,7 @@ def sample(logits: Tensor, uniforms: Tensor, rules: SamplingRules) -> tuple[Tens
 
     Args:
         logits: ``[B, V]`` float32.
-        uniforms: ``[B, 1]`` random numbers in [0, 1).
+        uniforms: ``[B, 1]`` float32 random numbers in [0, 1), multiples of ``2**-24``.
         rules: how each row is drawn.
 
     Returns:
@@ -64,10 +64,8 @@ def sample(logits: Tensor, uniforms: Tensor, rules: SamplingRules) -> tuple[Tens
         logits = logits.index_copy(0, rules.filtered, kept)
     probs = logits.softmax(-1)
     cumulative = probs.cumsum(-1)
-    total = cumulative[:, -1:]
-    # Rounding can lift the target to the total, past the last token that has any probability.
-    target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cumulative, target, right=True)
+    # Multiples of 2**-24 below 1, as torch draws them, keep the product below the total in float32 arithmetic too.
+    tokens = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
     if rules.is_greedy is not None:
         tokens = torch.where(rules.is_greedy[:, None], logits.argmax(-1, keepdim=True), tokens)
     return tokens, probs.gather(-1, tokens).log()

@@ -52,8 +52,8 @@ class WorldDemonstrations:
     guess_share: float = 0.3
     """Share of conversations that answer at once, with any value of the right kind."""
     stop_early_share: float = 0.3
-    """Share of the other conversations of two and more steps that leave out the last one: they answer with the value before it,
-    or guess what is left to calculate."""
+    """Share of the other conversations of two and more steps that leave out the last one: they answer with the value
+    before it, or guess what is left to calculate."""
     seed: int = 0
     """Decides strategies and guesses."""
 

@@ -13,7 +13,7 @@ from appo.environments.world import NUMBER_RANGES, RELATIONS, Kind, Relation, Wo
 
 Split = Literal["train", "validation", "test"]
 
-SPLIT_SHARES = {"train": 80, "validation": 10, "test": 10}
+SPLIT_SHARES: dict[Split, int] = {"train": 80, "validation": 10, "test": 10}
 """Percent of all combinations of entities or numbers that a split may ask about."""
 
 MAX_DRAWS = 5000
@@ -73,8 +73,8 @@ class Problem:
 class WorldProblems:
     """Draws problems about a world; equal options, equal problems.
 
-    The entities and numbers that a problem starts from belong to one split alone: whoever a validation question begins with
-    begins no training question.
+    The entities and numbers that a problem starts from belong to one split alone: whoever a validation question begins
+    with begins no training question.
     """
 
     world: World = field(default_factory=World)
@@ -90,8 +90,8 @@ class WorldProblems:
             "mixture": 2.0,
         }
     )
-    """Weight of each family: `lookup_1` to `lookup_4` by number of look-ups, `expression`, `story`, and `mixture` of both
-    tools; one that is left out is not asked."""
+    """Weight of each family: `lookup_1` to `lookup_4` by number of look-ups, `expression`, `story`, and `mixture` of
+    both tools; one that is left out is not asked."""
     max_number: int = 30
     """Greatest number that an arithmetic question names, at least 9."""
     num_train: int = 4000

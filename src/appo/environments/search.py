@@ -24,7 +24,7 @@ class WorldSearch(SearchBackend):
     world: World = field(default_factory=World)
     """Where the facts come from."""
     distractors: int = 0
-    """Facts returned beyond the best one, as far as the limit of the search allows and they share a term with the query."""
+    """Most facts returned beyond the best one; like it they share a term with the query, and count in the limit."""
 
     def __post_init__(self) -> None:
         if self.distractors < 0:

@@ -7,18 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from appo.environments.names import CITIES, COUNTRIES, FIRST_NAMES, LAST_NAMES
+
 Kind = Literal["person", "city", "country", "number"]
 """What a value is."""
-
-FIRST_NAMES = (
-    "Ana Ben Cleo Dan Eva Finn Gus Hana Ivan Jade Kai Lena Milo Nora Omar Pia Quin Rosa Sami Tess Uma Vera Will Xena Yara Zoe"
-).split()
-LAST_NAMES = "Ruiz Park Okoye Lind Haas Novak Silva Mori Adler Bose Costa Duval Endo Faro Gale Hart Ibsen Joss Klein Lowe".split()
-CITIES = (
-    "Oslo Lima Cairo Quito Riga Turin Delhi Kyoto Accra Perth Minsk Tunis Porto Leeds Davos Sofia Hanoi Busan Malmo Bergen "
-    "Osaka Dakar Havana Nantes Lyon Graz Bath Cork Split Varna"
-).split()
-COUNTRIES = "Arda Borea Caldia Dorne Elvia Ferra Gondal Hyria Ithria Jora".split()
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,8 @@ class World:
             raise ValueError(f"num_countries must lie in [1, {len(COUNTRIES)}], got {self.num_countries}")
         if not self.num_countries <= self.num_cities <= len(CITIES):
             raise ValueError(
-                f"num_cities must lie between num_countries {self.num_countries} and {len(CITIES)}, got {self.num_cities}"
+                f"num_cities must lie in [num_countries, {len(CITIES)}] with num_countries {self.num_countries}, "
+                f"got {self.num_cities}"
             )
 
     @cached_property

@@ -72,5 +72,5 @@ def masked_standardize_by_row(x: Tensor, mask: Tensor, eps: float = 1e-6) -> Ten
 def _centered(x: Tensor, mask: Tensor) -> Tensor:
     # Measured from the smallest value: a mean of equal floats need not equal them, and eps would blow the rest up.
     lowest = x.where(mask, float("inf")).amin(-1, keepdim=True)
-    shifted = torch.where(mask, x - lowest, 0.0)
+    shifted = x - lowest
     return torch.where(mask, shifted - masked_mean(shifted, mask).unsqueeze(-1), 0.0)

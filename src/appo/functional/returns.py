@@ -28,7 +28,7 @@ def discounted_suffix_sum(x: Tensor, discount: float) -> Tensor:
         ``[..., T]`` sums in the dtype of `x`.
     """
     length = x.shape[-1]
-    blocks = F.pad(x, (0, -length % _BLOCK)).unflatten(-1, (-1, _BLOCK)).clone()
+    blocks = F.pad(x, (0, -length % _BLOCK)).unflatten(-1, (-1, _BLOCK))  # a copy, never a view of `x`
     reach = 1
     while reach < _BLOCK:
         blocks[..., :-reach] += discount**reach * blocks[..., reach:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -37,9 +37,12 @@ class SurrogateLoss(Loss):
     """How far the importance ratio may rise above 1 before it stops counting."""
     dual_clip: float | None = None
     """Importance ratio from which on a negative advantage stops counting, above 1; none leaves it unbounded."""
+    ratio_to: Literal["update", "sampling"] = "update"
+    """What the importance ratio compares with: the policy that begins the update of a mini-batch, or the one that
+    sampled. They differ where the policy was updated in between, by `rollout.branch_when` or `rollout.lag`."""
     behavior_cap: float | None = 2.0
-    """Largest weight that corrects for the distance between the policy that sampled and the one that begins the update;
-    none leaves the correction out."""
+    """Largest weight that corrects for the distance between the policy that sampled and the one that begins the update,
+    with ``ratio_to: update``; none leaves the correction out."""
     kl: KLEstimator = "k3"
     """Estimator of the divergence from the reference: `k1`, `abs`, `k2` or `k3`."""
     kl_coef: float = 0.0
@@ -59,6 +62,8 @@ class SurrogateLoss(Loss):
             raise ValueError(f"clip_high must not be negative, got {self.clip_high}")
         if self.dual_clip is not None and not self.dual_clip > 1.0 + self.clip_high:
             raise ValueError(f"dual_clip must be above 1 + clip_high = {1.0 + self.clip_high}, got {self.dual_clip}")
+        if self.ratio_to not in ("update", "sampling"):
+            raise ValueError(f"ratio_to must be update or sampling, got {self.ratio_to!r}")
         if self.behavior_cap is not None and not self.behavior_cap > 0.0:
             raise ValueError(f"behavior_cap must be positive, got {self.behavior_cap}")
         if self.kl not in get_args(KLEstimator):
@@ -99,7 +104,7 @@ class SurrogateLoss(Loss):
     def __call__(self, log_probs: Tensor, entropies: Tensor, batch: TrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
         mask = batch.response_mask
         # Masked before any exp: what stands behind the mask must not reach the gradient as 0 * inf.
-        log_ratio = (log_probs - batch.old_log_probs).where(mask, 0.0)
+        log_ratio = (log_probs - self._compared_with(batch)).where(mask, 0.0)
         advantages, means = self.weigh(log_ratio.detach(), batch.advantages.where(mask, 0.0), mask)
         clips = self.clip_low, self.clip_high, self.dual_clip
         events = clip_events(log_ratio, advantages, *clips)
@@ -126,8 +131,11 @@ class SurrogateLoss(Loss):
             metrics["filtered_rows"] = (~kept).sum() / (batch.num_rows or max(1, len(batch)))
         return loss, metrics
 
+    def _compared_with(self, batch: TrainBatch) -> Tensor:
+        return batch.behavior_log_probs if self.ratio_to == "sampling" else batch.old_log_probs
+
     def _behavior_weight(self, batch: TrainBatch) -> Tensor | float:
-        if self.behavior_cap is None:
+        if self.behavior_cap is None or self.ratio_to == "sampling":
             return 1.0
         return truncated_importance_weight(
             batch.old_log_probs, batch.behavior_log_probs, batch.response_mask, self.behavior_cap

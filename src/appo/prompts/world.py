@@ -12,7 +12,7 @@ from appo.prompts.base import PROMPT_SOURCES, PromptSource, Question, Split
 @PROMPT_SOURCES.register
 @dataclass(frozen=True)
 class WorldQuestions(PromptSource):
-    """Problems whose answers need tools: look-ups in a world, calculations, and mixtures of both; nothing is downloaded."""
+    """Problems whose answers need tools: look-ups in a generated world, calculations, and mixtures of both."""
 
     problems: WorldProblems = field(default_factory=WorldProblems)
     """What is asked."""

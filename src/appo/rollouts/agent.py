@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from appo.engines import Completion, Engine, Request, SamplingParams
+from appo.policy import decode, encode
 from appo.seeding import derive_seed
 from appo.tools import CallSyntax, ParsedCall, ToolAnswer, ToolRunner
 from appo.trajectory import NOT_SAMPLED, BranchPoint, FinishReason, Prompt, Segment, ToolCall, Trajectory
@@ -232,14 +233,15 @@ class AgentLoop:
     def _segments(self, episode: _Episode, start: int) -> Iterator[Segment]:
         for is_generated, run in groupby(episode.response_mask[start:]):
             end = start + sum(1 for _ in run)
-            yield Segment(self.tokenizer.decode(episode.token_ids[start:end], skip_special_tokens=True), is_generated)
+            text = decode(self.tokenizer, episode.token_ids[start:end], skip_special_tokens=True)
+            yield Segment(text, is_generated)
             start = end
 
     def _decode(self, token_ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(token_ids, skip_special_tokens=False)
+        return decode(self.tokenizer, token_ids)
 
     def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return encode(self.tokenizer, text)
 
 
 def _open(start: Start) -> _Episode:

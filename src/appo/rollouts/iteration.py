@@ -9,7 +9,6 @@ from appo.batch import TrainBatch
 from appo.rollouts.collector import Collector, Rollouts
 from appo.trajectory import Prompt, Trajectory
 
-
 Item = TypeVar("Item")
 
 

@@ -85,7 +85,7 @@ class JsonlConversations(ConversationSource):
     validation: str | None = None
     """File of the conversations that training is watched with."""
     tool_output: str = r" ?<result>.*?</result>"
-    """Regular expression of tool output within what an assistant says, which it did not write itself; empty for none."""
+    """Regular expression of tool output within what an assistant says, which it did not write; empty for none."""
 
     def __post_init__(self) -> None:
         try:
@@ -112,7 +112,9 @@ class JsonlConversations(ConversationSource):
             raise ValueError(f"{place} must be a JSON object, got {line[:80]!r}") from error
         messages = record.get("messages") if isinstance(record, dict) else None
         if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
-            raise ValueError(f"{place} must have `messages`, a list of objects with texts `role` and `content`, got {line[:80]!r}")
+            raise ValueError(
+                f"{place} must have `messages`, a list of objects with texts `role` and `content`, got {line[:80]!r}"
+            )
         if not any(message["role"] == "assistant" for message in messages):
             raise ValueError(f"{place} must have a message with the role `assistant`, got {line[:80]!r}")
         return Conversation(tuple(Message(m["role"], self._segments(m["role"], m["content"])) for m in messages))

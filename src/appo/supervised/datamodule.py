@@ -43,10 +43,10 @@ class SupervisedDataModule(L.LightningDataModule):
     Args:
         source: where the conversations come from.
         tokenizer: Hugging Face folder or name; the command line sets it to `model.policy`.
-        loss_on: `assistant` learns what the assistant wrote; `all` learns every token, prompts and tool output included, which a
-            policy that starts from nothing needs.
-        batch_size: rows that go through the model at once on each device; `trainer.accumulate_grad_batches` such batches, sorted by
-            length, make an optimizer step.
+        loss_on: `assistant` learns what the assistant wrote; `all` learns every token, prompts and tool output
+            included, which a policy that starts from nothing needs.
+        batch_size: rows that go through the model at once on each device; `trainer.accumulate_grad_batches` such
+            batches, sorted by length, make an optimizer step.
         max_tokens: longest row.
         seed: of the order of rows.
     """

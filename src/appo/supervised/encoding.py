@@ -37,12 +37,12 @@ class _Piece:
 def encode(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """Renders and tokenizes conversations.
 
-    Prompts, what the assistant writes, and tool output are tokenized apart from one another, as they are in a rollout. What the
-    assistant writes ends with the end token. A conversation gives one row; where the chat template drops earlier text as the
-    conversation goes on, it gives one row for each form it takes.
+    Prompts, what the assistant writes, and tool output are tokenized apart from one another, as they are in a rollout.
+    A conversation gives one row; where the chat template drops earlier text as the conversation goes on, it gives one
+    row for each form it takes.
 
     Raises:
-        ValueError: if the chat template changes what an assistant says in such a way that its parts are not found again.
+        ValueError: if the chat template changes what an assistant says, or what stands before it.
     """
     rows = [row for conversation in conversations for row in _rows(conversation, tokenizer)]
     texts = [piece.text for row in rows for piece in row]

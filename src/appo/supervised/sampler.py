@@ -13,8 +13,8 @@ from appo.seeding import derive_seed
 class LengthBucketSampler(Sampler[int]):
     """Shuffles rows anew every epoch, such that the rows of a batch have similar lengths.
 
-    The rows of one optimizer step are drawn at random, and only then sorted into its batches. Steps whose rows are alike
-    in length are alike in content too: trained on them, a small policy learns next to nothing in the same number of steps.
+    The rows of one optimizer step are drawn at random, and only then sorted into its batches: rows that are alike in
+    length are alike in content too, and a policy that takes step after step on such rows learns far less.
 
     Args:
         lengths: tokens of each row.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,9 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
+MAX_NUMBER = 199
+"""Greatest whole number that is sure to be one token."""
+
 _TAGS = ("think", "search", "python", "result", "answer")
 # A white space that always stands beside a tag is part of its token: shorter turns, faster rollouts.
 _WORDS = [
@@ -32,8 +35,8 @@ _WORDS = [
     " }",
 ]
 
-# Words with the space before them, and numbers of up to three digits without: "37" is the same token in a question, in code
-# and in a result. The space before a number belongs to the word that it follows, which tells what the number is for.
+# Words with the space before them, and numbers of up to three digits without: "37" is the same token in a question, in
+# code and in a result. The space before a number belongs to the word before it, which tells what the number is for.
 _PRE_TOKENS = r"\p{N}{1,3}| ?\p{L}+(?: (?=\p{N}))?| ?[^\s\p{L}\p{N}]+|\s+"
 
 
@@ -41,7 +44,7 @@ _PRE_TOKENS = r"\p{N}{1,3}| ?\p{L}+(?: (?=\p{N}))?| ?[^\s\p{L}\p{N}]+|\s+"
 class TinyPolicy:
     """A Llama-style policy with random weights; a few million parameters at most, for CPUs.
 
-    Its tokenizer is byte-level BPE trained on `source`; tags, and whole numbers up to 999, are single tokens.
+    Its tokenizer is byte-level BPE trained on `source`; tags, and whole numbers up to 199, are single tokens.
     """
 
     source: ConversationSource
@@ -63,9 +66,11 @@ class TinyPolicy:
 
     def __post_init__(self) -> None:
         if self.hidden_size % (2 * self.num_heads):
-            raise ValueError(f"hidden_size must be a multiple of 2 * num_heads = {2 * self.num_heads}, got {self.hidden_size}")
-        if self.vocab_size < 1400:
-            raise ValueError(f"vocab_size must be at least 1400: bytes, numbers, tags and words; got {self.vocab_size}")
+            raise ValueError(
+                f"hidden_size must be a multiple of 2 * num_heads = {2 * self.num_heads}, got {self.hidden_size}"
+            )
+        if self.vocab_size < 600:
+            raise ValueError(f"vocab_size must be at least 600 to hold bytes, numbers and tags, got {self.vocab_size}")
 
     def build(self, folder: Path) -> None:
         """Writes the untrained policy and its tokenizer as a Hugging Face folder."""
@@ -91,7 +96,8 @@ class TinyPolicy:
         )
         tokenizer.train_from_iterator(self._texts(), trainer)
         tokenizer.add_tokens([AddedToken(word, normalized=False) for word in _WORDS])
-        wrapped = PreTrainedTokenizerFast(
+        wrap: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
+        wrapped = wrap(
             tokenizer_object=tokenizer,
             eos_token=EOS,
             pad_token=PAD,
@@ -126,4 +132,4 @@ class TinyPolicy:
             for message in conversation.messages:
                 yield from (segment.text for segment in message.segments)
         for _ in range(20):
-            yield from (str(number) for number in range(1000))
+            yield from (str(number) for number in range(MAX_NUMBER + 1))

@@ -1,0 +1,25 @@
+"""What people, cities and countries may be called; every word is a name of one kind alone."""
+
+from __future__ import annotations
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+FIRST_NAMES = _words("""
+    Ana Ben Cleo Dan Eva Finn Gus Hana Ivan Jade Kai Lena Milo
+    Nora Omar Pia Quin Rosa Sami Tess Uma Vera Will Xena Yara Zoe
+""")
+
+LAST_NAMES = _words("""
+    Ruiz Park Okoye Lind Haas Novak Silva Mori Adler Bose Costa Duval Endo Faro Gale Hart Ibsen Joss Klein Lowe
+""")
+
+CITIES = _words("""
+    Oslo Lima Cairo Quito Riga Turin Delhi Kyoto Accra Perth Minsk Tunis Porto Leeds Davos
+    Sofia Hanoi Busan Malmo Bergen
+    Osaka Dakar Havana Nantes Lyon Graz Bath Cork Split Varna
+""")
+
+COUNTRIES = _words("Arda Borea Caldia Dorne Elvia Ferra Gondal Hyria Ithria Jora")
