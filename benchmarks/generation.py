@@ -18,16 +18,18 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from appo.engines import HFEngine, Request
@@ -105,13 +107,13 @@ def run_engine(engine: HFEngine, workload: Workload) -> None:
 
 
 @torch.inference_mode()
-def run_generate(model: PreTrainedModel, workload: Workload) -> None:
+def run_generate(generate: Callable[..., Tensor], workload: Workload) -> None:
     """Samples the conversations turn by turn, all rows of a turn in one batch."""
     texts = list(workload.prompts)
     for turn in range(len(workload.turns[0])):
         wanted = [turns[turn] for turns in workload.turns]
         token_ids, mask = pad_left(texts)
-        sampled = model.generate(
+        sampled = generate(
             input_ids=token_ids,
             attention_mask=mask,
             max_new_tokens=max(wanted),
@@ -170,7 +172,7 @@ def make_policy(folder: Path) -> None:
 
 def measure(policy: str, workload: Workload, rounds: int) -> Result:
     """Runs both sides in turn, after one run of each that does not count."""
-    model = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
     engine = HFEngine(device="cpu")
     seconds: dict[str, list[float]] = {"engine": [], "generate": []}
     for round_number in range(rounds + 1):
@@ -178,7 +180,7 @@ def measure(policy: str, workload: Workload, rounds: int) -> Result:
         engine.start(policy)
         for side, sample in (
             ("engine", partial(run_engine, engine)),
-            ("generate", partial(run_generate, model)),
+            ("generate", partial(run_generate, model.generate)),
         ):
             torch.manual_seed(round_number)
             begin = time.perf_counter()

@@ -209,6 +209,16 @@ def test_a_row_that_is_left_out_stays_in_the_divergence():
     torch.testing.assert_close(log_probs.grad[0], torch.tensor([0.0, 1 / 6, 1 / 6, 0.0]))
 
 
+def test_the_bonus_is_subtracted_with_the_mean_entropy():
+    batch = train_batch()
+    log_probs, entropies = live(batch)
+    plain, metrics = ClippedLoss()(log_probs, entropies, batch)
+    loss, _ = ClippedLoss(entropy_coef=0.3)(log_probs, entropies, batch)
+    mean = entropies[batch.response_mask].mean()
+    torch.testing.assert_close(loss, plain - 0.3 * mean)
+    torch.testing.assert_close(metrics["entropy"], mean.detach())
+
+
 def test_a_batch_without_trained_tokens_costs_nothing():
     batch, log_probs = runaway_batch()
     batch = replace(batch, response_mask=torch.zeros(2, 4, dtype=torch.bool))

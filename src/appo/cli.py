@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
+import warnings
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 from jsonargparse import auto_cli, set_parsing_settings
@@ -49,8 +52,50 @@ COMMANDS = {
 }
 
 
+_EXPECTED_WARNINGS = (
+    "LightningCLI's args parameter",  # a command of ours may stand for one of Lightning's
+    "Your `IterableDataset` has `__len__` defined",  # on purpose: see RolloutBuffer
+    ".*isinstance.treespec, LeafSpec. is deprecated",
+    "The '(train|val|test|predict)_dataloader' does not have many workers",  # batches are made in this process
+)
+"""What libraries warn of and this project does on purpose, or cannot change."""
+
+
+class AppoParser(LightningArgumentParser):
+    """Says in a few lines what is wrong, and which components there are where a name is unknown."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = re.search(r"Expected a dot import path string: (\S+)", message)
+        key = re.search(r'key "([\w.]+)"', message)
+        if unknown and key:
+            message = f"{key[1]}: {_unknown_component(key[1], unknown[1])}"
+        sys.stderr.write(f"error: {message}\n")
+        self.exit(2)
+
+
+def _unknown_component(key: str, name: str) -> str:
+    """What the registry of the component that `key` takes has to say of a name that is not in it."""
+    for word in reversed(key.split(".")):
+        for registry in REGISTRIES:
+            if registry.kind.split()[-1].startswith(word.rstrip("s")) and name not in registry:
+                return registry.unknown(name)
+    return f"no class has the import path {name!r}"
+
+
 class RunFolderCLI(LightningCLI):
     """`LightningCLI` whose runs keep everything in one folder, ``trainer.default_root_dir``."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        kwargs.setdefault("dump_header", [f"appo {version('appo-lightning')}"])
+        parser = AppoParser(**kwargs)
+        parser.add_argument("--config", action="config", help="YAML file; several are merged from left to right.")
+        return parser
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            self.parser.error(str(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
@@ -79,6 +124,7 @@ class AppoCLI(RunFolderCLI):
         parser.add_lightning_class_args(RolloutCallback, "rollout")
         parser.set_defaults(
             {
+                "trainer.log_every_n_steps": 1,
                 "model.loss": {"class_path": "ProceduralLoss"},
                 "rollout.engine": {"class_path": "HFEngine"},
                 "rollout.scorer": {"class_path": "BranchingScore"},
@@ -107,6 +153,8 @@ def main(args: list[str] | None = None) -> None:
         return
     if args[0] not in COMMANDS:
         raise SystemExit(f"appo: no command is named {args[0]!r}; commands: {', '.join(COMMANDS)}")
+    for text in _EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=text)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if args[0] == "report":
         sys.stdout.write(f"{auto_cli(write_report, args=args[1:])}\n")

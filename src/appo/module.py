@@ -82,7 +82,7 @@ class APPOModule(L.LightningModule):
     def configure_model(self) -> None:
         if self.policy is not None:
             return
-        self.policy = load_policy(self.policy_folder, self.dtype_name, self.gradient_checkpointing)
+        self.policy = load_policy(self.policy_folder, self.dtype_name, self.gradient_checkpointing).train()
         self._log_probs = PolicyLogProbs(self.policy, self.temperature)
         if self.loss.needs_reference:
             reference = load_policy(self.reference_folder, self.dtype_name).eval().requires_grad_(False)

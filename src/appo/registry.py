@@ -50,11 +50,15 @@ class Registry(Generic[T]):
                 raise
             self.register(cls)
 
+    def unknown(self, name: str) -> str:
+        """A message that says that there is no such component, which one may be meant, and which there are."""
+        nearest = get_close_matches(name, self._classes, n=1)
+        hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+        return f"no {self.kind} is named {name!r}{hint}; registered: {', '.join(self)}"
+
     def __getitem__(self, name: str) -> type[T]:
         if name not in self._classes:
-            nearest = get_close_matches(name, self._classes, n=1)
-            hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-            raise ValueError(f"no {self.kind} is named {name!r}{hint}; registered: {', '.join(self)}")
+            raise ValueError(self.unknown(name))
         return self._classes[name]
 
     def __contains__(self, name: object) -> bool:

@@ -62,6 +62,22 @@ def test_a_continuation_and_a_branch_reuse_what_they_share(policies):
     assert run(engine, [Request(3, (9, *text), max_tokens=3)])[3].cached_tokens == 0
 
 
+def test_a_row_known_for_the_most_part_may_be_prefilled_beside_a_wide_one(policies, tokenizer):
+    engine = start(policies["llama"])
+    known = tuple(2 + number % 300 for number in range(200))
+    run(engine, [Request(0, known, max_tokens=1)])
+    # Padded to 100 new tokens, the first row would reach past the last of the 256 positions.
+    long = Request(1, (*known, *range(50, 101)), max_tokens=4)
+    wide = Request(2, tuple(range(60, 161)), max_tokens=4)
+    completions = run(engine, [long, wide])
+    assert completions[1].cached_tokens >= 199
+    model = AutoModelForCausalLM.from_pretrained(policies["llama"])
+    for request in (long, wide):
+        actual = torch.tensor(completions[request.id].behavior_log_probs, dtype=torch.float64)
+        expected = forward_log_probs(model, request, completions[request.id])
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
 def test_the_prefix_cache_changes_nothing_but_the_work(policies, tokenizer):
     def conversations(engine: HFEngine) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
         turns = []
@@ -207,6 +223,13 @@ def test_a_tied_head_may_be_among_the_new_weights_or_not(policies, tokenizer, na
     completion = run(engine, [request])[0]
     actual = torch.tensor(completion.behavior_log_probs, dtype=torch.float64)
     torch.testing.assert_close(actual, forward_log_probs(other, request, completion), atol=1e-4, rtol=0)
+
+
+def test_requests_beyond_max_batch_size_wait(policies):
+    engine = start(policies["llama"], max_batch_size=2)
+    for number in range(5):
+        engine.submit(Request(number, (5, 6), max_tokens=1, seed=number))
+    assert [len(engine.step()) for _ in range(4)] == [2, 2, 1, 0]
 
 
 def test_sequences_are_limited_by_max_length(policies):

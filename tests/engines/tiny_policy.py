@@ -88,12 +88,14 @@ def save_successor_policy(folder: Path, tokenizer: PreTrainedTokenizerFast, scri
 
 
 def run(engine: Engine, requests: Iterable[Request]) -> dict[int, Completion]:
-    """Submits everything, then steps until nothing is in flight."""
+    """Submits everything, then steps until nothing is in flight; each request must be answered once."""
     for request in requests:
         engine.submit(request)
     completions = {}
     while engine.num_in_flight:
-        completions.update({completion.id: completion for completion in engine.step()})
+        for completion in engine.step():
+            assert completion.id not in completions
+            completions[completion.id] = completion
     return completions
 
 

@@ -41,6 +41,9 @@ from appo.rewards.text import last_boxed, normalize_answer, shorten_number, toke
         (r"90^\circ", "90"),
         ("x^{2}", "x^2"),
         ("The Beatles", "beatles"),
+        ("A.", "a"),
+        # Digits in groups of three are one number, others are not.
+        ("1,234,56", "1 234 56"),
         ("a  cat,  an owl", "cat owl"),
         ("U.S.", "us"),
         ("O\N{RIGHT SINGLE QUOTATION MARK}Hara", "O'Hara"),
@@ -63,6 +66,7 @@ def test_spellings_of_one_answer_are_equal(one, other):
         ("1.000", "1000"),
         ("100", "1"),
         (r"\frac{1}{2}", r"\frac{2}{1}"),
+        (r"\frac{1+2}{3}", "1+2/3"),
         ("A", "B"),
         ("A", ""),
         ("\N{INFINITY}", "-\N{INFINITY}"),

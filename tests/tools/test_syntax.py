@@ -36,7 +36,7 @@ def test_anything_else_is_no_call(text):
 def test_only_the_tools_given_can_be_called():
     text = "<search>a</search><python>1</python>"
     assert TagSyntax().parse(text, ("python",)) == ParsedCall("python", "1", len(text))
-    assert TagSyntax().parse(text + "</>", ()) is None
+    assert TagSyntax().parse(text + "<>1</>", ()) is None
 
 
 def test_tool_names_are_taken_literally():

@@ -49,9 +49,9 @@ class WorldDemonstrations:
     """The search tool of the rollouts; must know the world of `problems`."""
     syntax: CallSyntax = field(default_factory=TagSyntax)
     """How rollouts wrap what tools answer."""
-    guess_share: float = 0.3
+    guess_share: float = 0.25
     """Share of conversations that answer at once, with any value of the right kind."""
-    stop_early_share: float = 0.3
+    stop_early_share: float = 0.25
     """Share of the other conversations of two and more steps that leave out the last one: they answer with the value
     before it, or guess what is left to calculate."""
     seed: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import re
 from collections import defaultdict
@@ -31,15 +32,16 @@ class WorldSearch(SearchBackend):
             raise ValueError(f"distractors must not be negative, got {self.distractors}")
 
     def search(self, query: str, limit: int) -> list[str]:
+        facts = self.world.facts
         scores: dict[int, float] = defaultdict(float)
-        num_facts = len(self.world.facts)
         for term in sorted(_terms(query)):
             holders = self._index.get(term, ())
-            if len(holders) < num_facts:
+            if 0 < len(holders) < len(facts):
+                weight = math.log(len(facts) / len(holders))
                 for fact in holders:
-                    scores[fact] += math.log(num_facts / len(holders))
-        ranked = sorted(scores, key=lambda fact: (-scores[fact], fact))
-        return [self.world.facts[fact].sentence for fact in ranked[: min(limit, 1 + self.distractors)]]
+                    scores[fact] += weight
+        best = heapq.nsmallest(min(limit, 1 + self.distractors), scores, key=lambda fact: (-scores[fact], fact))
+        return [facts[fact].sentence for fact in best]
 
     @cached_property
     def _index(self) -> dict[str, tuple[int, ...]]:

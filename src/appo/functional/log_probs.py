@@ -49,17 +49,24 @@ class _TokenLogProbs(torch.autograd.Function):
         index = token_ids.unsqueeze(-1)
         # Clamped so that tokens of probability 0 count 0 * finite, not 0 * inf.
         entropies = log_softmax.exp().mul_(log_softmax.clamp(min=_lowest(logits))).sum(-1).neg_()
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(log_softmax, index, entropies)
         ctx.temperature = temperature  # type: ignore[attr-defined]
         return log_softmax.gather(-1, index).squeeze(-1), entropies
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_log_probs: Tensor, grad_entropies: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_log_probs: Tensor | None, grad_entropies: Tensor | None) -> tuple[Tensor, None, None]:
         log_softmax, index, entropies = ctx.saved_tensors
         # d log p_i / d logit_v = [v = i] - p_v  and  d H / d logit_v = -p_v * (log p_v + H)
-        grad = log_softmax.clamp(min=_lowest(log_softmax)).add_(entropies.unsqueeze(-1))
-        grad.mul_(grad_entropies.unsqueeze(-1)).add_(grad_log_probs.unsqueeze(-1)).mul_(log_softmax.exp()).neg_()
+        grad = log_softmax.exp().neg_()
+        if grad_log_probs is None:
+            grad_log_probs = torch.zeros_like(entropies)
+        if grad_entropies is None:
+            grad.mul_(grad_log_probs.unsqueeze(-1))
+        else:
+            factor = log_softmax.clamp(min=_lowest(log_softmax)).add_(entropies.unsqueeze(-1))
+            grad.mul_(factor.mul_(grad_entropies.unsqueeze(-1)).add_(grad_log_probs.unsqueeze(-1)))
         grad.scatter_add_(-1, index, grad_log_probs.unsqueeze(-1))
         return grad.div_(ctx.temperature), None, None
 

@@ -50,6 +50,7 @@ _MAX_FILE_BYTES = 16 * 2**20
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _IS_LINUX = sys.platform == "linux"
+_LIBC = ctypes.CDLL(None)
 
 
 class Server:
@@ -169,7 +170,7 @@ def _remove_folder(pid: int) -> None:
 
 def _prctl(option: int, value: int) -> None:
     if _IS_LINUX:
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+        _LIBC.prctl(option, value, 0, 0, 0)
 
 
 def _run_call(call: socket.socket, output: int, memory_mb: int, cpu_s: int) -> NoReturn:

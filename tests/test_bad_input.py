@@ -1,0 +1,85 @@
+"""Every mistake of a user ends at once, with a message that names key, rule and value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from appo.cli import main
+from appo.supervised import TinyPolicy, WorldConversations
+
+CONFIG = str(Path(__file__).parents[1] / "configs/quickstart.yaml")
+
+
+@pytest.fixture(scope="module")
+def policy_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("policy")
+    TinyPolicy(WorldConversations(), hidden_size=32, num_layers=1, num_heads=2, mlp_size=64).build(folder)
+    return folder
+
+
+def fit(tmp_path: Path, *options: str) -> None:
+    main(["fit", "--config", CONFIG, f"--trainer.default_root_dir={tmp_path}", *options])
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--rollout.num_trajectory=4", ["rollout.num_trajectory"]),
+        ("--rollout.num_initial=many", ["rollout.num_initial", "many"]),
+        ("--rollout.branch_when=never", ["rollout.branch_when", "never"]),
+        ("--rollout.scorer=Entrpy", ["Entrpy", "did you mean 'Entropy'", "BranchingScore"]),
+        ("--rollout.scorer.discount=1.5", ["discount must lie in [0, 1], got 1.5"]),
+        ("--rollout.num_trajectories=4", ["rollout.num_trajectories must be at least rollout.num_initial = 6, got 4"]),
+        ("--data.prompts_per_minibatch=5", ["data.prompts_per_minibatch must divide", "got 5"]),
+        ("--model.max_grad_norm=-1", ["model.max_grad_norm must not be negative, got -1"]),
+    ],
+)
+def test_a_bad_option_is_refused_by_the_parser(tmp_path, capsys, option, words):
+    with pytest.raises(SystemExit) as exit_info:
+        fit(tmp_path, option)
+    assert exit_info.value.code == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    for word in words:
+        assert word in message
+
+
+def test_a_missing_model_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model\.policy must be a Hugging Face model folder .* got '/nowhere'"):
+        fit(tmp_path, "--model.policy=/nowhere")
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path, policy_folder):
+    bare = tmp_path / "bare"
+    TinyPolicy(WorldConversations(), hidden_size=32, num_layers=1, num_heads=2, mlp_size=64).build(bare)
+    tokenizer = AutoTokenizer.from_pretrained(bare)
+    tokenizer.chat_template = None
+    (bare / "chat_template.jinja").unlink()
+    tokenizer.save_pretrained(bare)
+    with pytest.raises(ValueError, match=r"model\.policy must have a chat template"):
+        fit(tmp_path, f"--model.policy={bare}")
+
+
+def test_a_prompt_beyond_the_limit_is_named(tmp_path, policy_folder):
+    with pytest.raises(ValueError, match=r"at most data\.max_prompt_tokens = 5 tokens, question '.*' has \d+"):
+        fit(tmp_path, f"--model.policy={policy_folder}", "--data.max_prompt_tokens=5")
+
+
+def test_an_empty_data_file_is_refused(tmp_path, policy_folder):
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    with pytest.raises(ValueError, match=r"empty\.jsonl"):
+        fit(tmp_path, f"--model.policy={policy_folder}", "--data.source=JsonlQuestions", f"--data.source.train={empty}")
+
+
+def test_responses_longer_than_the_policy_can_see_are_refused(tmp_path, policy_folder):
+    with pytest.raises(ValueError, match=r"must not exceed the 512 positions of model\.policy, got 64 \+ 9999"):
+        fit(tmp_path, f"--model.policy={policy_folder}", "--rollout.max_response_tokens=9999")
+
+
+def test_an_unknown_command_lists_the_known_ones():
+    with pytest.raises(SystemExit, match="no command is named 'train'; commands: fit"):
+        main(["train"])
