@@ -1,6 +1,6 @@
 """What APPO, GRPO and random branching learn from the same number of sampled tokens, over seeds.
 
-``python -m benchmarks.learning --seeds 0 1 2 --tokens 1500000 --out runs/benchmarks/learning``
+``python -m benchmarks.learning --seeds 0 1 2 --tokens 120000 --out runs/benchmarks/learning``
 
 Every seed gets a cold start of its own; every method trains from it until the budget of sampled tokens is spent, and is
 evaluated on the test questions. Finished steps are kept, so an interrupted benchmark goes on where it stopped.
@@ -27,11 +27,11 @@ QUICKSTART = ("--config", "configs/quickstart.yaml", "--trainer.enable_progress_
 
 
 def appo(done: Path, *args: str) -> None:
-    """Runs one command unless the file it ends with is there; notes its seconds in ``seconds.json`` beside that file."""
+    """Runs one command unless the file it ends with is there; notes its seconds beside that file."""
     if done.exists():
         return
     start = perf_counter()
-    subprocess.run([sys.executable, "-m", "appo", *args], check=True)
+    subprocess.run([sys.executable, "-m", "appo", *args], check=True, stdout=subprocess.DEVNULL)
     done.with_name("seconds.json").write_text(json.dumps({"seconds": perf_counter() - start}))
 
 
@@ -55,7 +55,8 @@ def run(out: Path, seed: int, tokens: int) -> dict[str, float]:
     appo(
         start / "policy/config.json",
         "sft", "--config", "configs/cold_start.yaml", "--seed_everything", str(seed),
-        "--trainer.default_root_dir", str(start),
+        "--trainer.default_root_dir", str(start), "--model.policy", str(start / "untrained"),
+        "--model.save_to", str(start / "policy"),
     )  # fmt: skip
     results = {"cold start": evaluate(start / "test", start / "policy")}
     for name, overlay in METHODS.items():
@@ -75,7 +76,7 @@ def main() -> None:
     """Runs the benchmark and prints its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--tokens", type=int, default=1_500_000, help="sampled tokens of one training")
+    parser.add_argument("--tokens", type=int, default=120_000, help="sampled tokens of one training")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/learning"))
     options = parser.parse_args()
     results = {seed: run(options.out, seed, options.tokens) for seed in options.seeds}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
-from appo.cli import main
+from appo.__main__ import main
+from appo.cli import run
 from appo.supervised import TinyPolicy, WorldConversations
 
 CONFIG = str(Path(__file__).parents[1] / "configs/quickstart.yaml")
@@ -21,7 +23,7 @@ def policy_folder(tmp_path_factory) -> Path:
 
 
 def fit(tmp_path: Path, *options: str) -> None:
-    main(["fit", "--config", CONFIG, f"--trainer.default_root_dir={tmp_path}", *options])
+    run(["fit", "--config", CONFIG, f"--trainer.default_root_dir={tmp_path}", *options])
 
 
 @pytest.mark.parametrize(
@@ -80,6 +82,7 @@ def test_responses_longer_than_the_policy_can_see_are_refused(tmp_path, policy_f
         fit(tmp_path, f"--model.policy={policy_folder}", "--rollout.max_response_tokens=9999")
 
 
-def test_an_unknown_command_lists_the_known_ones():
+def test_an_unknown_command_lists_the_known_ones(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["appo", "train"])
     with pytest.raises(SystemExit, match="no command is named 'train'; commands: fit"):
-        main(["train"])
+        main()

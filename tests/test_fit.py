@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from appo.cli import main
+from appo import cli
 from appo.rollouts import read_trajectories
 from appo.supervised import TinyPolicy, WorldConversations
 
@@ -40,7 +40,7 @@ def policy_folder(tmp_path_factory) -> Path:
 def run(command: str, folder: Path, policy: Path, *options: str) -> Path:
     """Runs the command line on a small version of the quickstart; returns the run's folder."""
     args = [command, "--config", CONFIG, *SMALL, f"--model.policy={policy}", f"--trainer.default_root_dir={folder}"]
-    main([*args, *options])
+    cli.run([*args, *options])
     return folder
 
 
@@ -150,8 +150,8 @@ def test_predict_writes_the_trajectories_of_a_data_file_and_a_checkpoint(tmp_pat
     questions = tmp_path / "questions.jsonl"
     questions.write_text('{"question": "Who?", "answer": "me"}\n{"question": "Where?", "answer": ["here", "there"]}\n')
     folder = run(
-        "predict", tmp_path / "predict", policy_folder, "--data.source=JsonlQuestions", f"--data.source.test={questions}",
-        f"--ckpt_path={fitted / 'checkpoints/last.ckpt'}",
+        "predict", tmp_path / "predict", policy_folder, "--data.source=JsonlQuestions",
+        f"--data.source.test={questions}", f"--ckpt_path={fitted / 'checkpoints/last.ckpt'}",
     )  # fmt: skip
     records = list(read_trajectories(folder / "trajectories/predict_00000.jsonl.zst"))
     assert [record["prompt"]["question"] for record in records] == ["Who?", "Where?"]

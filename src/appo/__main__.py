@@ -1,6 +1,48 @@
-"""``python -m appo`` is the console script ``appo``."""
+"""The entry of ``appo`` and ``python -m appo``: light until a command needs more."""
 
-from appo.cli import main
+from __future__ import annotations
+
+import os
+import sys
+
+COMMANDS = {
+    "fit": "train a policy with APPO or one of its baselines",
+    "validate": "evaluate a policy on the validation questions",
+    "test": "evaluate a policy on the test questions",
+    "predict": "write the trajectories of a policy on the test questions",
+    "report": "write a table, a reward curve and a few trajectories of a finished run",
+    "sft": "train a policy on demonstrations: the cold start before reinforcement learning",
+}
+
+
+def main() -> None:
+    """Runs the command that the process was started with."""
+    args = sys.argv[1:]
+    if not args or args[0] in ("-h", "--help"):
+        sys.stdout.write(overview())
+        return
+    if args[0] not in COMMANDS:
+        raise SystemExit(f"appo: no command is named {args[0]!r}; commands: {', '.join(COMMANDS)}")
+    # Threads that wait for one another by spinning make a busy CPU ten times slower; read once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from appo.cli import run
+
+    run(args)
+
+
+def overview() -> str:
+    """What `appo` alone prints."""
+    lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: appo COMMAND [--config FILE ...] [--SECTION.OPTION VALUE ...]",
+            "",
+            *lines,
+            "",
+            "appo COMMAND --help\n",
+        ]
+    )
+
 
 if __name__ == "__main__":
     main()

@@ -27,7 +27,7 @@ from appo.registry import Registry
 from appo.report import write_report
 from appo.rewards import REWARDS
 from appo.scorers import SCORERS
-from appo.supervised import SupervisedDataModule, SupervisedModule
+from appo.supervised import CONVERSATION_SOURCES, SupervisedDataModule, SupervisedModule
 from appo.tools import CALL_SYNTAXES, SEARCH_BACKENDS, TOOLS
 
 REGISTRIES: tuple[Registry[Any], ...] = (
@@ -40,17 +40,8 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     CALL_SYNTAXES,
     ENGINES,
     PROMPT_SOURCES,
+    CONVERSATION_SOURCES,
 )
-
-COMMANDS = {
-    "fit": "train a policy with APPO or one of its baselines",
-    "validate": "evaluate a policy on the validation questions",
-    "test": "evaluate a policy on the test questions",
-    "predict": "write the trajectories of a policy on the test questions",
-    "report": "write a table, a reward curve and a few trajectories of a finished run",
-    "sft": "train a policy on demonstrations: the cold start before reinforcement learning",
-}
-
 
 _EXPECTED_WARNINGS = (
     "LightningCLI's args parameter",  # a command of ours may stand for one of Lightning's
@@ -141,18 +132,12 @@ class SupervisedCLI(RunFolderCLI):
     """Supervised training on demonstrations."""
 
 
-def main(args: list[str] | None = None) -> None:
-    """Runs the command line.
+def run(args: list[str]) -> None:
+    """Runs one command.
 
     Args:
-        args: the words after the program's name; None takes those of the process.
+        args: the command and its options, as on the command line.
     """
-    args = sys.argv[1:] if args is None else args
-    if not args or args[0] in ("-h", "--help"):
-        sys.stdout.write(_overview())
-        return
-    if args[0] not in COMMANDS:
-        raise SystemExit(f"appo: no command is named {args[0]!r}; commands: {', '.join(COMMANDS)}")
     for text in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=text)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -172,16 +157,3 @@ def main(args: list[str] | None = None) -> None:
         SupervisedCLI(SupervisedModule, SupervisedDataModule, args=["fit", *args[1:]], **options)
     else:
         AppoCLI(APPOModule, RolloutDataModule, args=args, **options)
-
-
-def _overview() -> str:
-    lines = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: appo COMMAND [--config FILE ...] [--SECTION.OPTION VALUE ...]",
-            "",
-            *lines,
-            "",
-            "appo COMMAND --help\n",
-        ]
-    )
