@@ -131,6 +131,9 @@ class AppoCLI(RunFolderCLI):
 class SupervisedCLI(RunFolderCLI):
     """Supervised training on demonstrations."""
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("model.policy", "data.tokenizer")
+
 
 def run(args: list[str]) -> None:
     """Runs one command.

@@ -6,9 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
+from appo.batch import collate
 from appo.engines import SamplingParams
+from appo.policy import PolicyLogProbs
 from appo.rollouts import AgentLimits, AgentLoop, Start
+from appo.scorers import BranchingScore
 from appo.tools import TagSyntax, Tool, ToolError, ToolRunner
 from appo.trajectory import NOT_SAMPLED, BranchPoint, Prompt, Segment, Trajectory
 
@@ -109,6 +113,36 @@ def test_a_branch_off_the_second_turn_calls_a_tool_again(tokenizer, runner, prom
     assert branch.num_own_tokens == 13
     assert [len(request.token_ids) for request in engine.requests] == [50, 82]
     assert [request.max_tokens for request in engine.requests] == [500 - 48, 500 - 80]
+
+
+def test_what_the_policy_says_and_the_scores_stand_at_the_sampled_tokens(tokenizer, runner, prompt, three_calls):
+    point = BranchPoint(three_calls, position=49, score=1.0)
+    shared = tokenizer.decode(three_calls.token_ids[:50])
+    script = _script(["7</python>", f"hi{EOS}"], [" <result>\n54\n</result>"], start=shared)
+    (branch,), _ = _run(tokenizer, runner, script, [Start(prompt, 0, point)])
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(tokenizer), **sizes))
+    plain = collate([three_calls, branch])
+    log_probs, entropies = PolicyLogProbs(model)(plain.token_ids, plain.lengths, plain.response_mask)
+    batch = collate([three_calls, branch], old_log_probs=log_probs.detach(), entropies=entropies.detach())
+    scores = BranchingScore()(batch, torch.Generator()).values
+    for row, sampled in enumerate([SAMPLED, [*range(2, 20), *range(41, 60), *range(82, 85)]]):
+        token_ids = batch.token_ids[row, : batch.lengths[row]]
+        log_softmax = model(token_ids[None]).logits[0].log_softmax(-1)
+        for position in range(batch.token_ids.shape[1]):
+            if position not in sampled:
+                assert batch.old_log_probs[row, position] == batch.entropies[row, position] == 0
+                assert scores[row, position] == float("-inf")
+                continue
+            # Position t is predicted by what the model says at t - 1, across every tool result.
+            predicted = log_softmax[position - 1]
+            assert batch.old_log_probs[row, position].item() == pytest.approx(
+                predicted[token_ids[position]].item(), abs=1e-5
+            )
+            entropy = -(predicted.exp() * predicted).sum().item()
+            assert batch.entropies[row, position].item() == pytest.approx(entropy, abs=1e-5)
+            assert scores[row, position].isfinite()
 
 
 def test_a_prefix_that_ends_with_a_call_gets_its_result_first(tokenizer, runner, prompt, three_calls):

@@ -1,0 +1,112 @@
+"""One optimizer step, against the same step written by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from appo.batch import TrainBatch
+from appo.losses import ClippedLoss
+from appo.module import APPOModule
+
+
+@pytest.fixture
+def policy_folder(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=31, **sizes)).save_pretrained(tmp_path / "policy")
+    return str(tmp_path / "policy")
+
+
+def train_batch() -> TrainBatch:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([9, 4, 7, 5])
+    mask = (torch.arange(9) < lengths[:, None]) & (torch.arange(9) > 1)
+    zeros = torch.zeros(4, 9)
+    return TrainBatch(
+        token_ids=torch.randint(0, 31, (4, 9), generator=generator) * (torch.arange(9) < lengths[:, None]),
+        lengths=lengths,
+        response_mask=mask,
+        behavior_log_probs=zeros,
+        old_log_probs=zeros,
+        advantages=torch.tensor([1.0, -1.0, 0.5, -0.5])[:, None] * mask,
+    )
+
+
+def step(tmp_path, policy_folder: str, batch: TrainBatch, **options) -> APPOModule:
+    """A module after one optimizer step of plain gradient descent."""
+    module = APPOModule(
+        policy_folder,
+        ClippedLoss(behavior_cap=None, clip_low=0.99, clip_high=1e9),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        **options,
+    )
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader([batch], batch_size=None))
+    return module
+
+
+def log_probs(model, batch: TrainBatch) -> torch.Tensor:
+    """By the definition, on whole padded rows."""
+    log_softmax = model(batch.token_ids).logits.log_softmax(-1)
+    shifted = log_softmax[:, :-1].gather(2, batch.token_ids[:, 1:, None])[..., 0]
+    return torch.cat([torch.zeros(len(batch), 1), shifted], dim=1)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 12, 1000])
+def test_a_step_equals_the_one_written_by_hand_whatever_the_micro_batches(tmp_path, policy_folder, max_tokens):
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    batch = train_batch()
+    batch = replace(batch, old_log_probs=log_probs(model, batch).detach() * batch.response_mask)
+    mask = batch.response_mask
+    ratio = (log_probs(model, batch) - batch.old_log_probs).exp()
+    loss = -(ratio * batch.advantages)[mask].sum() / mask.sum()
+    loss.backward()
+    module = step(tmp_path, policy_folder, batch, max_tokens_per_microbatch=max_tokens, max_grad_norm=0.0)
+    for (name, parameter), stepped in zip(model.named_parameters(), module.policy.parameters(), strict=True):
+        torch.testing.assert_close(stepped, parameter - 0.1 * parameter.grad, msg=lambda text, n=name: f"{n}: {text}")
+    assert module.policy_version == 1
+
+
+def test_the_probability_of_rewarded_tokens_rises(tmp_path, policy_folder):
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    batch = train_batch()
+    before = log_probs(model, batch).detach()
+    batch = replace(batch, old_log_probs=before * batch.response_mask)
+    module = step(tmp_path, policy_folder, batch)
+    change = (log_probs(module.policy, batch) - before) * batch.response_mask
+    assert change[0].sum() > 0
+    assert change[1].sum() < 0
+
+
+def test_gradients_are_scaled_down_to_their_greatest_norm(tmp_path, policy_folder):
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    module = step(tmp_path, policy_folder, train_batch(), max_grad_norm=0.01)
+    moved = torch.cat(
+        [(b - a).flatten() for a, b in zip(model.parameters(), module.policy.parameters(), strict=True)]
+    ).norm()
+    assert moved.item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_a_step_without_signal_changes_nothing(tmp_path, policy_folder):
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    module = step(tmp_path, policy_folder, replace(train_batch(), advantages=torch.zeros(4, 9)))
+    assert module.policy_version == 0
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), module.policy.parameters(), strict=True))
+
+
+def test_gradients_that_are_not_finite_skip_the_step(tmp_path, policy_folder, caplog):
+    batch = train_batch()
+    batch = replace(batch, advantages=batch.advantages.masked_fill(batch.response_mask, float("inf")))
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    module = step(tmp_path, policy_folder, batch)
+    assert "is skipped: the norm of its gradient" in caplog.text
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), module.policy.parameters(), strict=True))

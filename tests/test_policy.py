@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedModel
+
+from appo.policy import PolicyLogProbs, named_weights
+
+
+def tiny(**changes) -> PreTrainedModel:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=31, **sizes, **changes))
+
+
+def definition(model: PreTrainedModel, row: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs and entropies of one unpadded row, position by position."""
+    logits = model(row.unsqueeze(0)).logits[0].double() / temperature
+    log_softmax = logits.log_softmax(-1)
+    return log_softmax[:-1].gather(1, row[1:, None])[:, 0], -(log_softmax.exp() * log_softmax).sum(-1)[:-1]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_scored_token_gets_the_value_of_its_own_position(temperature, tied):
+    model = tiny(tie_word_embeddings=tied)
+    token_ids, lengths = torch.randint(0, 31, (3, 9)), torch.tensor([9, 6, 4])
+    mask = (torch.rand(3, 9) < 0.6) & (torch.arange(9) < lengths[:, None]) & (torch.arange(9) > 0)
+    log_probs, entropies = PolicyLogProbs(model, temperature)(token_ids, lengths, mask)
+    for row, length in enumerate(lengths.tolist()):
+        expected, expected_entropies = definition(model, token_ids[row, :length], temperature)
+        scored = mask[row, 1:length]
+        torch.testing.assert_close(log_probs[row, 1:length][scored].double(), expected[scored], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            entropies[row, 1:length][scored].double(), expected_entropies[scored], atol=1e-5, rtol=1e-5
+        )
+    assert (log_probs[~mask] == 0).all()
+    assert (entropies[~mask] == 0).all()
+
+
+def test_soft_capped_logits_take_the_plain_path():
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.05, attn_implementation="eager",
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    token_ids, lengths = torch.randint(3, 31, (1, 7)), torch.tensor([7])
+    mask = torch.arange(7)[None] > 2
+    log_probs, _ = PolicyLogProbs(model)(token_ids, lengths, mask)
+    expected, _ = definition(model, token_ids[0], 1.0)
+    torch.testing.assert_close(log_probs[0, 3:].double(), expected[2:], atol=1e-5, rtol=1e-5)
+
+
+def test_only_scored_tokens_pass_the_output_head():
+    model = tiny()
+    seen = []
+    head = model.get_output_embeddings()
+    assert isinstance(head, nn.Module)
+    evaluate = PolicyLogProbs(model)
+    head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    mask = torch.zeros(2, 50, dtype=torch.bool)
+    mask[0, 40:43] = True
+    evaluate(torch.zeros(2, 50, dtype=torch.long), torch.tensor([50, 50]), mask)
+    assert seen == [(3, 31)]
+
+
+def test_tied_weights_are_handed_over_under_both_names():
+    names = dict(named_weights(tiny(tie_word_embeddings=True)))
+    assert names["lm_head.weight"].data_ptr() == names["model.embed_tokens.weight"].data_ptr()
