@@ -14,7 +14,7 @@ demo: $(RUN)/report.md
 	@echo "report: $(RUN)/report.md"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,11 +1,16 @@
-"""Small hand-made batches shared by the tests."""
+"""Small hand-made batches, and a tiny policy with a run of it, shared by the tests."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 
 from appo.batch import NO_PARENT, TrajectoryBatch
+from appo.supervised import TinyPolicy, WorldConversations
+
+from .toy import run
 
 
 @pytest.fixture
@@ -40,3 +45,18 @@ def batch() -> TrajectoryBatch:
         branch_position=torch.tensor([NO_PARENT, NO_PARENT, NO_PARENT, NO_PARENT, 2, 4]),
         branch_score=torch.tensor([0.0, 0.0, 0.0, 0.0, 0.7, 0.2]),
     )
+
+
+@pytest.fixture(scope="session")
+def policy_folder(tmp_path_factory) -> Path:
+    """An untrained tiny policy."""
+    folder = tmp_path_factory.mktemp("policy")
+    TinyPolicy(WorldConversations(), hidden_size=32, num_layers=1, num_heads=2, mlp_size=64).build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory, policy_folder) -> Path:
+    """The folder of a fit of one iteration."""
+    folder = tmp_path_factory.mktemp("run")
+    return run("fit", folder, policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens")

@@ -12,14 +12,7 @@ from appo.__main__ import main
 from appo.cli import run
 from appo.supervised import TinyPolicy, WorldConversations
 
-CONFIG = str(Path(__file__).parents[1] / "configs/quickstart.yaml")
-
-
-@pytest.fixture(scope="module")
-def policy_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("policy")
-    TinyPolicy(WorldConversations(), hidden_size=32, num_layers=1, num_heads=2, mlp_size=64).build(folder)
-    return folder
+from .toy import CONFIG
 
 
 def fit(tmp_path: Path, *options: str) -> None:

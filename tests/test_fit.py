@@ -10,38 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from appo import cli
 from appo.rollouts import read_trajectories
-from appo.supervised import TinyPolicy, WorldConversations
 
-CONFIG = str(Path(__file__).parents[1] / "configs/quickstart.yaml")
-SMALL = [
-    "--data.source.problems.num_train=64",
-    "--data.source.problems.num_validation=6",
-    "--data.source.problems.num_test=6",
-    "--data.prompts_per_iteration=4",
-    "--data.prompts_per_minibatch=2",
-    "--rollout.num_trajectories=6",
-    "--rollout.num_initial=4",
-    "--rollout.max_response_tokens=24",
-    "--rollout.evaluation_samples=1",
-    "--trainer.enable_progress_bar=false",
-]
-
-
-@pytest.fixture(scope="module")
-def policy_folder(tmp_path_factory) -> Path:
-    """An untrained tiny policy."""
-    folder = tmp_path_factory.mktemp("policy")
-    TinyPolicy(WorldConversations(), hidden_size=32, num_layers=1, num_heads=2, mlp_size=64).build(folder)
-    return folder
-
-
-def run(command: str, folder: Path, policy: Path, *options: str) -> Path:
-    """Runs the command line on a small version of the quickstart; returns the run's folder."""
-    args = [command, "--config", CONFIG, *SMALL, f"--model.policy={policy}", f"--trainer.default_root_dir={folder}"]
-    cli.run([*args, *options])
-    return folder
+from .toy import CONFIG, run
 
 
 def history(folder: Path) -> list[dict[str, float]]:

@@ -1,11 +1,27 @@
-"""A reward that an untrained policy can earn, so that a test can train for real within seconds."""
+"""Rewards that an untrained policy can earn, and a small quickstart: a test trains for real within seconds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from appo import cli
 from appo.rewards import Reward
 from appo.trajectory import Outcome, Trajectory
+
+CONFIG = str(Path(__file__).parents[1] / "configs/quickstart.yaml")
+SMALL = [
+    "--data.source.problems.num_train=64",
+    "--data.source.problems.num_validation=6",
+    "--data.source.problems.num_test=6",
+    "--data.prompts_per_iteration=4",
+    "--data.prompts_per_minibatch=2",
+    "--rollout.num_trajectories=6",
+    "--rollout.num_initial=4",
+    "--rollout.max_response_tokens=24",
+    "--rollout.evaluation_samples=1",
+    "--trainer.enable_progress_bar=false",
+]
 
 
 @dataclass(frozen=True)
@@ -23,3 +39,10 @@ class Constant(Reward):
 
     def __call__(self, trajectory: Trajectory) -> Outcome:
         return Outcome(0.5, {"accuracy": 0.5})
+
+
+def run(command: str, folder: Path, policy: Path, *options: str) -> Path:
+    """Runs the command line on a small version of the quickstart; returns the run's folder."""
+    args = [command, "--config", CONFIG, *SMALL, f"--model.policy={policy}", f"--trainer.default_root_dir={folder}"]
+    cli.run([*args, *options])
+    return folder

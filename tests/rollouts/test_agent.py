@@ -125,7 +125,12 @@ def test_what_the_policy_says_and_the_scores_stand_at_the_sampled_tokens(tokeniz
     model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(tokenizer), **sizes))
     plain = collate([three_calls, branch])
     log_probs, entropies = PolicyLogProbs(model)(plain.token_ids, plain.lengths, plain.response_mask)
-    batch = collate([three_calls, branch], old_log_probs=log_probs.detach(), entropies=entropies.detach())
+    lengths = plain.lengths.tolist()
+    batch = collate(
+        [three_calls, branch],
+        old_log_probs=[row[:length] for row, length in zip(log_probs.detach(), lengths, strict=True)],
+        entropies=[row[:length] for row, length in zip(entropies.detach(), lengths, strict=True)],
+    )
     scores = BranchingScore()(batch, torch.Generator()).values
     for row, sampled in enumerate([SAMPLED, [*range(2, 20), *range(41, 60), *range(82, 85)]]):
         token_ids = batch.token_ids[row, : batch.lengths[row]]
