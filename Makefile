@@ -27,7 +27,7 @@ clean:
 
 # Every step of the demo is a command that a user would type, and is kept until its input changes.
 $(RUN)/report.md: runs/cold_start/before/test.json $(RUN)/after/test.json
-	$(BIN)/appo report $(RUN) --before runs/cold_start/before --after $(RUN)/after
+	$(BIN)/appo report --run $(RUN) --before runs/cold_start/before --after $(RUN)/after
 
 $(RUN)/after/test.json: $(RUN)/policy/config.json
 	$(BIN)/appo test --config configs/quickstart.yaml --model.policy $(RUN)/policy --trainer.default_root_dir $(RUN)/after

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,20 @@ def test_rewards_that_are_all_equal_train_nothing_and_the_run_goes_on(tmp_path, 
     assert "trains nothing: all rewards of its groups are equal" in caplog.text
     for name, tensor in weights(folder / "policy").items():
         assert torch.equal(tensor, weights(policy_folder)[name]), name
+
+
+def test_the_progress_bar_shows_the_iteration_that_has_just_ended(tmp_path, policy_folder, capsys):
+    folder = run(
+        "fit", tmp_path, policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens",
+        "--trainer.enable_progress_bar=true",
+    )  # fmt: skip
+    (row,) = history(folder)
+    bars = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.startswith("iterations")]
+    shown = bars[-1]
+    assert "1/1" in shown
+    assert f"reward={row['rollout/reward_mean']:.3g}" in shown
+    assert "branches=8" in shown
+    assert "tokens/s=" in shown
 
 
 def test_grpo_is_an_overlay(tmp_path, policy_folder):

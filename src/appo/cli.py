@@ -98,7 +98,10 @@ class RunFolderCLI(LightningCLI):
         if config.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             callbacks.append(ModelCheckpoint(folder / "checkpoints", filename="{epoch}", save_last=True))
         config.callbacks = [*callbacks, *self.run_callbacks(with_progress=config.enable_progress_bar is not False)]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        # What an epoch has logged is shown and saved after it was logged.
+        trainer.callbacks.sort(key=lambda c: (isinstance(c, ModelCheckpoint), isinstance(c, IterationProgress)))
+        return trainer
 
     def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
         """What belongs to every run of the command."""
@@ -145,7 +148,7 @@ def run(args: list[str]) -> None:
         warnings.filterwarnings("ignore", message=text)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if args[0] == "report":
-        sys.stdout.write(f"{auto_cli(write_report, args=args[1:])}\n")
+        sys.stdout.write(f"{auto_cli(write_report, args=args[1:], as_positional=False)}\n")
         return
     # Interpolations see the merged config, not one file: an override reaches every ${...} that names it.
     set_parsing_settings(docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True)
