@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import lightning as L
 
-from appo.datamodule import RolloutDataModule
-from appo.module import APPOModule
+from appo.callbacks.common import parts_of, run_folder
 from appo.policy import save_policy
 
 
@@ -15,7 +12,7 @@ class ExportPolicy(L.Callback):
     """Writes the policy and its tokenizer to ``policy/`` in the run's folder when the training ends."""
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]  # set by the trainer, not declared
-        if isinstance(pl_module, APPOModule) and isinstance(data, RolloutDataModule) and trainer.is_global_zero:
-            assert pl_module.policy is not None
-            save_policy(pl_module.policy, data.tokenizer, Path(trainer.default_root_dir) / "policy")
+        module, data = parts_of(trainer, pl_module)
+        if trainer.is_global_zero:
+            assert module.policy is not None
+            save_policy(module.policy, data.tokenizer, run_folder(trainer) / "policy")

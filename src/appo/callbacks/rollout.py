@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
 import lightning as L
 
 from appo.advantages import AdvantageEstimator
+from appo.callbacks.common import parts_of, run_folder
 from appo.callbacks.recording import write_evaluated, write_metrics, write_rollouts
 from appo.datamodule import RolloutDataModule
 from appo.engines import Engine, SamplingParams
@@ -28,6 +28,7 @@ from appo.rollouts import (
     Start,
     Stopwatch,
     branchable_tokens,
+    cost_metrics,
     rollout_metrics,
     trajectory_from_record,
     trajectory_record,
@@ -147,7 +148,7 @@ class RolloutCallback(L.Callback):
         self._update_start = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        module, data = _parts(trainer, pl_module)
+        module, data = parts_of(trainer, pl_module)
         if trainer.world_size > 1:
             raise ValueError(
                 f"trainer.devices x trainer.num_nodes must be 1 as yet, got {trainer.world_size} processes"
@@ -166,7 +167,7 @@ class RolloutCallback(L.Callback):
         self.teardown(trainer, pl_module, "fit")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        module, data = _parts(trainer, pl_module)
+        module, data = parts_of(trainer, pl_module)
         assert self._agent is not None
         collector = Collector(
             agent=self._agent,
@@ -192,7 +193,7 @@ class RolloutCallback(L.Callback):
         self._iteration.pending = [trajectory_from_record(record) for record in self._restored_pending]
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        _, data = _parts(trainer, pl_module)
+        _, data = parts_of(trainer, pl_module)
         assert self._iteration is not None
         number = trainer.current_epoch
         is_last = trainer.max_epochs == number + 1
@@ -253,7 +254,7 @@ class RolloutCallback(L.Callback):
         self._restored_pending = state_dict["pending"]
 
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule, split: Split, stage: str) -> None:
-        module, data = _parts(trainer, pl_module)
+        module, data = parts_of(trainer, pl_module)
         path = run_folder(trainer) / f"trajectories/{stage}_{trainer.current_epoch:05d}.jsonl.zst"
         batches = self._evaluated(module, data.evaluation_batches(split), stage)
         data.evaluation_buffers[split].fill(write_evaluated(path, batches) if self.save_trajectories else batches)
@@ -279,22 +280,11 @@ class RolloutCallback(L.Callback):
         self._engine_version = module.policy_version
 
     def _costs(self) -> dict[str, float]:
-        """Seconds by phase, tokens, and the share of the iteration that no engine, policy or update accounts for."""
         assert self._iteration is not None
-        seconds = self.stopwatch.take()
-        total = perf_counter() - self._epoch_start
-        sampling = seconds.get("sampling", 0.0) + seconds.get("branching", 0.0)
-        working = sampling + sum(seconds.get(name, 0.0) for name in ("log_probs", "reference", "update", "weights"))
         num_tokens = self._iteration.collector.take_num_sampled_tokens()
         self.num_generated_tokens += num_tokens
-        return {
-            **{f"{phase}_s": value for phase, value in seconds.items()},
-            "iteration_s": total,
-            "overhead": 1.0 - working / total,
-            "tokens_per_s": num_tokens / sampling,
-            "generated_tokens": num_tokens,
-            "generated_tokens_total": self.num_generated_tokens,
-        }
+        costs = cost_metrics(self.stopwatch.take(), perf_counter() - self._epoch_start, num_tokens)
+        return {**costs, "generated_tokens_total": self.num_generated_tokens}
 
     def _warn_without_spread(self, metrics: Mapping[str, float]) -> None:
         if metrics["log_ratio_std"] < _NO_SPREAD and self.rules.num_branches and not self._has_warned:
@@ -313,18 +303,3 @@ class RolloutCallback(L.Callback):
                 f"data.max_prompt_tokens + rollout.max_response_tokens must not exceed the {limit} positions of "
                 f"model.policy, got {data.max_prompt_tokens} + {self.limits.max_response_tokens}"
             )
-
-
-def run_folder(trainer: L.Trainer) -> Path:
-    """Where a run puts its files."""
-    return Path(trainer.default_root_dir)
-
-
-def _parts(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[APPOModule, RolloutDataModule]:
-    data = trainer.datamodule  # type: ignore[attr-defined]  # set by the trainer, not declared
-    if not isinstance(pl_module, APPOModule) or not isinstance(data, RolloutDataModule):
-        raise TypeError(
-            "RolloutCallback must run with APPOModule and RolloutDataModule, got "
-            f"{type(pl_module).__name__} and {type(data).__name__}"
-        )
-    return pl_module, data

@@ -6,7 +6,7 @@ from appo.rollouts.candidates import branch_candidates, branchable_tokens
 from appo.rollouts.collector import BranchPlan, BranchRules, Collector, Measured, Rollouts
 from appo.rollouts.evaluation import Evaluated, EvaluationMetrics
 from appo.rollouts.iteration import IterationRunner
-from appo.rollouts.metrics import rollout_metrics
+from appo.rollouts.metrics import cost_metrics, rollout_metrics
 from appo.rollouts.records import TrajectoryWriter, read_trajectories, trajectory_from_record, trajectory_record
 from appo.rollouts.stopwatch import Stopwatch
 
@@ -27,6 +27,7 @@ __all__ = [
     "TrajectoryWriter",
     "branch_candidates",
     "branchable_tokens",
+    "cost_metrics",
     "read_trajectories",
     "rollout_metrics",
     "trajectory_from_record",

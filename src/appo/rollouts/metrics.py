@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,29 @@ def rollout_metrics(rounds: Sequence[Rollouts]) -> dict[str, float]:
         **_scores(rounds),
         **_branches(rounds, branches),
         **trajectory_metrics([*initial, *branches]),
+    }
+
+
+def cost_metrics(seconds: Mapping[str, float], total_s: float, num_tokens: int) -> dict[str, float]:
+    """What an iteration took.
+
+    Args:
+        seconds: by phase.
+        total_s: of the whole iteration.
+        num_tokens: that were sampled.
+
+    Returns:
+        Seconds by phase, tokens per second of sampling, and `overhead`: the share of the iteration that is spent neither
+        in the engine nor on log-probs, weights and the update.
+    """
+    sampling_s = seconds.get("sampling", 0.0) + seconds.get("branching", 0.0)
+    working_s = sampling_s + sum(seconds.get(phase, 0.0) for phase in ("log_probs", "reference", "update", "weights"))
+    return {
+        **{f"{phase}_s": value for phase, value in seconds.items()},
+        "iteration_s": total_s,
+        "overhead": 1.0 - working_s / total_s,
+        "tokens_per_s": num_tokens / sampling_s,
+        "generated_tokens": float(num_tokens),
     }
 
 
