@@ -39,7 +39,7 @@ def cost_metrics(seconds: Mapping[str, float], total_s: float, num_tokens: int) 
         num_tokens: that were sampled.
 
     Returns:
-        Seconds by phase, tokens per second of sampling, and `overhead`: the share of the iteration that is spent neither
+        Seconds by phase, tokens per second of sampling, and `overhead`: the share of the iteration spent neither
         in the engine nor on log-probs, weights and the update.
     """
     sampling_s = seconds.get("sampling", 0.0) + seconds.get("branching", 0.0)
