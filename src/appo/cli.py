@@ -100,7 +100,10 @@ class RunFolderCLI(LightningCLI):
         config.callbacks = [*callbacks, *self.run_callbacks(with_progress=config.enable_progress_bar is not False)]
         trainer = super().instantiate_trainer(**kwargs)
         # What an epoch has logged is shown and saved after it was logged.
-        trainer.callbacks.sort(key=lambda c: (isinstance(c, ModelCheckpoint), isinstance(c, IterationProgress)))
+        ordered: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer, not declared
+        ordered.sort(
+            key=lambda callback: (isinstance(callback, ModelCheckpoint), isinstance(callback, IterationProgress))
+        )
         return trainer
 
     def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
