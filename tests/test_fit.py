@@ -129,6 +129,25 @@ def test_evaluation_writes_metrics_and_trajectories(tmp_path, policy_folder, com
     assert len(list(read_trajectories(folder / f"trajectories/{split}_00000.jsonl.zst"))) == 6
 
 
+def test_training_is_validated_every_so_many_iterations(tmp_path, policy_folder):
+    folder = run(
+        "fit", tmp_path, policy_folder, "--trainer.max_epochs=2", "--rollout.reward=tests.toy.EvenTokens",
+        "--trainer.check_val_every_n_epoch=2",
+    )  # fmt: skip
+    assert [row["epoch"] for row in history(folder) if "validation/accuracy" in row] == [1]
+    assert len(list(read_trajectories(folder / "trajectories/validation_00001.jsonl.zst"))) == 6
+
+
+def test_a_file_of_training_questions_is_enough_to_train(tmp_path, policy_folder):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(f'{{"question": "{i}?", "answer": "me"}}\n' for i in range(4)))
+    folder = run(
+        "fit", tmp_path / "run", policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens",
+        "--data.source=JsonlQuestions", f"--data.source.train={questions}", "--trainer.check_val_every_n_epoch=1",
+    )  # fmt: skip
+    assert len(history(folder)) == 1
+
+
 def test_predict_writes_the_trajectories_of_a_data_file_and_a_checkpoint(tmp_path, policy_folder):
     fitted = run(
         "fit", tmp_path / "fit", policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens"

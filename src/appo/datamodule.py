@@ -93,7 +93,8 @@ class RolloutDataModule(L.LightningDataModule):
             "predict": ("test",),
         }
         for split in stages[stage]:
-            self._load(split)
+            if stage != "fit" or split == "train" or split in self.source.splits:
+                self._load(split)
         if stage == "fit" and len(self._prompts["train"]) < self.prompts_per_iteration:
             raise ValueError(
                 "data.prompts_per_iteration must not exceed the number of training questions "

@@ -37,6 +37,11 @@ class Question:
 class PromptSource(ABC):
     """Where questions come from."""
 
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits there are; training goes without validation where there is none."""
+        return ("train", "validation", "test")
+
     @abstractmethod
     def load(self, split: Split) -> Sequence[Question]:
         """The questions of one split, in a fixed order; splits share no question.

@@ -35,6 +35,10 @@ class JsonlQuestions(PromptSource):
     system_prompt: str | None = None
     """Text that opens every conversation."""
 
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        return tuple(split for split in super().splits if getattr(self, split) is not None)
+
     def load(self, split: Split) -> list[Question]:
         questions = self._read(split)
         others = ("validation", "test") if split == "train" else ("train",)
