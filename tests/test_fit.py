@@ -121,6 +121,15 @@ def test_a_loss_with_a_reference_starts_at_no_divergence(tmp_path, policy_folder
     assert history(folder)[0]["train/kl"] == pytest.approx(0.0, abs=1e-6)
 
 
+def test_mixed_precision_measures_as_it_trains(tmp_path, policy_folder):
+    folder = run(
+        "fit", tmp_path, policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens",
+        "--trainer.precision=bf16-mixed", "--data.prompts_per_minibatch=4", "--model.loss.ratio_to=update",
+    )  # fmt: skip
+    # Measured in float32, the ratio of the first update would begin at 1.000016.
+    assert history(folder)[0]["train/ratio"] == pytest.approx(1.0, abs=1e-6)
+
+
 @pytest.mark.parametrize(("command", "split"), [("validate", "validation"), ("test", "test")])
 def test_evaluation_writes_metrics_and_trajectories(tmp_path, policy_folder, command, split):
     folder = run(command, tmp_path, policy_folder)

@@ -15,6 +15,7 @@ from jsonargparse import auto_cli, set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from transformers.utils.logging import disable_progress_bar
 
 from appo.advantages import ADVANTAGES
 from appo.callbacks import ExportPolicy, IterationProgress, RolloutCallback
@@ -46,7 +47,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
 _EXPECTED_WARNINGS = (
     "LightningCLI's args parameter",  # a command of ours may stand for one of Lightning's
     "Your `IterableDataset` has `__len__` defined",  # on purpose: see RolloutBuffer
-    ".*isinstance.treespec, LeafSpec. is deprecated",
+    ".*isinstance.treespec, LeafSpec.. is deprecated",
     "The '(train|val|test|predict)_dataloader' does not have many workers",  # batches are made in this process
 )
 """What libraries warn of and this project does on purpose, or cannot change."""
@@ -149,6 +150,7 @@ def run(args: list[str]) -> None:
     """
     for text in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=text)
+    disable_progress_bar()  # of loading and saving weights: it would break the one over iterations
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     if args[0] == "report":
         sys.stdout.write(f"{auto_cli(write_report, args=args[1:], as_positional=False)}\n")

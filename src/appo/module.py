@@ -124,11 +124,13 @@ class APPOModule(L.LightningModule):
         lengths = torch.tensor([len(trajectory) for trajectory in trajectories])
         for rows in length_buckets(lengths, self.max_tokens_per_microbatch):
             part = [trajectories[row] for row in rows.tolist()]
-            log_probs, entropies = evaluate(
-                pad_sequence([t.token_ids for t in part], batch_first=True).to(self.device),
-                lengths[rows].to(self.device),
-                pad_sequence([t.response_mask for t in part], batch_first=True).to(self.device),
-            )
+            # In the precision of the training step, or an importance ratio would not begin at 1.
+            with self.trainer.precision_plugin.forward_context():
+                log_probs, entropies = evaluate(
+                    pad_sequence([t.token_ids for t in part], batch_first=True).to(self.device),
+                    lengths[rows].to(self.device),
+                    pad_sequence([t.response_mask for t in part], batch_first=True).to(self.device),
+                )
             for i, row in enumerate(rows.tolist()):
                 measured.log_probs[row] = log_probs[i, : lengths[row]].cpu()
                 measured.entropies[row] = entropies[i, : lengths[row]].cpu()
