@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from appo import cli
 from appo.rollouts import read_trajectories
 
 from .toy import CONFIG, run
@@ -171,3 +172,20 @@ def test_predict_writes_the_trajectories_of_a_data_file_and_a_checkpoint(tmp_pat
     assert [record["prompt"]["question"] for record in records] == ["Who?", "Where?"]
     # The checkpoint's weights sampled, not those of the folder.
     assert {version for record in records for version in record["policy_versions"]} == {-1, 2}
+
+
+def test_a_file_of_conversations_is_enough_for_a_cold_start(tmp_path, policy_folder):
+    conversations = tmp_path / "conversations.jsonl"
+    turns = [{"role": "user", "content": "What is 2+3?"}, {"role": "assistant", "content": "It is 5."}]
+    conversations.write_text(json.dumps({"messages": turns}) + "\n")
+    cli.run(
+        [
+            "sft", f"--model.policy={policy_folder}", f"--model.save_to={tmp_path / 'policy'}", "--model.lr=0.01",
+            "--data.source=JsonlConversations", f"--data.source.train={conversations}", "--trainer.max_epochs=3",
+            f"--trainer.default_root_dir={tmp_path}", "--trainer.enable_progress_bar=false",
+            "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1",
+        ]
+    )  # fmt: skip
+    losses = [row["train/loss"] for row in history(tmp_path) if "train/loss" in row]
+    assert losses[-1] < losses[0]
+    assert not torch.equal(weights(tmp_path / "policy")["lm_head.weight"], weights(policy_folder)["lm_head.weight"])

@@ -45,6 +45,8 @@ def encode(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizer
         ValueError: if the chat template changes what an assistant says, or what stands before it.
     """
     rows = [row for conversation in conversations for row in _rows(conversation, tokenizer)]
+    if not rows:  # a tokenizer refuses to encode no text at all
+        return []
     texts = [piece.text for row in rows for piece in row]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     return [_example([(next(encoded), piece.is_written) for piece in row], tokenizer.eos_token_id) for row in rows]
