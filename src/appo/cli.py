@@ -78,7 +78,7 @@ class RunFolderCLI(LightningCLI):
     """`LightningCLI` whose runs keep everything in one folder, ``trainer.default_root_dir``."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        kwargs.setdefault("dump_header", [f"appo {version('appo-lightning')}"])
+        kwargs.setdefault("dump_header", [f"appo {version('appo')}"])
         parser = AppoParser(**kwargs)
         parser.add_argument("--config", action="config", help="YAML file; several are merged from left to right.")
         return parser
