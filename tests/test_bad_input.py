@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from transformers import AutoTokenizer
 
 from appo.__main__ import main
 from appo.cli import run
-from appo.supervised import TinyPolicy, WorldConversations
 
 from .toy import CONFIG
 
@@ -49,7 +49,7 @@ def test_a_missing_model_folder_is_named(tmp_path):
 
 def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path, policy_folder):
     bare = tmp_path / "bare"
-    TinyPolicy(WorldConversations(), hidden_size=32, num_layers=1, num_heads=2, mlp_size=64).build(bare)
+    shutil.copytree(policy_folder, bare)
     tokenizer = AutoTokenizer.from_pretrained(bare)
     tokenizer.chat_template = None
     (bare / "chat_template.jinja").unlink()

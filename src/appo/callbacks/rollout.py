@@ -191,6 +191,7 @@ class RolloutCallback(L.Callback):
             self.lag,
         )
         self._iteration.pending = [trajectory_from_record(record) for record in self._restored_pending]
+        self._restored_pending = []
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         _, data = parts_of(trainer, pl_module)

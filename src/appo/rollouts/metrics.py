@@ -22,11 +22,11 @@ def rollout_metrics(rounds: Sequence[Rollouts]) -> dict[str, float]:
     outcomes = [outcome for part in rounds for outcome in part.outcomes]
     return {
         **_rewards(rounds),
-        **outcome_metrics(outcomes),
+        **_outcomes(outcomes),
         **_log_ratios(rounds),
         **_scores(rounds),
         **_branches(rounds, branches),
-        **trajectory_metrics([*initial, *branches]),
+        **_trajectories([*initial, *branches]),
     }
 
 
@@ -53,13 +53,13 @@ def cost_metrics(seconds: Mapping[str, float], total_s: float, num_tokens: int) 
     }
 
 
-def outcome_metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:
+def _outcomes(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Means of every part of the rewards."""
     names = sorted({name for outcome in outcomes for name in outcome.parts})
     return {name: _mean(outcome.parts.get(name, 0.0) for outcome in outcomes) for name in names}
 
 
-def trajectory_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+def _trajectories(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """Lengths, tool use and endings."""
     calls = [call for trajectory in trajectories for call in trajectory.tool_calls]
     metrics = {
