@@ -195,7 +195,7 @@ def test_weights_are_not_updated_with_requests_in_flight(engine, model):
         (lambda weights: weights.update(unknown=torch.zeros(1)), "got 'unknown'"),
         (
             lambda weights: weights.update({"model.norm.weight": torch.zeros(3)}),
-            r"model.norm.weight must have shape \[32\], got \[3\]",
+            r"model.norm.weight must have shape \[64\], got \[3\]",
         ),
     ],
 )

@@ -101,7 +101,7 @@ def test_the_prefix_cache_changes_nothing_but_the_work(policies, tokenizer):
     assert cached[3:] == [0, 0, 0]
     for (tokens, log_probs), (expected_tokens, expected_log_probs) in zip(with_cache, without, strict=True):
         assert tokens == expected_tokens
-        torch.testing.assert_close(torch.tensor(log_probs), torch.tensor(expected_log_probs), atol=1e-5, rtol=0)
+        torch.testing.assert_close(torch.tensor(log_probs), torch.tensor(expected_log_probs), atol=1e-4, rtol=0)
 
 
 def test_rows_of_one_batch_may_be_sampled_by_different_rules(policies, tokenizer):

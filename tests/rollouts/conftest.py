@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -67,6 +68,10 @@ class ScriptedEngine(Engine):
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         self.policy_version = version
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return torch.float32
 
 
 @pytest.fixture

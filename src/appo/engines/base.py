@@ -7,9 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from appo.registry import Registry
+
+FIRST_VERSION = 0
+"""Policy version of the weights that an engine starts with."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,17 @@ class Engine(ABC):
             RuntimeError: if requests are in flight.
             ValueError: if a name or shape does not fit the policy, or one is missing.
         """
+
+    def sleep(self) -> None:  # noqa: B027 - an engine may well have nothing to give back
+        """Gives back the memory that only sampling needs, until the next request or update; does nothing by default.
+
+        Called when sampling is over for a while, with nothing in flight. A prefix cache need not survive it.
+        """
+
+    @property
+    @abstractmethod
+    def weight_dtype(self) -> torch.dtype:
+        """Of the weights that sample; it decides how closely log-probs can agree with the trainer's."""
 
 
 ENGINES: Registry[Engine] = Registry("engine", group="appo.engines")

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from appo.engines.base import ENGINES, Completion, Engine, Request
 from appo.engines.generation import GenerationBatch
+from appo.engines.ledger import Ledger
 from appo.engines.prefix_cache import PrefixCache
-from appo.engines.stopping import StopRules
-
-FIRST_VERSION = 0
-"""Policy version of the weights that `start` loads."""
+from appo.engines.stopping import StopRules, end_token_ids
+from appo.engines.weights import WeightLayout
 
 
 @ENGINES.register
@@ -69,21 +68,17 @@ class HFEngine(Engine):
             )
         tokenizer = AutoTokenizer.from_pretrained(policy)
         prefixes = PrefixCache(self.prefix_cache_tokens)
-        stops = StopRules(tokenizer, config.vocab_size, end_token_ids(model, tokenizer))
+        stops = StopRules(tokenizer, config.vocab_size, end_token_ids(model.generation_config, tokenizer))
         batch = GenerationBatch(model, stops, prefixes, self.prefill_tokens)
-        self._session = _Session(
-            model, batch, prefixes, self.max_length or config.max_position_embeddings, config.vocab_size
-        )
+        ledger = Ledger(self.max_length or config.max_position_embeddings, config.vocab_size)
+        self._session = _Session(model, WeightLayout.of(model), batch, prefixes, ledger)
 
     def stop(self) -> None:
         self._session = None
 
     def submit(self, request: Request) -> None:
         session = self._started()
-        if not session.has_weights:
-            raise RuntimeError("the last update_weights failed: the policy must be updated before it is sampled")
-        _check(request, session)
-        session.in_flight.add(request.id)
+        session.ledger.admit(request)
         session.waiting.append(request)
 
     @torch.inference_mode()
@@ -96,7 +91,8 @@ class HFEngine(Engine):
         if not session.batch.rows:
             return []
         finished = session.batch.advance()
-        session.in_flight.difference_update(end.request.id for end in finished)
+        for end in finished:
+            del session.ledger.in_flight[end.request.id]
         return [
             Completion(
                 id=end.request.id,
@@ -105,27 +101,26 @@ class HFEngine(Engine):
                 finish_reason=end.finish_reason,
                 stop_string=end.stop_string,
                 cached_tokens=end.cached_tokens,
-                policy_version=session.version,
+                policy_version=session.ledger.version,
             )
             for end in finished
         ]
 
     @property
     def num_in_flight(self) -> int:
-        return len(self._session.in_flight) if self._session is not None else 0
+        return len(self._session.ledger.in_flight) if self._session is not None else 0
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         session = self._started()
-        if session.in_flight:
-            raise RuntimeError(f"weights must not be updated with requests in flight, got {len(session.in_flight)}")
-        if version <= session.version:
-            raise ValueError(f"version must be higher than the present {session.version}, got {version}")
-        # A failure half way leaves weights of two policies behind.
-        session.has_weights = False
-        session.prefixes.clear()
-        copy_weights(session.model, weights)
-        session.has_weights = True
-        session.version = version
+        with session.ledger.updating(version), torch.no_grad():
+            session.prefixes.clear()
+            parameters = dict(session.model.named_parameters(remove_duplicate=False))
+            for name, tensor in session.layout.checked(weights):
+                parameters[name].copy_(tensor)
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return self._started().model.dtype
 
     def _device_name(self) -> str:
         if self.device != "auto":
@@ -143,14 +138,11 @@ class _Session:
     """What exists between `start` and `stop`."""
 
     model: PreTrainedModel
+    layout: WeightLayout
     batch: GenerationBatch
     prefixes: PrefixCache
-    max_length: int
-    vocab_size: int
-    version: int = FIRST_VERSION
-    has_weights: bool = True
+    ledger: Ledger
     waiting: deque[Request] = field(default_factory=deque)
-    in_flight: set[int] = field(default_factory=set)
 
 
 _DTYPES: dict[str, torch.dtype | str] = {
@@ -159,56 +151,3 @@ _DTYPES: dict[str, torch.dtype | str] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-def _check(request: Request, session: _Session) -> None:
-    if request.id in session.in_flight:
-        raise ValueError(f"id must be unique among the requests in flight, got {request.id}")
-    if not request.token_ids:
-        raise ValueError(f"token_ids of request {request.id} must not be empty")
-    if request.max_tokens < 1:
-        raise ValueError(f"max_tokens of request {request.id} must be at least 1, got {request.max_tokens}")
-    if len(request.token_ids) + request.max_tokens > session.max_length:
-        raise ValueError(
-            f"token_ids and max_tokens of request {request.id} must fit into {session.max_length} positions, "
-            f"got {len(request.token_ids)} + {request.max_tokens}"
-        )
-    if min(request.token_ids) < 0 or max(request.token_ids) >= session.vocab_size:
-        raise ValueError(
-            f"token_ids of request {request.id} must lie in 0 .. {session.vocab_size - 1}, "
-            f"got {min(request.token_ids)} .. {max(request.token_ids)}"
-        )
-    if "" in request.stop:
-        raise ValueError(f"stop of request {request.id} must not hold an empty string, got {request.stop}")
-
-
-def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that end a continuation: those of the generation config, and the tokenizer's own."""
-    of_model = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ids = {tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])}
-    return frozenset(token for token in ids if token is not None)
-
-
-@torch.no_grad()
-def copy_weights(model: PreTrainedModel, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Copies tensors over the parameters of a model, in place.
-
-    Args:
-        model: taken as its own parameter names say; of tied parameters one name is enough.
-        weights: parameter name and tensor, read once.
-
-    Raises:
-        ValueError: if a name or shape does not fit, or a parameter is missing.
-    """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    copied = set()
-    for name, tensor in weights:
-        if name not in parameters:
-            raise ValueError(f"weights must be named like parameters of {type(model).__name__}, got {name!r}")
-        if tensor.shape != parameters[name].shape:
-            raise ValueError(f"{name} must have shape {list(parameters[name].shape)}, got {list(tensor.shape)}")
-        parameters[name].copy_(tensor)
-        copied.add(parameters[name])
-    missing = [name for name, parameter in parameters.items() if parameter not in copied]
-    if missing:
-        raise ValueError(f"weights must name every parameter of {type(model).__name__}, missing {', '.join(missing)}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 _UNFINISHED_CHARACTER = "\ufffd"
 """What a tokenizer decodes the bytes of part of a character to."""
@@ -85,6 +85,13 @@ class StopRules:
         text = self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
+
+
+def end_token_ids(config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end a continuation: those of the generation config, and the tokenizer's own."""
+    of_config = config.eos_token_id if config is not None else None
+    ids = {tokenizer.eos_token_id, *(of_config if isinstance(of_config, list) else [of_config])}
+    return frozenset(token for token in ids if token is not None)
 
 
 def may_complete(token_text: str, stop: str) -> bool:
