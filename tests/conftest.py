@@ -51,7 +51,7 @@ def batch() -> TrajectoryBatch:
 def policy_folder(tmp_path_factory) -> Path:
     """An untrained tiny policy."""
     folder = tmp_path_factory.mktemp("policy")
-    TinyPolicy(WorldConversations(), hidden_size=32, num_layers=1, num_heads=2, mlp_size=64).build(folder)
+    TinyPolicy(WorldConversations(), hidden_size=64, num_layers=1, num_heads=2, mlp_size=64).build(folder)
     return folder
 
 

@@ -100,6 +100,13 @@ class APPOModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.policy_version = checkpoint["policy_version"]
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Precision in which the policy is evaluated: that of its parameters, or a lower one of `trainer.precision`."""
+        assert self.policy is not None
+        by_precision = {"bf16": torch.bfloat16, "16": torch.float16}
+        return by_precision.get(str(self.trainer.precision).partition("-")[0], self.policy.dtype)
+
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The policy's parameters for an engine, tied ones under each of their names."""
         assert self.policy is not None
@@ -120,7 +127,9 @@ class APPOModule(L.LightningModule):
     def _measure(self, evaluate: PolicyLogProbs, trajectories: Sequence[Trajectory]) -> Measured:
         was_training = evaluate.model.training
         evaluate.model.eval()
-        measured = Measured([torch.empty(0)] * len(trajectories), [torch.empty(0)] * len(trajectories))
+        measured = Measured(
+            [torch.empty(0)] * len(trajectories), [torch.empty(0)] * len(trajectories), self.policy_version
+        )
         lengths = torch.tensor([len(trajectory) for trajectory in trajectories])
         for rows in length_buckets(lengths, self.max_tokens_per_microbatch):
             part = [trajectories[row] for row in rows.tolist()]
@@ -195,10 +204,14 @@ class APPOModule(L.LightningModule):
         return [{"prompt": t.prompt.id, "text": t.text, "reward": outcome.reward} for t, outcome in batch]
 
     def _log_evaluation(self, stage: str) -> None:
-        self.log_dict({f"{stage}/{name}": value for name, value in self.evaluation.compute().items()})
+        self.log_dict({f"{stage}/{name}": value for name, value in self.evaluation.compute().items()}, sync_dist=True)
         self.evaluation.reset()
 
     def _log(self, metrics: Mapping[str, Tensor | float]) -> None:
         self.log_dict(
-            {f"train/{name}": value for name, value in metrics.items()}, on_step=False, on_epoch=True, batch_size=1
+            {f"train/{name}": value for name, value in metrics.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=1,
+            sync_dist=True,
         )

@@ -90,6 +90,8 @@ class Trajectory:
         finish_reason: why it ended.
         origin: where a branch left its parent; None for an initial trajectory.
         cached_tokens: prompt and prefix tokens that the engine served from its prefix cache, summed over turns.
+        reusable_tokens: those that the same weights had computed before, for an earlier turn or for the parent.
+        reused_tokens: reusable ones that were served from the prefix cache.
     """
 
     prompt: Prompt
@@ -102,6 +104,8 @@ class Trajectory:
     finish_reason: FinishReason
     origin: BranchPoint | None = None
     cached_tokens: int = 0
+    reusable_tokens: int = 0
+    reused_tokens: int = 0
 
     def __post_init__(self) -> None:
         length = self.token_ids.shape

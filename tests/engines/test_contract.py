@@ -9,6 +9,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from appo.engines import ENGINES, Engine, Request, SamplingParams
 from tests.engines.tiny_policy import forward_log_probs, make_model, random_requests, run
+from tests.vllm_here import skip_without_vllm
 
 END_ID = 1
 GREEDY = SamplingParams(temperature=0.0)
@@ -17,11 +18,10 @@ GREEDY = SamplingParams(temperature=0.0)
 @pytest.fixture(scope="module", params=list(ENGINES))
 def engine(request: pytest.FixtureRequest, policies: dict[str, str]) -> Iterator[Engine]:
     """A started engine; one whose packages are not installed is skipped."""
+    if request.param.startswith("VLLM"):
+        skip_without_vllm()
     engine = ENGINES[request.param]()
-    try:
-        engine.start(policies["llama"])
-    except ImportError as error:
-        pytest.skip(str(error))
+    engine.start(policies["llama"])
     yield engine
     engine.stop()
 

@@ -44,6 +44,7 @@ def _measure(trajectories: Sequence[Trajectory]) -> Measured:
     return Measured(
         [(t.behavior_log_probs + 0.5) * t.response_mask for t in trajectories],
         [torch.arange(len(t)) * t.response_mask for t in trajectories],
+        policy_version=0,
     )
 
 

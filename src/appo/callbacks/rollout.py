@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from appo.callbacks.recording import write_evaluated, write_metrics, write_rollo
 from appo.datamodule import RolloutDataModule
 from appo.engines import Engine, SamplingParams
 from appo.module import APPOModule
-from appo.policy import max_positions
+from appo.policy import encode, max_positions
 from appo.prompts import Split
 from appo.rewards import Reward
 from appo.rollouts import (
@@ -27,8 +28,12 @@ from appo.rollouts import (
     IterationRunner,
     Start,
     Stopwatch,
+    WeightProbe,
+    WeightSync,
     branchable_tokens,
+    check_stop_strings,
     cost_metrics,
+    default_tolerance,
     rollout_metrics,
     trajectory_from_record,
     trajectory_record,
@@ -42,6 +47,10 @@ log = logging.getLogger(__name__)
 
 _NO_SPREAD = 1e-3
 """Standard deviation of log-ratios, in nats, below which they are the noise of two implementations of one policy."""
+
+_PROBE_TEXT = "The weights that sample must be the weights that are trained: 3 + 4 = 7."
+
+_PROBE_TOKENS = 16
 
 
 class RolloutCallback(L.Callback):
@@ -73,6 +82,8 @@ class RolloutCallback(L.Callback):
         max_tool_calls: of a trajectory; a further call ends it.
         max_result_tokens: of one tool's answer; the rest is cut.
         max_parallel_tools: tool calls that run at once.
+        max_mismatch: largest distance, in nats, of a log-prob of the engine from the trainer's that a probe after each
+            update of the weights may find; none takes 1e-4 in float32, 0.1 in float16 and 0.5 in bfloat16.
         evaluation_samples: trajectories of an evaluation prompt.
         evaluation_temperature: of these; 0 is greedy.
         stop_after_tokens: ends the training once so many tokens were sampled for it; none trains to the trainer's end.
@@ -105,6 +116,7 @@ class RolloutCallback(L.Callback):
         max_tool_calls: int = 3,
         max_result_tokens: int = 512,
         max_parallel_tools: int = 32,
+        max_mismatch: float | None = None,
         evaluation_samples: int = 1,
         evaluation_temperature: float = 0.0,
         stop_after_tokens: int | None = None,
@@ -119,6 +131,8 @@ class RolloutCallback(L.Callback):
         ):
             if not value > 0:
                 raise ValueError(f"rollout.{name} must be positive, got {value}")
+        if max_mismatch is not None and not max_mismatch > 0:
+            raise ValueError(f"rollout.max_mismatch must be positive, got {max_mismatch}")
         self.rules = BranchRules(
             num_initial, num_trajectories - num_initial, selection, split, fallback, repeat, min_remaining_tokens
         )
@@ -132,6 +146,7 @@ class RolloutCallback(L.Callback):
         self.lag = lag
         self.sampling = SamplingParams(temperature, top_p, top_k)
         self.limits = AgentLimits(max_response_tokens, max_tool_calls, max_result_tokens)
+        self.max_mismatch = max_mismatch
         self.evaluation_samples = evaluation_samples
         self.evaluation_sampling = SamplingParams(evaluation_temperature, top_p, top_k)
         self.stop_after_tokens = stop_after_tokens
@@ -139,7 +154,7 @@ class RolloutCallback(L.Callback):
         self.seed = seed
         self.stopwatch = Stopwatch()
         self.num_generated_tokens = 0
-        self._engine_version = 0
+        self._sync: WeightSync | None = None
         self._agent: AgentLoop | None = None
         self._iteration: IterationRunner | None = None
         self._restored_pending: list[dict[str, Any]] = []
@@ -153,10 +168,13 @@ class RolloutCallback(L.Callback):
             raise ValueError(
                 f"trainer.devices x trainer.num_nodes must be 1 as yet, got {trainer.world_size} processes"
             )
+        # An engine may have a process group of its own, which Lightning takes for a distributed run.
+        warnings.filterwarnings("ignore", "It is recommended to use `self.log.*sync_dist=True")
         self._check_positions(module, data)
+        check_stop_strings(data.tokenizer, self.syntax.stop_strings(tuple(self.runner.tools)))
         self.runner.start()
         self.engine.start(module.policy_folder)
-        self._engine_version = 0
+        self._sync = None
         self._agent = AgentLoop(self.engine, data.tokenizer, self.runner, self.syntax, self.limits)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -184,7 +202,7 @@ class RolloutCallback(L.Callback):
         )
         self._iteration = IterationRunner(
             collector,
-            lambda: self._sync_weights(module),
+            lambda: self._sync_weights(module, data),
             data.num_minibatches,
             data.update_epochs,
             self.branch_when,
@@ -206,6 +224,7 @@ class RolloutCallback(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        self.engine.sleep()
         self._update_start = perf_counter()
 
     def on_train_batch_end(
@@ -218,7 +237,7 @@ class RolloutCallback(L.Callback):
         rounds = self._iteration.rounds
         metrics = {**rollout_metrics(rounds), **self._costs()}
         self._warn_without_spread(metrics)
-        pl_module.log_dict({f"rollout/{name}": float(value) for name, value in metrics.items()})
+        pl_module.log_dict({f"rollout/{name}": float(value) for name, value in metrics.items()}, sync_dist=True)
         if self.save_trajectories:
             write_rollouts(
                 run_folder(trainer) / f"trajectories/iteration_{trainer.current_epoch:05d}.jsonl.zst", rounds
@@ -257,13 +276,15 @@ class RolloutCallback(L.Callback):
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule, split: Split, stage: str) -> None:
         module, data = parts_of(trainer, pl_module)
         path = run_folder(trainer) / f"trajectories/{stage}_{trainer.current_epoch:05d}.jsonl.zst"
-        batches = self._evaluated(module, data.evaluation_batches(split), stage)
+        batches = self._evaluated(module, data, data.evaluation_batches(split), stage)
         data.evaluation_buffers[split].fill(write_evaluated(path, batches) if self.save_trajectories else batches)
 
-    def _evaluated(self, module: APPOModule, batches: Sequence[Sequence[Prompt]], stage: str) -> Iterator[Evaluated]:
+    def _evaluated(
+        self, module: APPOModule, data: RolloutDataModule, batches: Sequence[Sequence[Prompt]], stage: str
+    ) -> Iterator[Evaluated]:
         assert self._agent is not None
         for prompts in batches:
-            self._sync_weights(module)
+            self._sync_weights(module, data)
             starts = [
                 Start(prompt, derive_seed(self.seed, stage, prompt.id, number))
                 for prompt in prompts
@@ -272,20 +293,27 @@ class RolloutCallback(L.Callback):
             trajectories = self._agent.run(starts, self.evaluation_sampling)
             yield [(trajectory, self.reward(trajectory)) for trajectory in trajectories]
 
-    def _sync_weights(self, module: APPOModule) -> None:
-        """Brings the engine to the policy's version, unless it is there."""
-        if module.policy_version == self._engine_version:
-            return
+    def _sync_weights(self, module: APPOModule, data: RolloutDataModule) -> None:
+        """Brings the engine to the policy's version, and makes sure that it arrived there."""
+        if self._sync is None:
+            text = tuple(encode(data.tokenizer, _PROBE_TEXT))[:_PROBE_TOKENS]
+            probe = WeightProbe(self.engine, module.measure, text, self.sampling.temperature)
+            tolerance = self.max_mismatch or default_tolerance(self.engine, module.compute_dtype)
+            self._sync = WeightSync(self.engine, module.named_weights, probe, tolerance)
         with self.stopwatch("weights"):
-            self.engine.update_weights(module.named_weights(), module.policy_version)
-        self._engine_version = module.policy_version
+            self._sync(module.policy_version)
 
     def _costs(self) -> dict[str, float]:
         assert self._iteration is not None
         num_tokens = self._iteration.collector.take_num_sampled_tokens()
         self.num_generated_tokens += num_tokens
         costs = cost_metrics(self.stopwatch.take(), perf_counter() - self._epoch_start, num_tokens)
-        return {**costs, "generated_tokens_total": self.num_generated_tokens}
+        assert self._sync is not None
+        return {
+            **costs,
+            "generated_tokens_total": self.num_generated_tokens,
+            "probe_max": self._sync.largest_difference,
+        }
 
     def _warn_without_spread(self, metrics: Mapping[str, float]) -> None:
         if metrics["log_ratio_std"] < _NO_SPREAD and self.rules.num_branches and not self._has_warned:
@@ -297,10 +325,13 @@ class RolloutCallback(L.Callback):
             )
 
     def _check_positions(self, module: APPOModule, data: RolloutDataModule) -> None:
-        limit = max_positions(module.policy_folder)
         needed = data.max_prompt_tokens + self.limits.max_response_tokens
-        if limit is not None and needed > limit:
-            raise ValueError(
-                f"data.max_prompt_tokens + rollout.max_response_tokens must not exceed the {limit} positions of "
-                f"model.policy, got {data.max_prompt_tokens} + {self.limits.max_response_tokens}"
-            )
+        for limit, name in (
+            (max_positions(module.policy_folder), "the {} positions of model.policy"),
+            (self.engine.max_length or None, "rollout.engine.max_length = {}"),
+        ):
+            if limit is not None and needed > limit:
+                raise ValueError(
+                    f"data.max_prompt_tokens + rollout.max_response_tokens must not exceed {name.format(limit)}, "
+                    f"got {data.max_prompt_tokens} + {self.limits.max_response_tokens}"
+                )

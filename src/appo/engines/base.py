@@ -47,8 +47,8 @@ class Request:
         id: chosen by the caller, unique among the requests in flight.
         token_ids: everything so far, prompt included.
         max_tokens: most tokens to sample, at least 1.
-        stop: strings that end the continuation as soon as its text contains one; their tokens are kept. A character whose
-            bytes are split between request and continuation may count as text of either.
+        stop: strings that end the continuation as soon as its text contains one; their tokens are kept. A character
+            whose bytes are split between request and continuation may count as text of either.
         seed: of this request's own random numbers; the result depends on it and not on what else is in flight.
         sampling: how tokens are drawn.
     """
@@ -92,6 +92,9 @@ class Engine(ABC):
     continuation of one conversation while others still generate. Weights may only be updated while nothing is in
     flight.
     """
+
+    max_length: int = 0
+    """Tokens of a sequence, prompt and continuation, at most; 0 takes the policy's positions."""
 
     @abstractmethod
     def start(self, policy: str) -> None:

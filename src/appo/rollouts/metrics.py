@@ -27,6 +27,8 @@ def rollout_metrics(rounds: Sequence[Rollouts]) -> dict[str, float]:
         **_scores(rounds),
         **_branches(rounds, branches),
         **_trajectories([*initial, *branches]),
+        **_mismatch(rounds),
+        **_prefix_reuse([*initial, *branches]),
     }
 
 
@@ -111,6 +113,24 @@ def _log_ratios(rounds: Sequence[Rollouts]) -> dict[str, float]:
         **{f"log_ratio_q{int(100 * level):02d}": value for level, value in quantiles.items()},
         "entropy": float(torch.cat([b.entropies[b.response_mask] for b in batches]).mean()),
     }
+
+
+def _mismatch(rounds: Sequence[Rollouts]) -> dict[str, float]:
+    """Distance of the engine's log-probs from the trainer's where both had the same weights."""
+    differences = [
+        (log_probs - trajectory.behavior_log_probs)[trajectory.policy_versions == part.plan.measured.policy_version]
+        for part in rounds
+        for trajectory, log_probs in zip(part.plan.initial, part.plan.measured.log_probs, strict=True)
+    ]
+    values = torch.cat(differences).abs()
+    return {"mismatch_mean": float(values.mean()), "mismatch_max": float(values.max())} if len(values) else {}
+
+
+def _prefix_reuse(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Share of the prefix tokens already computed by the same weights that were served from the cache."""
+    reusable = sum(trajectory.reusable_tokens for trajectory in trajectories)
+    reused = sum(trajectory.reused_tokens for trajectory in trajectories)
+    return {"prefix_cache_hit": reused / reusable} if reusable else {}
 
 
 def _scores(rounds: Sequence[Rollouts]) -> dict[str, float]:

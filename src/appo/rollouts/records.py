@@ -38,6 +38,8 @@ def trajectory_record(
         "tool_calls": [vars(call) for call in trajectory.tool_calls],
         "finish_reason": trajectory.finish_reason,
         "cached_tokens": trajectory.cached_tokens,
+        "reusable_tokens": trajectory.reusable_tokens,
+        "reused_tokens": trajectory.reused_tokens,
         "branch_position": None if origin is None else origin.position,
         "branch_score": None if origin is None else origin.score,
         "token_ids": trajectory.token_ids.tolist(),
@@ -72,6 +74,8 @@ def trajectory_from_record(record: Record, origin: BranchPoint | None = None) ->
         finish_reason=record["finish_reason"],
         origin=origin,
         cached_tokens=record["cached_tokens"],
+        reusable_tokens=record["reusable_tokens"],
+        reused_tokens=record["reused_tokens"],
     )
 
 
