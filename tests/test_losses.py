@@ -148,13 +148,32 @@ def test_clipped_loss_equals_its_definition():
     torch.testing.assert_close(metrics["clip_fraction_high"].item(), high / len(terms), atol=1e-6, rtol=0.0)
 
 
+def test_rows_far_from_the_policy_that_sampled_are_left_out_and_still_divided_by():
+    batch = train_batch(num_rows=3)
+    far = batch.behavior_log_probs.clone()
+    near, far[1] = batch.old_log_probs + 0.1, batch.old_log_probs[1] - 1.0
+    mixed = torch.stack([near[0], far[1], near[2]])
+    log_probs, entropies = live(batch)
+    loss_fn = ClippedLoss(behavior_correction="mask", behavior_cap=1.5)
+    loss, metrics = loss_fn(log_probs, entropies, replace(batch, behavior_log_probs=mixed))
+    kept = batch.response_mask.clone()
+    kept[1] = False
+    terms = []
+    for row, t in kept.nonzero().tolist():
+        r, a = (log_probs[row, t] - batch.old_log_probs[row, t]).exp(), batch.advantages[row, t]
+        terms.append(-torch.min(r * a, r.clamp(0.8, 1.2) * a))
+    torch.testing.assert_close(loss, torch.stack(terms).sum() / batch.response_mask.sum())
+    share = kept.sum() / batch.response_mask.sum()
+    torch.testing.assert_close(metrics["behavior_weight"].item(), share.item(), atol=1e-6, rtol=0.0)
+
+
 def test_procedural_loss_by_hand():
     # One row, two tokens of advantage 1, the policy unchanged: weights 1 + 1 * exp(0) = 2, ratio 1, so the loss is -2.
     batch = replace(
         train_batch(num_rows=1, length=4), advantages=torch.tensor([[0.0, 1.0, 0.0, 1.0]], dtype=torch.float64)
     )
     log_probs = batch.old_log_probs.clone().requires_grad_()
-    loss, metrics = ProceduralLoss(behavior_cap=None)(log_probs, torch.zeros_like(log_probs), batch)
+    loss, metrics = ProceduralLoss(behavior_correction="off")(log_probs, torch.zeros_like(log_probs), batch)
     loss.backward()
     torch.testing.assert_close(loss.item(), -2.0)
     assert log_probs.grad.tolist() == [[0.0, -1.0, 0.0, -1.0]]
@@ -243,7 +262,8 @@ def test_only_a_divergence_needs_a_reference():
         ({"clip_low": 1.0}, r"clip_low must lie in \[0, 1\), got 1.0"),
         ({"clip_high": -0.1}, "clip_high must not be negative, got -0.1"),
         ({"dual_clip": 1.1}, "dual_clip must be above 1 \\+ clip_high = 1.28, got 1.1"),
-        ({"behavior_cap": 0.0}, "behavior_cap must be positive, got 0.0"),
+        ({"behavior_cap": 0.5}, "behavior_cap must be at least 1, got 0.5"),
+        ({"behavior_correction": "cut"}, "behavior_correction must be truncate, mask or off, got 'cut'"),
         ({"kl": "k4"}, "kl must be k1, abs, k2 or k3, got 'k4'"),
         ({"kl_coef": -1.0}, "kl_coef must not be negative, got -1.0"),
         ({"aggregation": "mean"}, "aggregation must be token-mean, .*, got 'mean'"),
@@ -267,7 +287,7 @@ def test_a_ratio_to_sampling_compares_with_the_policy_that_sampled(name):
     batch = train_batch()
     log_probs, entropies = live(batch)
     as_if_fresh = replace(batch, old_log_probs=batch.behavior_log_probs)
-    loss, _ = LOSSES[name](ratio_to="sampling", behavior_cap=0.5)(log_probs, entropies, batch)
-    expected, _ = LOSSES[name](behavior_cap=None)(log_probs, entropies, as_if_fresh)
+    loss, _ = LOSSES[name](ratio_to="sampling", behavior_cap=1.5)(log_probs, entropies, batch)
+    expected, _ = LOSSES[name](behavior_correction="off")(log_probs, entropies, as_if_fresh)
     torch.testing.assert_close(loss, expected)
-    assert not torch.isclose(loss, LOSSES[name](behavior_cap=None)(log_probs, entropies, batch)[0])
+    assert not torch.isclose(loss, LOSSES[name](behavior_correction="off")(log_probs, entropies, batch)[0])

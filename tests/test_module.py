@@ -42,7 +42,7 @@ def step(tmp_path, policy_folder: str, batch: TrainBatch, **options) -> APPOModu
     """A module after one optimizer step of plain gradient descent."""
     module = APPOModule(
         policy_folder,
-        ClippedLoss(behavior_cap=None, clip_low=0.99, clip_high=1e9),
+        ClippedLoss(behavior_correction="off", clip_low=0.99, clip_high=1e9),
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
         **options,
     )

@@ -1,9 +1,13 @@
 """Policies that the engine tests sample from."""
 
+from collections.abc import Iterator
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.engines.tiny_policy import ARCHITECTURES, make_model, make_tokenizer
+from tests.engines.vllm_servers import ServedPolicy
+from tests.vllm_here import skip_without_vllm
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +26,13 @@ def policies(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToke
         tokenizer.save_pretrained(folder)
         folders[name] = str(folder)
     return folders
+
+
+@pytest.fixture(scope="session")
+def served_llama(tmp_path_factory: pytest.TempPathFactory, policies: dict[str, str]) -> Iterator[ServedPolicy]:
+    """A running vLLM server of the untied Llama; whoever kills it starts it again."""
+    skip_without_vllm()
+    server = ServedPolicy(policies["llama"], tmp_path_factory.mktemp("served") / "server.log")
+    server.start()
+    yield server
+    server.kill()

@@ -20,10 +20,17 @@ def engine(request: pytest.FixtureRequest, policies: dict[str, str]) -> Iterator
     """A started engine; one whose packages are not installed is skipped."""
     if request.param.startswith("VLLM"):
         skip_without_vllm()
-    engine = ENGINES[request.param]()
+    engine = ENGINES[request.param](**options_of(request))
     engine.start(policies["llama"])
     yield engine
     engine.stop()
+
+
+def options_of(request: pytest.FixtureRequest) -> dict[str, object]:
+    """What the engine needs to run here."""
+    if request.param == "VLLMServerEngine":
+        return {"addresses": [request.getfixturevalue("served_llama").address]}
+    return {}
 
 
 @pytest.fixture(scope="module")

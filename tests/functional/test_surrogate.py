@@ -9,6 +9,7 @@ from appo.functional import (
     clip_events,
     dual_clip_surrogate,
     future_likelihood_weight,
+    rows_near_behavior,
     rows_within_dual_clip,
     truncated_importance_weight,
 )
@@ -112,6 +113,16 @@ def test_half_life_is_where_a_log_ratio_counts_half(half_life):
 def test_rows_with_two_runaway_tokens_are_left_out():
     events = torch.tensor([[True, False, False], [True, False, True], [False, False, False]])
     assert rows_within_dual_clip(events).tolist() == [True, False, True]
+
+
+def test_rows_near_behavior_by_hand():
+    # Geometric means of the ratios: (2 * 2) ** (1/2) = 2, (4 * 1/4) ** (1/2) = 1, (1/3) ** 1; the rest is not trained.
+    old = torch.stack([as_log(0.4, 0.4, 0.9)[0], as_log(0.8, 0.1, 0.9)[0], as_log(0.1, 0.9, 0.9)[0]])
+    behavior = torch.stack([as_log(0.2, 0.2, 0.1)[0], as_log(0.2, 0.4, 0.1)[0], as_log(0.3, 0.1, 0.1)[0]])
+    behavior[:, 2] = float("nan")
+    mask = torch.tensor([[True, True, False], [True, True, False], [True, False, False]])
+    assert rows_near_behavior(old, behavior, mask, cap=2.1).tolist() == [True, True, False]
+    assert rows_near_behavior(old, behavior, mask, cap=1.9).tolist() == [False, True, False]
 
 
 def test_truncated_weight_by_hand():

@@ -223,7 +223,7 @@ def test_loss_of_the_component(golden):
         high_only=params["future_kl_clip_high_only"],
         safety_threshold=params["safety_thresh"],
         aggregation=params["loss_agg_mode"],
-        behavior_cap=None,
+        behavior_correction="off",
     )
     log_probs = torch.tensor(golden["log_probs"], requires_grad=True)
     mask = torch.tensor(golden["loss_mask"]).bool()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 _UNFINISHED_CHARACTER = "\ufffd"
 """What a tokenizer decodes the bytes of part of a character to."""
@@ -85,6 +85,14 @@ class StopRules:
         text = self._tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
+
+
+def load_generation_config(policy: str, config: PreTrainedConfig) -> GenerationConfig:
+    """The generation config of a policy that is not loaded."""
+    try:
+        return GenerationConfig.from_pretrained(policy)
+    except OSError:  # the file is optional; what it would say stands in the model's configuration then
+        return GenerationConfig.from_model_config(config)
 
 
 def end_token_ids(config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from appo.engines.base import ENGINES, Completion, Engine, Request
 from appo.engines.ledger import Ledger
-from appo.engines.stopping import end_token_ids
+from appo.engines.stopping import end_token_ids, load_generation_config
+from appo.engines.weight_folder import WeightFolder
 from appo.engines.weights import WeightLayout
 
 _GIB = 2**30
@@ -85,22 +86,27 @@ class VLLMEngine(Engine):
         if self._session is not None:
             raise RuntimeError("the engine must be stopped before it is started again")
         config = AutoConfig.from_pretrained(policy)
-        arguments = self._arguments(policy, config, on_cpu=_runs_on_cpu())
+        on_cpu = _runs_on_cpu()
+        arguments = self._arguments(policy, config, on_cpu=on_cpu)
         tokenizer = AutoTokenizer.from_pretrained(policy)
-        ends = end_token_ids(_generation_config(policy, config), tokenizer)
+        ends = end_token_ids(load_generation_config(policy, config), tokenizer)
         owns_process_group = not torch.distributed.is_initialized()
         with _undisturbed():
-            core = _start_core(arguments)
+            core = _start_core(arguments, on_cpu=on_cpu)
         text = config.get_text_config(decoder=True)
         ledger = Ledger(core.model_config.max_model_len, text.vocab_size)
         layout = WeightLayout.of_policy(policy)
-        self._session = _Session(core, layout, ledger, tuple(sorted(ends)), owns_process_group)
+        in_place = on_cpu and self.tensor_parallel_size == 1 and _num_weights(core) >= layout.num_weights
+        folder = WeightFolder() if self.tensor_parallel_size > 1 else None
+        self._session = _Session(core, layout, ledger, tuple(sorted(ends)), owns_process_group, in_place, folder)
 
     def stop(self) -> None:
         if self._session is None:
             return
         session, self._session = self._session, None
         session.core.engine_core.shutdown()
+        if session.folder is not None:
+            session.folder.close()
         if session.owns_process_group:
             from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
@@ -128,8 +134,7 @@ class VLLMEngine(Engine):
         with session.ledger.updating(version):
             session.wake("weights")
             # Tied tensors go under each of their names: without its own, the output head would keep its old values.
-            tensors = session.layout.checked(weights)
-            session.core.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
+            session.load(session.layout.checked(weights), version)
             if not session.core.reset_prefix_cache():
                 raise RuntimeError("vLLM refused to reset its prefix cache after an update of the weights")
 
@@ -198,12 +203,27 @@ class _Session:
     ledger: Ledger
     end_ids: tuple[int, ...]
     owns_process_group: bool
+    loads_in_place: bool
+    """Whether vLLM's model computes with the very tensors that it loaded."""
+    folder: WeightFolder | None
+    """Through which weights reach the processes that each hold a part of them; None where there is only this one."""
     asleep: set[str] = field(default_factory=set)
     """Parts of vLLM's memory that are given back at present."""
 
     @property
     def can_sleep(self) -> bool:
         return bool(self.core.model_config.enable_sleep_mode)
+
+    def load(self, tensors: Iterator[tuple[str, Tensor]], version: int) -> None:
+        """Copies weights over those of vLLM's model, one by one."""
+        if self.folder is not None:
+            path = self.folder.write(tensors, version)
+            self.core.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
+            self.folder.keep_only(path)
+        elif self.loads_in_place:
+            self.core.apply_model(lambda model: len(model.load_weights(tensors)))
+        else:
+            self.core.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
 
     def wake(self, *parts: str) -> None:
         tags = [part for part in parts if part in self.asleep]
@@ -212,10 +232,20 @@ class _Session:
             self.asleep.difference_update(tags)
 
 
-def _start_core(arguments: dict[str, Any]) -> Any:
-    from vllm import EngineArgs, LLMEngine
+def _start_core(arguments: dict[str, Any], *, on_cpu: bool) -> Any:
+    from vllm import EngineArgs, LLMEngine, _custom_ops
 
+    if on_cpu:
+        # Packed copies of the weights are no faster here, take as much memory again, and have to be made anew at every
+        # update: that took ten times as long as the copying.
+        _custom_ops._supports_onednn = False
     return LLMEngine.from_engine_args(EngineArgs(**arguments))
+
+
+def _num_weights(core: Any) -> int:
+    """Numbers in the parameters of vLLM's model; those of layers that were packed away do not count."""
+    num: int = core.apply_model(lambda model: sum(parameter.numel() for parameter in model.parameters()))[0]
+    return num
 
 
 def _runs_on_cpu() -> bool:
@@ -239,13 +269,6 @@ def _runs_on_cpu() -> bool:
             "pip uninstall -y torchvision torchaudio torchcodec"
         ) from error
     return bool(current_platform.is_cpu())
-
-
-def _generation_config(policy: str, config: PreTrainedConfig) -> GenerationConfig:
-    try:
-        return GenerationConfig.from_pretrained(policy)
-    except OSError:  # the file is optional; what it would say then stands in the model's configuration
-        return GenerationConfig.from_model_config(config)
 
 
 @contextmanager

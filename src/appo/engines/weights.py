@@ -49,6 +49,11 @@ class WeightLayout:
         model.tie_weights()
         return cls.of(model)
 
+    @property
+    def num_weights(self) -> int:
+        """Numbers in all parameters, tied ones counted once."""
+        return sum(shape.numel() for name, shape in self.shapes.items() if self.names[name][0] == name)
+
     def checked(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Passes tensors on one by one, a tied one under each of its names, and makes sure that none is missing.
 

@@ -14,6 +14,7 @@ from appo.functional.surrogate import (
     clip_events,
     dual_clip_surrogate,
     future_likelihood_weight,
+    rows_near_behavior,
     rows_within_dual_clip,
     truncated_importance_weight,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "predicting_positions",
     "prefix_credit",
     "reward_scale",
+    "rows_near_behavior",
     "rows_within_dual_clip",
     "scatter_scored",
     "select_branch_points",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from appo.functional.masked import masked_mean
 from appo.functional.returns import MAX_LOG_RATIO, discounted_suffix_sum
 
 _MAX_UNCLIPPED_WEIGHT = 10.0
@@ -145,3 +146,23 @@ def truncated_importance_weight(old_log_probs: Tensor, behavior_log_probs: Tenso
     """
     log_weight = (old_log_probs - behavior_log_probs).detach().where(mask, 0.0)
     return log_weight.clamp(max=math.log(cap)).exp()
+
+
+def rows_near_behavior(old_log_probs: Tensor, behavior_log_probs: Tensor, mask: Tensor, cap: float) -> Tensor:
+    """Tells which trajectories the policy that begins the update might have sampled as well.
+
+    ``1 / cap <= exp(mean_t(old_log_probs - behavior_log_probs)) <= cap``: the geometric mean of a row's importance
+    weights, so that long rows are not left out for their length.
+
+    See "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (https://fengyao.notion.site/off-policy-rl).
+
+    Args:
+        old_log_probs: ``[B, T]`` under the policy that begins the update.
+        behavior_log_probs: ``[B, T]`` under the policy that sampled.
+        mask: ``[B, T]`` bool, True on trained tokens.
+        cap: largest factor between the two, at least 1.
+
+    Returns:
+        ``[B]`` bool.
+    """
+    return masked_mean(old_log_probs - behavior_log_probs, mask).abs() <= math.log(cap)

@@ -17,6 +17,7 @@ from appo.functional import (
     clip_events,
     dual_clip_surrogate,
     kl_estimate,
+    rows_near_behavior,
     truncated_importance_weight,
 )
 from appo.losses.base import Loss
@@ -40,9 +41,12 @@ class SurrogateLoss(Loss):
     ratio_to: Literal["update", "sampling"] = "update"
     """What the importance ratio compares with: the policy that begins the update of a mini-batch, or the one that
     sampled. They differ where the policy was updated in between, by `rollout.branch_when` or `rollout.lag`."""
-    behavior_cap: float | None = 2.0
-    """Largest weight that corrects for the distance between the policy that sampled and the one that begins the update,
-    with ``ratio_to: update``; none leaves the correction out."""
+    behavior_correction: Literal["truncate", "mask", "off"] = "truncate"
+    """What is done, with ``ratio_to: update``, about the distance between the policy that sampled and the one that
+    begins the update: `truncate` weights tokens by their importance, at most `behavior_cap`; `mask` leaves out rows
+    whose importance weights have a geometric mean beyond `behavior_cap`, or below its inverse; `off` does nothing."""
+    behavior_cap: float = 2.0
+    """Bound of `behavior_correction`, at least 1."""
     kl: KLEstimator = "k3"
     """Estimator of the divergence from the reference: `k1`, `abs`, `k2` or `k3`."""
     kl_coef: float = 0.0
@@ -64,8 +68,10 @@ class SurrogateLoss(Loss):
             raise ValueError(f"dual_clip must be above 1 + clip_high = {1.0 + self.clip_high}, got {self.dual_clip}")
         if self.ratio_to not in ("update", "sampling"):
             raise ValueError(f"ratio_to must be update or sampling, got {self.ratio_to!r}")
-        if self.behavior_cap is not None and not self.behavior_cap > 0.0:
-            raise ValueError(f"behavior_cap must be positive, got {self.behavior_cap}")
+        if self.behavior_correction not in ("truncate", "mask", "off"):
+            raise ValueError(f"behavior_correction must be truncate, mask or off, got {self.behavior_correction!r}")
+        if not self.behavior_cap >= 1.0:
+            raise ValueError(f"behavior_cap must be at least 1, got {self.behavior_cap}")
         if self.kl not in get_args(KLEstimator):
             raise ValueError(f"kl must be k1, abs, k2 or k3, got {self.kl!r}")
         if not self.kl_coef >= 0.0:
@@ -108,7 +114,11 @@ class SurrogateLoss(Loss):
         advantages, means = self.weigh(log_ratio.detach(), batch.advantages.where(mask, 0.0), mask)
         clips = self.clip_low, self.clip_high, self.dual_clip
         events = clip_events(log_ratio, advantages, *clips)
-        losses = dual_clip_surrogate(log_ratio, advantages, *clips) * self._behavior_weight(batch)
+        losses = dual_clip_surrogate(log_ratio, advantages, *clips)
+        correction = self._behavior_weight(batch)
+        if correction is not None:
+            losses = losses * correction
+            means["behavior_weight"] = correction.expand_as(losses)
         kept = self.kept_rows(events)
         loss = self._aggregate(losses, mask if kept is None else mask & kept.unsqueeze(-1), batch)
         metrics = {"policy_loss": loss.detach()}
@@ -134,12 +144,14 @@ class SurrogateLoss(Loss):
     def _compared_with(self, batch: TrainBatch) -> Tensor:
         return batch.behavior_log_probs if self.ratio_to == "sampling" else batch.old_log_probs
 
-    def _behavior_weight(self, batch: TrainBatch) -> Tensor | float:
-        if self.behavior_cap is None or self.ratio_to == "sampling":
-            return 1.0
-        return truncated_importance_weight(
-            batch.old_log_probs, batch.behavior_log_probs, batch.response_mask, self.behavior_cap
-        )
+    def _behavior_weight(self, batch: TrainBatch) -> Tensor | None:
+        """``[B, T]`` or ``[B, 1]`` weights of the surrogate's terms; None if all are 1."""
+        if self.behavior_correction == "off" or self.ratio_to == "sampling":
+            return None
+        measured = batch.old_log_probs, batch.behavior_log_probs, batch.response_mask
+        if self.behavior_correction == "mask":
+            return rows_near_behavior(*measured, self.behavior_cap).unsqueeze(-1).to(batch.old_log_probs.dtype)
+        return truncated_importance_weight(*measured, self.behavior_cap)
 
     def _divergence(self, log_probs: Tensor, batch: TrainBatch) -> Tensor:
         if batch.ref_log_probs is None:

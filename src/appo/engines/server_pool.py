@@ -1,0 +1,220 @@
+"""Servers that may come and go: requests go where they can be answered, by the weights that are wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+log = logging.getLogger(__name__)
+
+_FIRST_TAG = "default"
+"""What a vLLM server calls the weights that it started with."""
+
+_BACK_OFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Pauses between attempts; the last one repeats."""
+
+_SLACK = 8
+"""Requests that a server may have more than the least busy one before others than its own are sent elsewhere."""
+
+
+class ServerError(Exception):
+    """A server cannot answer now; it, or another one, may later."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a server must hold before it is asked.
+
+    Attributes:
+        tag: name of this version in this run; every answer of a server names what sampled it.
+        folder: holds the tensors; none for a model that only the server itself can find.
+    """
+
+    tag: str
+    folder: Path | None
+
+
+@dataclass(eq=False)
+class Server:
+    """One server, as far as it is known."""
+
+    address: str
+    client: httpx.AsyncClient
+    tag: str | None = None
+    """Of the weights it was last known to hold; None if that must be asked."""
+    num_running: int = 0
+    last_error: str = ""
+    preparing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """One HTTP call.
+
+        Raises:
+            ServerError: if it failed in a way that need not last.
+            ValueError: if the server refuses what it was asked.
+        """
+        try:
+            response = await self.client.request(method, path, json=body)
+        except httpx.TransportError as error:
+            raise ServerError(f"{type(error).__name__}: {error}") from error
+        if response.status_code >= 500 or response.status_code == 429:
+            raise ServerError(f"{path} answered {response.status_code}: {response.text[:500]}")
+        if response.status_code >= 400:
+            hint = _HINTS.get(path, "") if response.status_code == 404 else ""
+            raise ValueError(f"{self.address}{path} answered {response.status_code}: {response.text[:500]}{hint}")
+        return response.json() if response.content else None
+
+
+_HINTS = {
+    "/inference/v1/generate": "; start the server with --enable-scale-out",
+    "/weight_info": "; start the server with VLLM_SERVER_DEV_MODE=1 in its environment",
+    "/server_info?config_format=json": "; start the server with VLLM_SERVER_DEV_MODE=1 in its environment",
+}
+
+
+class ServerPool:
+    """Spreads requests over servers and brings each server to the wanted weights before it is asked.
+
+    Every method runs in one event loop.
+
+    Args:
+        addresses: of the servers, such as ``http://localhost:8000``.
+        headers: sent with every call.
+        timeout_s: of one call.
+        recovery_s: how long all servers may fail before the pool gives up.
+        weights: wanted at first.
+    """
+
+    def __init__(
+        self, addresses: Sequence[str], headers: dict[str, str], timeout_s: float, recovery_s: float, weights: Weights
+    ) -> None:
+        limits = httpx.Limits(max_connections=None)
+        timeout = httpx.Timeout(timeout_s, connect=min(10.0, timeout_s))
+        self.servers = [
+            Server(address, httpx.AsyncClient(base_url=address, headers=headers, timeout=timeout, limits=limits))
+            for address in addresses
+        ]
+        self.recovery_s = recovery_s
+        self.weights = weights
+        self._last_success = time.monotonic()
+
+    async def generate(self, body: dict[str, Any], affinity: bytes) -> dict[str, Any]:
+        """The answer to one request, from whichever server gives it, sampled by the wanted weights alone.
+
+        Args:
+            body: as vLLM's ``/inference/v1/generate`` takes it.
+            affinity: requests that share it go to the same server while none is much busier than the others.
+
+        Raises:
+            ConnectionError: if no server has answered anything for too long.
+            ValueError: if a server refuses the request.
+        """
+        failed: set[str] = set()
+        attempt = 0
+        started = time.monotonic()
+        while True:
+            server = self._choose(affinity, failed)
+            try:
+                await self._prepare(server)
+                answer = await self._ask(server, body)
+            except ServerError as error:
+                self._failed(server, error, started)
+                failed.add(server.address)
+                if len(failed) == len(self.servers):
+                    failed.clear()
+                    await asyncio.sleep(_BACK_OFF_S[min(attempt, len(_BACK_OFF_S) - 1)])
+                    attempt += 1
+                continue
+            self._last_success = time.monotonic()
+            return answer
+
+    async def switch(self, weights: Weights) -> None:
+        """Brings every server that can be reached to other weights; the rest follow before they are asked again.
+
+        Raises:
+            ConnectionError: if there is none.
+        """
+        self.weights = weights
+        started = time.monotonic()
+        attempt = 0
+        while True:
+            outcomes = await asyncio.gather(*map(self._prepare, self.servers), return_exceptions=True)
+            for server, outcome in zip(self.servers, outcomes, strict=True):
+                if isinstance(outcome, ServerError):
+                    self._failed(server, outcome, started)
+                elif isinstance(outcome, BaseException):
+                    raise outcome
+            if any(outcome is None for outcome in outcomes):
+                self._last_success = time.monotonic()
+                return
+            await asyncio.sleep(_BACK_OFF_S[min(attempt, len(_BACK_OFF_S) - 1)])
+            attempt += 1
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await asyncio.gather(*(server.client.aclose() for server in self.servers))
+
+    def _choose(self, affinity: bytes, failed: set[str]) -> Server:
+        """The server that the affinity points to, unless it failed or is much busier than another."""
+        servers = [server for server in self.servers if server.address not in failed]
+        least = min(server.num_running for server in servers)
+        free = [server for server in servers if server.num_running <= least + _SLACK]
+        return max(free, key=lambda server: hashlib.blake2b(server.address.encode() + affinity).digest())
+
+    async def _ask(self, server: Server, body: dict[str, Any]) -> dict[str, Any]:
+        server.num_running += 1
+        try:
+            answer: dict[str, Any] = await server.call("POST", "/inference/v1/generate", body)
+        finally:
+            server.num_running -= 1
+        choice = answer["choices"][0]
+        if choice["finish_reason"] not in ("stop", "length"):
+            raise ServerError(f"a request ended with {choice['finish_reason']!r}")
+        sampled_by = {span["version"] for span in choice["weight_versions"] or ()}
+        if sampled_by != {self.weights.tag}:
+            raise ServerError(f"weights {sampled_by} sampled instead of {self.weights.tag!r}")
+        return answer
+
+    async def _prepare(self, server: Server) -> None:
+        """Makes sure that a server holds the wanted weights; one that was started anew holds its first ones."""
+        if server.tag == self.weights.tag:
+            return
+        async with server.preparing:
+            wanted = self.weights
+            if server.tag == wanted.tag:  # another request has seen to it meanwhile
+                return
+            tag = (await server.call("GET", "/weight_info"))["weight_version"]
+            if tag != wanted.tag:
+                if wanted.folder is not None:
+                    log.info("%s loads weights %s", server.address, wanted.tag)
+                    kwargs = {"weights_path": str(wanted.folder)}
+                    await server.call("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": kwargs})
+                    await server.call("POST", "/reset_prefix_cache")
+                elif tag != _FIRST_TAG:
+                    raise ValueError(
+                        f"{server.address} must hold the weights it started with, got {tag!r} of an earlier run: "
+                        "start it again, or give model.policy as a folder that it can read"
+                    )
+                await server.call("POST", "/update_weight_version", {"new_version": wanted.tag})
+            server.tag, server.last_error = wanted.tag, ""
+
+    def _failed(self, server: Server, error: ServerError, started: float) -> None:
+        """Notes a failure.
+
+        Raises:
+            ConnectionError: if no server has answered for too long.
+        """
+        is_news = server.tag is not None or not server.last_error
+        log.log(logging.WARNING if is_news else logging.DEBUG, "%s: %s", server.address, error)
+        server.tag, server.last_error = None, str(error)
+        if time.monotonic() - max(self._last_success, started) > self.recovery_s:
+            errors = "; ".join(f"{s.address}: {s.last_error or 'not asked'}" for s in self.servers)
+            raise ConnectionError(f"no vLLM server has answered for {self.recovery_s:g} s ({errors})") from error

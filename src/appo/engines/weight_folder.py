@@ -1,0 +1,78 @@
+"""Weights on their way through a folder: for engines in other processes, which read it for themselves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+_SHARD_BYTES = 32 * 2**20
+"""Tensors are gathered up to this before they are written; serializing takes a copy of them."""
+
+
+class WeightFolder:
+    """Writes each version of the weights into a folder of its own, which appears only once it is whole.
+
+    Args:
+        root: folder that the readers see under the same path; none makes a temporary one, in shared memory where the
+            system has it, and removes it in the end.
+    """
+
+    def __init__(self, root: str | None = None) -> None:
+        shared_memory = Path("/dev/shm")
+        self._is_temporary = root is None
+        self.root = Path(
+            root or tempfile.mkdtemp("-appo-weights", dir=shared_memory if shared_memory.is_dir() else None)
+        )
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def write(self, weights: Iterable[tuple[str, Tensor]], version: int) -> Path:
+        """Writes all tensors as safetensors, shard by shard.
+
+        Args:
+            weights: name and tensor, read once, one at a time; a tensor may come under several names.
+            version: names the folder.
+
+        Returns:
+            The folder.
+        """
+        partial, folder = self.root / f".version_{version}", self.root / f"version_{version}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        shard: dict[str, Tensor] = {}
+        number = 0
+        for name, tensor in weights:
+            # A file cannot hold one tensor under two names.
+            is_tied = any(tensor.data_ptr() == other.data_ptr() for other in shard.values())
+            if shard and (is_tied or _num_bytes(shard.values()) + _num_bytes([tensor]) > _SHARD_BYTES):
+                _save(shard, partial, number)
+                shard, number = {}, number + 1
+            shard[name] = tensor
+        _save(shard, partial, number)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+        return folder
+
+    def keep_only(self, folder: Path) -> None:
+        """Removes every other version."""
+        for other in self.root.glob("version_*"):
+            if other != folder:
+                shutil.rmtree(other)
+
+    def close(self) -> None:
+        """Removes a temporary folder; does nothing to one that was given."""
+        if self._is_temporary:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _save(shard: dict[str, Tensor], folder: Path, number: int) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in shard.items()}, folder / f"model-{number:05d}.safetensors")
+
+
+def _num_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,51 @@
+"""Real `vllm serve` processes on the loopback address."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+
+class ServedPolicy:
+    """A server of one policy that can be killed and started again on its port."""
+
+    def __init__(self, policy: str, log: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.policy = policy
+        self.log = log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        options = {
+            "--port": str(self.port), "--host": "127.0.0.1", "--dtype": "float32", "--max-model-len": "256",
+            "--block-size": "32", "--logprobs-mode": "processed_logprobs", "--generation-config": "vllm",
+            "--max-num-seqs": "64",
+        }  # fmt: skip
+        flags = ["--enforce-eager", "--enable-scale-out", "--enable-prompt-tokens-details"]
+        environment = {
+            "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
+            "HF_HUB_OFFLINE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        # What `vllm serve` starts; that command itself looks for a distribution named "vllm", and the CPU build has
+        # another name.
+        command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", self.policy, *flags]
+        for name, value in options.items():
+            command += [name, value]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, env=os.environ | environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def kill(self) -> None:
+        """Ends it, and all its processes, at once."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
