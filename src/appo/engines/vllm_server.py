@@ -41,7 +41,7 @@ class VLLMServerEngine(Engine):
 
     A request whose server dies goes to another one, or waits until one is back. Every answer names the weights that
     sampled it; a server that was started anew gets the present ones before it is asked. How a server must be started
-    stands in ``docs/vllm_server.md``.
+    stands in ``docs/vllm.md``.
     """
 
     addresses: list[str] = field(default_factory=lambda: ["http://localhost:8000"])

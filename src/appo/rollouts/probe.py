@@ -56,7 +56,7 @@ def default_tolerance(engine: Engine, trainer_dtype: torch.dtype) -> float:
 
 
 _TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.5}
-"""In nats. Of float32 the largest difference met is a tenth of this; of bfloat16 see the README."""
+"""In nats. Of float32 the largest difference met is a tenth of this; of bfloat16 see docs/vllm.md."""
 
 
 def _trajectory(prompt: Prompt, completion: Completion) -> Trajectory:
