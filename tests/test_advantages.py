@@ -3,7 +3,16 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from appo.advantages import ADVANTAGES, GroupAdvantage, ProceduralAdvantage
+from appo.advantages import (
+    ADVANTAGES,
+    EntropyAwareAdvantage,
+    GlobalBatchAdvantage,
+    GroupAdvantage,
+    LeaveOneOut,
+    ProceduralAdvantage,
+    SharedPrefixAdvantage,
+    TreeAdvantage,
+)
 from appo.batch import NO_PARENT, TrajectoryBatch
 
 
@@ -48,10 +57,11 @@ def test_rows_do_not_depend_on_their_order(name, batch):
 
 
 @pytest.mark.parametrize("name", ADVANTAGES)
-def test_log_probs_and_entropies_do_not_matter(name, batch):
+def test_log_probs_and_what_stands_behind_the_mask_do_not_matter(name, batch):
     nan = torch.full(batch.token_ids.shape, float("nan"))
     estimator = ADVANTAGES[name]()
-    dirty = replace(batch, old_log_probs=nan, behavior_log_probs=nan, entropies=nan)
+    entropies = batch.entropies.where(batch.response_mask, nan)
+    dirty = replace(batch, old_log_probs=nan, behavior_log_probs=nan, entropies=entropies)
     torch.testing.assert_close(estimator(dirty), estimator(batch))
 
 
@@ -105,3 +115,59 @@ def test_group_advantage_compares_all_trajectories_of_a_prompt():
 def test_a_bad_discount_is_refused():
     with pytest.raises(ValueError, match=r"reward_scale_discount must lie in \[0, 1\], got 2.0"):
         ProceduralAdvantage(reward_scale_discount=2.0)
+
+
+def test_leave_one_out_by_hand():
+    # Rewards 1, 0, 0.5, -1; the others' means are -1/6, 1/6, 0, 1/2.
+    advantages = LeaveOneOut()(released_example())
+    torch.testing.assert_close(advantages[:, 0], torch.tensor([1 + 1 / 6, -1 / 6, 0.5, -1.5]))
+
+
+def test_global_batch_advantage_divides_by_the_spread_over_all_prompts():
+    example = replace(released_example(), group=torch.tensor([0, 0, 1, 1]))
+    # Deviations 1/2, -1/2, 3/4, -3/4: mean square 13/32.
+    expected = torch.tensor([0.5, -0.5, 0.75, -0.75]) / (13 / 32) ** 0.5
+    torch.testing.assert_close(GlobalBatchAdvantage()(example)[:, 0], expected, atol=1e-5, rtol=0.0)
+
+
+def test_shared_prefix_advantage_by_hand():
+    # Deviations from the mean 1/8: 7/8, -1/8, 3/8, -9/8. Row 0 shares 0..1 with rows 2 and 3, and 2..3 with row 3.
+    advantages = SharedPrefixAdvantage(std="none")(released_example())
+    both, one = (7 + 3 - 9) / 8 / 3, (7 - 9) / 8 / 2
+    expected = [
+        [both, both, one, one, 7 / 8],
+        [-1 / 8] * 4 + [0.0],
+        [both, both, 3 / 8, 3 / 8, 3 / 8],
+        [both, both, one, one, -9 / 8],
+    ]
+    torch.testing.assert_close(advantages, torch.tensor(expected))
+
+
+def test_tree_advantage_by_hand():
+    # Within the prompt: 7/8, -1/8, 3/8, -9/8. Rows 0, 2, 3 are a tree of mean 1/6; row 1 is alone in its own.
+    advantages = TreeAdvantage(std="none")(released_example())[:, 0]
+    torch.testing.assert_close(advantages, torch.tensor([7 / 8 + 5 / 6, -1 / 8, 3 / 8 + 1 / 3, -9 / 8 - 7 / 6]))
+
+
+def test_entropy_aware_advantage_by_hand():
+    example = released_example()
+    entropies = torch.where(torch.arange(5) % 2 == 0, 1.0, 3.0).expand(4, 5)
+    values = entropies[example.response_mask]
+    z = (entropies - values.mean()) / (values.std(correction=0) + 1e-6)
+    advantages = EntropyAwareAdvantage(std="none", weight=0.5)(replace(example, entropies=entropies))
+    by_row = torch.tensor([7 / 8, -1 / 8, 3 / 8, -9 / 8]).unsqueeze(-1)
+    torch.testing.assert_close(advantages, (by_row * (1 + 0.5 * z)).where(example.response_mask, 0.0))
+    plain = EntropyAwareAdvantage(std="none", weight=0.0)(replace(example, entropies=entropies))
+    torch.testing.assert_close(plain, GroupAdvantage(std="none")(example))
+
+
+@pytest.mark.parametrize("name", ["GroupAdvantage", "LeaveOneOut", "GlobalBatchAdvantage", "TreeAdvantage"])
+def test_the_advantages_of_a_prompt_add_up_to_nothing(name, batch):
+    by_row = ADVANTAGES[name]().by_row(batch)
+    sums = torch.zeros(int(batch.group.max()) + 1).index_add(0, batch.group, by_row)
+    torch.testing.assert_close(sums, torch.zeros_like(sums), atol=1e-5, rtol=0.0)
+
+
+def test_a_negative_weight_is_refused():
+    with pytest.raises(ValueError, match=r"weight must not be negative, got -0.1"):
+        EntropyAwareAdvantage(weight=-0.1)

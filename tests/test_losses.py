@@ -4,9 +4,26 @@ import pytest
 import torch
 
 from appo.batch import TrainBatch
-from appo.losses import LOSSES, ClippedLoss, ProceduralLoss
+from appo.losses import (
+    LOSSES,
+    ClipBalancedLoss,
+    ClippedImportanceLoss,
+    ClippedLoss,
+    ProceduralLoss,
+    SequenceClippedLoss,
+)
 
 AGGREGATIONS = ["token-mean", "sequence-mean", "sequence-sum", "constant"]
+
+
+DIFFERENTIABLE = {
+    # What a loss holds constant by design is switched off, or left out of reach, where gradients are checked.
+    "ProceduralLoss": {"future_weight": 0.0},
+    "ClippedLoss": {"dual_clip": 3.0},
+    "SequenceClippedLoss": {"clip_low": 0.2, "clip_high": 0.2, "behavior_correction": "off"},
+    "ClippedImportanceLoss": {"clip_low": 0.0, "clip_high": 0.0},
+    "ClipBalancedLoss": {"clip_high": 100.0},
+}
 
 
 def train_batch(num_rows: int = 7, length: int = 9, seed: int = 0, dtype: torch.dtype = torch.float64) -> TrainBatch:
@@ -125,9 +142,10 @@ def test_totals_of_the_step_change_nothing_when_no_row_is_left_out(aggregation):
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_gradients_are_those_of_the_loss(name, aggregation):
     batch = train_batch(num_rows=3)
-    # The future likelihood weight is held constant by design, so it is switched off where gradients are checked.
-    options = {"future_weight": 0.0} if name == "ProceduralLoss" else {"dual_clip": 3.0}
-    compute = replace(with_everything(name, aggregation), **options)
+    compute = replace(with_everything(name, aggregation), **DIFFERENTIABLE[name])
+    if name == "SequenceClippedLoss":
+        # Tokens keep their own gradient; their sum is the gradient of the row's value if their advantages are equal.
+        batch = replace(batch, advantages=batch.advantages[:, 1:2].expand_as(batch.advantages))
     log_probs, entropies = live(batch)
     assert torch.autograd.gradcheck(lambda p, h: compute(p, h, batch)[0], (log_probs, entropies))
 
@@ -146,6 +164,54 @@ def test_clipped_loss_equals_its_definition():
     torch.testing.assert_close(loss, torch.stack(terms).mean())
     torch.testing.assert_close(metrics["policy_loss"], loss.detach())
     torch.testing.assert_close(metrics["clip_fraction_high"].item(), high / len(terms), atol=1e-6, rtol=0.0)
+
+
+def test_sequence_clipped_loss_equals_its_definition():
+    batch = train_batch()
+    log_probs, entropies = live(batch)
+    options = {"clip_low": 0.1, "clip_high": 0.3, "behavior_correction": "off"}
+    loss, _ = SequenceClippedLoss(**options)(log_probs, entropies, batch)
+    rows, expected = [], torch.zeros_like(log_probs)
+    for row in range(len(batch)):
+        tokens = batch.response_mask[row].nonzero()[:, 0]
+        s = (log_probs[row, tokens] - batch.old_log_probs[row, tokens]).mean().exp().detach()
+        terms = [-torch.min(s * a, s.clamp(0.9, 1.3) * a) for a in batch.advantages[row, tokens]]
+        rows.append(torch.stack(terms).mean())
+        for t in tokens.tolist():
+            a = batch.advantages[row, t]
+            counts = s <= 1.3 if a > 0 else s >= 0.9
+            expected[row, t] = -s * a * counts / len(tokens) / len(batch)
+    torch.testing.assert_close(loss.detach(), torch.stack(rows).mean())
+    loss.backward()
+    torch.testing.assert_close(log_probs.grad, expected)
+
+
+def test_clipped_importance_loss_equals_its_definition():
+    batch = train_batch()
+    log_probs, entropies = live(batch)
+    loss, _ = ClippedImportanceLoss(clip_high=0.3, behavior_correction="off")(log_probs, entropies, batch)
+    weight = (log_probs - batch.old_log_probs).detach().exp().clamp(max=1.3)
+    terms = -(weight * batch.advantages * log_probs)[batch.response_mask]
+    torch.testing.assert_close(loss, terms.mean())
+    loss.backward()
+    expected = -(weight * batch.advantages * batch.response_mask) / batch.response_mask.sum()
+    torch.testing.assert_close(log_probs.grad, expected)
+
+
+def test_clip_balanced_loss_has_the_value_of_the_clipped_one_and_a_bounded_gradient_where_that_has_none():
+    batch = train_batch()
+    log_probs, entropies = live(batch)
+    clipped = ClippedLoss(behavior_correction="off")(log_probs, entropies, batch)[0]
+    (without,) = torch.autograd.grad(clipped, log_probs)
+    balanced = ClipBalancedLoss(behavior_correction="off")(log_probs, entropies, batch)[0]
+    (gradient,) = torch.autograd.grad(balanced, log_probs)
+    torch.testing.assert_close(balanced, clipped)
+    ratio = (log_probs - batch.old_log_probs).detach().exp()
+    cut = (batch.advantages > 0) & (ratio > 1.2)
+    assert cut.sum() > 3
+    assert not without[cut].any()
+    torch.testing.assert_close(gradient[cut], -1.2 * batch.advantages[cut] / batch.response_mask.sum())
+    torch.testing.assert_close(gradient[~cut], without[~cut])
 
 
 def test_rows_far_from_the_policy_that_sampled_are_left_out_and_still_divided_by():
@@ -259,7 +325,7 @@ def test_only_a_divergence_needs_a_reference():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"clip_low": 1.0}, r"clip_low must lie in \[0, 1\), got 1.0"),
+        ({"clip_low": 1.1}, r"clip_low must lie in \[0, 1\], got 1.1"),
         ({"clip_high": -0.1}, "clip_high must not be negative, got -0.1"),
         ({"dual_clip": 1.1}, "dual_clip must be above 1 \\+ clip_high = 1.28, got 1.1"),
         ({"behavior_cap": 0.5}, "behavior_cap must be at least 1, got 0.5"),

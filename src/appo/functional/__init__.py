@@ -2,7 +2,7 @@
 
 from appo.functional.aggregate import Aggregation, aggregation_weights
 from appo.functional.branch_points import ChosenPoints, Scope, select_branch_points
-from appo.functional.credit import prefix_credit
+from appo.functional.credit import prefix_credit, shared_prefix_mean
 from appo.functional.divergence import KLEstimator, kl_estimate
 from appo.functional.groups import Std, group_standardize
 from appo.functional.log_probs import predicting_positions, scatter_scored, token_log_probs
@@ -11,11 +11,14 @@ from appo.functional.returns import MAX_LOG_RATIO, discounted_suffix_sum, future
 from appo.functional.reward_scale import reward_scale
 from appo.functional.surrogate import (
     ClipEvents,
+    clip_balanced_surrogate,
     clip_events,
+    clipped_importance_surrogate,
     dual_clip_surrogate,
     future_likelihood_weight,
     rows_near_behavior,
     rows_within_dual_clip,
+    sequence_log_ratio,
     truncated_importance_weight,
 )
 
@@ -28,7 +31,9 @@ __all__ = [
     "Scope",
     "Std",
     "aggregation_weights",
+    "clip_balanced_surrogate",
     "clip_events",
+    "clipped_importance_surrogate",
     "discounted_suffix_sum",
     "dual_clip_surrogate",
     "future_likelihood_gain",
@@ -46,6 +51,8 @@ __all__ = [
     "rows_within_dual_clip",
     "scatter_scored",
     "select_branch_points",
+    "sequence_log_ratio",
+    "shared_prefix_mean",
     "token_log_probs",
     "truncated_importance_weight",
 ]

@@ -57,6 +57,75 @@ def dual_clip_surrogate(
     return torch.where(advantages < 0, torch.minimum(losses, -advantages * dual_clip), losses)
 
 
+def clipped_importance_surrogate(
+    log_ratio: Tensor, log_probs: Tensor, advantages: Tensor, clip_low: float, clip_high: float
+) -> Tensor:
+    """Policy gradient of every token, weighted by its clipped importance ratio: no token is left without a gradient.
+
+    ``-stop_gradient(clip(r, 1 - clip_low, 1 + clip_high)) * A * log_probs``
+
+    See "MiniMax-M1" (https://arxiv.org/abs/2506.13585), Eq. (4).
+
+    Args:
+        log_ratio: ``[B, T]`` log-probs under the policy minus those under the old policy.
+        log_probs: ``[B, T]`` under the policy, with gradient.
+        advantages: ``[B, T]``, without gradient.
+        clip_low: how far the ratio may fall below 1; 1 leaves it unbounded.
+        clip_high: how far it may rise above 1.
+
+    Returns:
+        ``[B, T]`` losses.
+    """
+    ratio = log_ratio.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    return -ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages * log_probs
+
+
+def clip_balanced_surrogate(
+    log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float, dual_clip: float | None = None
+) -> Tensor:
+    """`dual_clip_surrogate` whose upper clip bounds the gradient instead of cutting it off.
+
+    Where ``A > 0`` and ``r > 1 + clip_high`` the loss is ``-A * (1 + clip_high) * r / stop_gradient(r)``: the value is
+    the clipped one, the gradient that of a token with ratio ``1 + clip_high``.
+
+    See "Agentic Entropy-Balanced Policy Optimization" (https://arxiv.org/abs/2510.14545), section 3.3.
+
+    Args:
+        log_ratio: as in `dual_clip_surrogate`.
+        advantages: likewise.
+        clip_low: likewise.
+        clip_high: likewise.
+        dual_clip: likewise.
+
+    Returns:
+        ``[B, T]`` losses.
+    """
+    losses = dual_clip_surrogate(log_ratio, advantages, clip_low, clip_high, dual_clip)
+    bounded = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    kept = -advantages * (1.0 + clip_high) * (bounded - bounded.detach()).exp()
+    is_clipped = (advantages > 0) & (bounded.detach().exp() > 1.0 + clip_high)
+    return torch.where(is_clipped, kept, losses)
+
+
+def sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """One ratio for a whole row, the geometric mean of its tokens', through which each token keeps its own gradient.
+
+    ``log s_t = stop_gradient(mean_k log_ratio_k) + log_ratio_t - stop_gradient(log_ratio_t)``
+
+    See "Group Sequence Policy Optimization" (https://arxiv.org/abs/2507.18071), Eq. (7) and (14).
+
+    Args:
+        log_ratio: ``[B, T]`` log-probs under the policy minus those under the old policy, with gradient; 0 on tokens
+            that are not trained.
+        mask: ``[B, T]`` bool, True on trained tokens.
+
+    Returns:
+        ``[B, T]``; 0 where `mask` is False.
+    """
+    mean = masked_mean(log_ratio.detach(), mask).unsqueeze(-1)
+    return (mean + log_ratio - log_ratio.detach()).where(mask, 0.0)
+
+
 def clip_events(
     log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float, dual_clip: float | None = None
 ) -> ClipEvents:

@@ -33,7 +33,7 @@ class SurrogateLoss(Loss):
     """
 
     clip_low: float = 0.2
-    """How far the importance ratio may fall below 1 before it stops counting."""
+    """How far the importance ratio may fall below 1 before it stops counting; 1 leaves it unbounded."""
     clip_high: float = 0.2
     """How far the importance ratio may rise above 1 before it stops counting."""
     dual_clip: float | None = None
@@ -60,8 +60,8 @@ class SurrogateLoss(Loss):
     """Tokens that `aggregation: constant` divides by, such as the longest response allowed."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.clip_low < 1.0:
-            raise ValueError(f"clip_low must lie in [0, 1), got {self.clip_low}")
+        if not 0.0 <= self.clip_low <= 1.0:
+            raise ValueError(f"clip_low must lie in [0, 1], got {self.clip_low}")
         if not self.clip_high >= 0.0:
             raise ValueError(f"clip_high must not be negative, got {self.clip_high}")
         if self.dual_clip is not None and not self.dual_clip > 1.0 + self.clip_high:
@@ -103,6 +103,31 @@ class SurrogateLoss(Loss):
         """
         return advantages, {}
 
+    def importance(self, log_ratio: Tensor, mask: Tensor) -> Tensor:
+        """The log of the ratio that is clipped.
+
+        Args:
+            log_ratio: ``[B, T]`` of single tokens, with gradient; 0 on tokens that are not trained.
+            mask: ``[B, T]`` bool, True on tokens that are trained.
+
+        Returns:
+            ``[B, T]``; 0 on tokens that are not trained.
+        """
+        return log_ratio
+
+    def surrogate(self, log_ratio: Tensor, log_probs: Tensor, advantages: Tensor) -> Tensor:
+        """The losses of single tokens.
+
+        Args:
+            log_ratio: ``[B, T]`` that `importance` returned.
+            log_probs: ``[B, T]`` of the live policy, with gradient; 0 on tokens that are not trained.
+            advantages: ``[B, T]`` that `weigh` returned.
+
+        Returns:
+            ``[B, T]`` losses.
+        """
+        return dual_clip_surrogate(log_ratio, advantages, self.clip_low, self.clip_high, self.dual_clip)
+
     def kept_rows(self, events: ClipEvents) -> Tensor | None:
         """``[B]`` bool, True on rows whose surrogate counts; None if all do."""
         return None
@@ -112,9 +137,9 @@ class SurrogateLoss(Loss):
         # Masked before any exp: what stands behind the mask must not reach the gradient as 0 * inf.
         log_ratio = (log_probs - self._compared_with(batch)).where(mask, 0.0)
         advantages, means = self.weigh(log_ratio.detach(), batch.advantages.where(mask, 0.0), mask)
-        clips = self.clip_low, self.clip_high, self.dual_clip
-        events = clip_events(log_ratio, advantages, *clips)
-        losses = dual_clip_surrogate(log_ratio, advantages, *clips)
+        importance = self.importance(log_ratio, mask)
+        events = clip_events(importance, advantages, self.clip_low, self.clip_high, self.dual_clip)
+        losses = self.surrogate(importance, log_probs.where(mask, 0.0), advantages)
         correction = self._behavior_weight(batch)
         if correction is not None:
             losses = losses * correction

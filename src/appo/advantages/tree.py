@@ -1,0 +1,55 @@
+"""Advantages that see initial trajectories and their branches as trees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from appo.advantages.base import ADVANTAGES, AdvantageEstimator
+from appo.advantages.group import TrajectoryAdvantage
+from appo.batch import TrajectoryBatch
+from appo.functional import Std, group_standardize, shared_prefix_mean
+
+
+@ADVANTAGES.register
+@dataclass(frozen=True)
+class SharedPrefixAdvantage(AdvantageEstimator):
+    """Compares all trajectories of a prompt and gives a shared token the mean advantage of those that share it.
+
+    Branch rows are trained whole, so a shared token is trained once for each trajectory that has it.
+
+    See "Agentic Reinforced Policy Optimization" (https://arxiv.org/abs/2507.19849), section 3.2, hard estimation.
+    """
+
+    trains_branches: ClassVar[bool] = True
+
+    std: Std = "sample"
+    """What deviations from the group's mean are divided by: `population` or `sample` standard deviation, or `none`."""
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        by_row = group_standardize(batch.rewards, batch.group, std=self.std)
+        shared = shared_prefix_mean(by_row, batch.parent, batch.branch_position, batch.token_ids.shape[-1])
+        return shared.where(batch.response_mask, 0.0)
+
+
+@ADVANTAGES.register
+@dataclass(frozen=True)
+class TreeAdvantage(TrajectoryAdvantage):
+    """Compares a trajectory with all of its prompt, and again with those of its tree, and adds the two.
+
+    A tree is an initial trajectory with its branches; one alone in its tree has nothing to be compared with there.
+
+    See "Tree Search for LLM Agent Reinforcement Learning" (https://arxiv.org/abs/2509.21240), section 3.3.
+    """
+
+    std: Std = "sample"
+    """What deviations from a mean are divided by: `population` or `sample` standard deviation, or `none`."""
+
+    def by_row(self, batch: TrajectoryBatch) -> Tensor:
+        rows = torch.arange(len(batch.parent), device=batch.parent.device)
+        tree = torch.where(batch.is_branch, batch.parent, rows)
+        between = group_standardize(batch.rewards, batch.group, std=self.std)
+        return between + group_standardize(batch.rewards, tree, std=self.std)
