@@ -54,8 +54,8 @@ class LeaveOneOut(TrajectoryAdvantage):
     """
 
     def by_row(self, batch: TrajectoryBatch) -> Tensor:
-        _, index, count = batch.group.unique(return_inverse=True, return_counts=True)
-        size = count[index].to(batch.rewards.dtype)
+        _, index = batch.group.unique(return_inverse=True)
+        size = torch.bincount(index)[index].to(batch.rewards.dtype)
         return group_standardize(batch.rewards, batch.group, std="none") * size / (size - 1).clamp(min=1)
 
 
@@ -70,4 +70,4 @@ class GlobalBatchAdvantage(TrajectoryAdvantage):
     def by_row(self, batch: TrajectoryBatch) -> Tensor:
         centered = group_standardize(batch.rewards, batch.group, std="none")
         # Deviations of each prompt add up to 0, so their mean over the batch is 0 too.
-        return centered / (torch.linalg.vector_norm(centered) / len(centered) ** 0.5 + _EPS)
+        return centered / (centered.square().mean().sqrt() + _EPS)
