@@ -14,8 +14,8 @@ from appo.batch import TrajectoryBatch
 from appo.engines import SamplingParams
 from appo.rewards import Reward
 from appo.rollouts import AgentLimits, AgentLoop, BranchRules, Collector, IterationRunner, Measured, Stopwatch
-from appo.rollouts.candidates import branchable_tokens
-from appo.scorers import Scorer, Scores
+from appo.rollouts.candidates import CandidateFilter
+from appo.scorers import Scorer, Scores, TreeUniform
 from appo.tools import TagSyntax, ToolRunner
 from appo.trajectory import Outcome, Prompt, Trajectory
 
@@ -70,7 +70,7 @@ def _collector(engine: ScriptedEngine, runner: ToolRunner, rules: BranchRules, *
         "advantage": ProceduralAdvantage(),
         "reward": CountLetters(),
         "rules": rules,
-        "branchable": branchable_tokens(engine.tokenizer),
+        "candidates": CandidateFilter(engine.tokenizer),
         "sampling": SamplingParams(),
         "seed": 0,
         "stopwatch": Stopwatch(),
@@ -111,6 +111,15 @@ def test_a_resampled_split_sends_the_prefix_without_the_chosen_token(tokenizer, 
     collector = _collector(engine, runner, BranchRules(num_initial=1, num_branches=1, split="resample"))
     collector.collect(collector.sample_initial(_prompts(tokenizer, "P"), iteration=0), iteration=0)
     assert tokenizer.decode(engine.requests[-1].token_ids) == "Paa"
+
+
+def test_a_branch_at_a_turn_leaves_before_it_whatever_stands_there(tokenizer, runner):
+    engine = ScriptedEngine(tokenizer, {"P": f" a{EOS}"})
+    collector = _collector(engine, runner, BranchRules(num_initial=1, num_branches=1), scorer=TreeUniform())
+    rollouts = collector.collect(collector.sample_initial(_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    # The only turn begins with white space at 1; the branch shares the prompt alone.
+    assert [tokenizer.decode(request.token_ids) for request in engine.requests] == ["P", "P"]
+    assert rollouts.batch.branch_position.tolist() == [-1, 0]
 
 
 def test_white_space_the_end_and_positions_without_room_are_no_branch_points(tokenizer, runner):

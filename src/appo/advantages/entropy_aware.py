@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from appo.advantages.base import ADVANTAGES, AdvantageEstimator
@@ -35,6 +36,6 @@ class EntropyAwareAdvantage(AdvantageEstimator):
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         mask = batch.response_mask
-        z_entropy = masked_standardize(batch.entropies.flatten(), mask.flatten()).view_as(batch.entropies)
+        z_entropy = masked_standardize(batch.entropies, mask, group=torch.zeros_like(batch.group))
         by_row = group_standardize(batch.rewards, batch.group, std=self.std)
         return (by_row.unsqueeze(-1) * (1.0 + self.weight * z_entropy)).where(mask, 0.0)

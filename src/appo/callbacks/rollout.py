@@ -20,17 +20,20 @@ from appo.policy import encode, max_positions
 from appo.prompts import Split
 from appo.rewards import Reward
 from appo.rollouts import (
+    DEFAULT_EXCLUSIONS,
     AgentLimits,
     AgentLoop,
     BranchRules,
+    CandidateFilter,
     Collector,
     Evaluated,
+    Exclusion,
     IterationRunner,
     Start,
     Stopwatch,
     WeightProbe,
     WeightSync,
-    branchable_tokens,
+    check_exclusions,
     check_stop_strings,
     cost_metrics,
     default_tolerance,
@@ -75,6 +78,8 @@ class RolloutCallback(L.Callback):
         fallback: branches at positions that the scorer does not prefer when the preferred ones do not suffice.
         repeat: branches several times from a position when even those do not suffice.
         min_remaining_tokens: fewest tokens that a branch must have left.
+        exclude: tokens that are no branch points: `whitespace` alone, `punctuation` and symbols alone, `special` ones,
+            those that touch `tags`, the inside of tool `calls`. The last token of a trajectory never is one.
         temperature: divides the logits, in sampling and in the loss alike.
         top_p: smallest share of probability that the kept tokens hold together; 1 keeps all.
         top_k: number of most likely tokens kept; 0 keeps all.
@@ -109,6 +114,7 @@ class RolloutCallback(L.Callback):
         fallback: bool = True,
         repeat: bool = False,
         min_remaining_tokens: int = 1,
+        exclude: tuple[Exclusion, ...] = DEFAULT_EXCLUSIONS,
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -133,6 +139,8 @@ class RolloutCallback(L.Callback):
                 raise ValueError(f"rollout.{name} must be positive, got {value}")
         if max_mismatch is not None and not max_mismatch > 0:
             raise ValueError(f"rollout.max_mismatch must be positive, got {max_mismatch}")
+        check_exclusions(exclude)
+        self.exclude = exclude
         self.rules = BranchRules(
             num_initial, num_trajectories - num_initial, selection, split, fallback, repeat, min_remaining_tokens
         )
@@ -195,7 +203,7 @@ class RolloutCallback(L.Callback):
             advantage=self.advantage,
             reward=self.reward,
             rules=self.rules,
-            branchable=branchable_tokens(data.tokenizer),
+            candidates=CandidateFilter(data.tokenizer, self.exclude),
             sampling=self.sampling,
             seed=self.seed,
             stopwatch=self.stopwatch,

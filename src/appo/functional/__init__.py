@@ -21,9 +21,11 @@ from appo.functional.surrogate import (
     sequence_log_ratio,
     truncated_importance_weight,
 )
+from appo.functional.turns import NO_TURN, penalized_draws, turn_numbers, turn_openings, turn_starts
 
 __all__ = [
     "MAX_LOG_RATIO",
+    "NO_TURN",
     "Aggregation",
     "ChosenPoints",
     "ClipEvents",
@@ -44,6 +46,7 @@ __all__ = [
     "masked_standardize",
     "masked_standardize_by_row",
     "masked_std",
+    "penalized_draws",
     "predicting_positions",
     "prefix_credit",
     "reward_scale",
@@ -55,4 +58,7 @@ __all__ = [
     "shared_prefix_mean",
     "token_log_probs",
     "truncated_importance_weight",
+    "turn_numbers",
+    "turn_openings",
+    "turn_starts",
 ]

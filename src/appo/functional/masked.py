@@ -19,35 +19,36 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return x.where(mask, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
-def masked_std(x: Tensor, mask: Tensor) -> Tensor:
+def masked_std(x: Tensor, mask: Tensor, group: Tensor | None = None) -> Tensor:
     """Population standard deviation of the selected values; exactly 0 where they are all equal.
 
     Args:
-        x: ``[..., T]`` values.
-        mask: ``[..., T]`` bool, True on the values that count.
+        x: ``[B, T]`` values.
+        mask: ``[B, T]`` bool, True on the values that count.
+        group: ``[B]`` int64, rows with the same value share one deviation; None keeps rows apart.
 
     Returns:
-        ``[...]`` standard deviations.
+        ``[B]`` standard deviations.
     """
-    return masked_mean(_centered(x, mask).square(), mask).sqrt()
+    return _deviations(x, mask, group)[1]
 
 
-def masked_standardize(x: Tensor, mask: Tensor, eps: float = 1e-6) -> Tensor:
-    """Z-scores of the selected values within each row; 0 on the others, and where all are equal.
+def masked_standardize(x: Tensor, mask: Tensor, group: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    """Z-scores of the selected values within each row or group of rows; 0 on the others, and where all are equal.
 
     ``z_t = (x_t - mean) / (std + eps)`` with the population standard deviation
 
     Args:
-        x: ``[..., T]`` values.
-        mask: ``[..., T]`` bool, True on the values to standardize.
+        x: ``[B, T]`` values.
+        mask: ``[B, T]`` bool, True on the values to standardize.
+        group: ``[B]`` int64, rows with the same value are standardized together; None keeps rows apart.
         eps: added to the standard deviation.
 
     Returns:
-        ``[..., T]`` z-scores.
+        ``[B, T]`` z-scores.
     """
-    centered = _centered(x, mask)
-    std = masked_mean(centered.square(), mask).sqrt().unsqueeze(-1)
-    return centered / (std + eps)
+    centered, std = _deviations(x, mask, group)
+    return centered / (std.unsqueeze(-1) + eps)
 
 
 def masked_standardize_by_row(x: Tensor, mask: Tensor, eps: float = 1e-6) -> Tensor:
@@ -69,8 +70,17 @@ def masked_standardize_by_row(x: Tensor, mask: Tensor, eps: float = 1e-6) -> Ten
     return torch.zeros_like(x).masked_scatter(mask, torch.cat([x.new_empty(0), *z_scores]))
 
 
-def _centered(x: Tensor, mask: Tensor) -> Tensor:
+def _deviations(x: Tensor, mask: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``[B, T]`` distances from the mean of the row's group, 0 where masked, and ``[B]`` their standard deviations."""
+    index = torch.arange(len(x), device=x.device) if group is None else group.unique(return_inverse=True)[1]
+    zeros = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    count = zeros.index_add(0, index, mask.sum(-1).to(x.dtype)).clamp(min=1)
+
+    def mean(values: Tensor) -> Tensor:
+        return (zeros.index_add(0, index, values.sum(-1)) / count)[index].unsqueeze(-1)
+
     # Measured from the smallest value: a mean of equal floats need not equal them, and eps would blow the rest up.
-    lowest = x.where(mask, float("inf")).amin(-1, keepdim=True)
-    shifted = x - lowest
-    return torch.where(mask, shifted - masked_mean(shifted, mask).unsqueeze(-1), 0.0)
+    lowest = zeros.scatter_reduce(0, index, x.where(mask, float("inf")).amin(-1), "amin", include_self=False)[index]
+    shifted = torch.where(mask, x - lowest.unsqueeze(-1), 0.0)
+    centered = torch.where(mask, shifted - mean(shifted), 0.0)
+    return centered, mean(centered.square()).squeeze(-1).sqrt()

@@ -2,7 +2,7 @@
 
 from appo.rollouts.agent import AgentLimits, AgentLoop, Start, check_stop_strings
 from appo.rollouts.buffer import RolloutBuffer
-from appo.rollouts.candidates import branch_candidates, branchable_tokens
+from appo.rollouts.candidates import DEFAULT_EXCLUSIONS, CandidateFilter, Exclusion, check_exclusions
 from appo.rollouts.collector import BranchPlan, BranchRules, Collector, Measured, Rollouts
 from appo.rollouts.evaluation import Evaluated, EvaluationMetrics
 from appo.rollouts.iteration import IterationRunner
@@ -13,14 +13,17 @@ from appo.rollouts.stopwatch import Stopwatch
 from appo.rollouts.sync import EngineMismatchError, WeightSync
 
 __all__ = [
+    "DEFAULT_EXCLUSIONS",
     "AgentLimits",
     "AgentLoop",
     "BranchPlan",
     "BranchRules",
+    "CandidateFilter",
     "Collector",
     "EngineMismatchError",
     "Evaluated",
     "EvaluationMetrics",
+    "Exclusion",
     "IterationRunner",
     "Measured",
     "RolloutBuffer",
@@ -30,8 +33,7 @@ __all__ = [
     "TrajectoryWriter",
     "WeightProbe",
     "WeightSync",
-    "branch_candidates",
-    "branchable_tokens",
+    "check_exclusions",
     "check_stop_strings",
     "cost_metrics",
     "default_tolerance",

@@ -17,7 +17,7 @@ from appo.engines import SamplingParams
 from appo.functional import select_branch_points
 from appo.rewards import Reward
 from appo.rollouts.agent import AgentLoop, Start
-from appo.rollouts.candidates import branch_candidates
+from appo.rollouts.candidates import CandidateFilter, has_room
 from appo.rollouts.stopwatch import Stopwatch
 from appo.scorers import Scorer, Scores
 from appo.seeding import derive_seed
@@ -147,7 +147,7 @@ class Collector:
         advantage: how outcomes become credit.
         reward: what a trajectory is worth.
         rules: how many branches, and which positions may have one.
-        branchable: ``[V]`` bool, token ids that may be branch points.
+        candidates: which tokens may be branch points.
         sampling: how tokens are drawn.
         seed: of everything random.
         stopwatch: where the seconds of each phase are added up.
@@ -163,7 +163,7 @@ class Collector:
         advantage: AdvantageEstimator,
         reward: Reward,
         rules: BranchRules,
-        branchable: Tensor,
+        candidates: CandidateFilter,
         sampling: SamplingParams,
         seed: int,
         stopwatch: Stopwatch,
@@ -175,7 +175,7 @@ class Collector:
         self.advantage = advantage
         self.reward = reward
         self.rules = rules
-        self.branchable = branchable
+        self.candidates = candidates
         self.sampling = sampling
         self.seed = seed
         self.stopwatch = stopwatch
@@ -234,13 +234,14 @@ class Collector:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "scorer", iteration, initial[0].prompt.id))
             scores = self.scorer(batch, generator)
             rules = self.rules
-            candidates = branch_candidates(
+            candidates = has_room(
                 batch,
-                self.branchable,
                 torch.tensor([trajectory.prompt_length for trajectory in initial]),
                 self.agent.limits.max_response_tokens,
                 rules.min_remaining_tokens,
             )
+            if not scores.at_turns:
+                candidates &= self.candidates(batch)
             chosen = select_branch_points(
                 scores.values,
                 scores.preferred,
@@ -251,7 +252,7 @@ class Collector:
                 fallback=rules.fallback,
                 repeat=rules.repeat,
             )
-        shift = 1 if rules.split == "resample" else 0
+        shift = 1 if rules.split == "resample" or scores.at_turns else 0
         points = [
             BranchPoint(initial[row], position - shift, score)
             for row, position, score in zip(*(column.tolist() for column in chosen), strict=True)

@@ -22,11 +22,14 @@ class Scores:
         preferred: ``[B, T]`` bool, positions that are chosen before any other; None prefers none.
         factors: ``[B, T]`` each, what the score was made of, by name; only their mean and spread over sampled tokens
             are logged.
+        at_turns: the chosen positions begin turns: whatever token stands there, and whatever `rollout.split` says, a
+            branch leaves before it, right behind a tool result or the prompt.
     """
 
     values: Tensor
     preferred: Tensor | None = None
     factors: Mapping[str, Tensor] = field(default_factory=dict)
+    at_turns: bool = False
 
 
 class Scorer(ABC):
