@@ -114,6 +114,16 @@ def test_selected_rows_are_cut_to_the_longest_of_them():
     assert len(part) == 2
 
 
+def test_joined_batches_are_padded_to_the_longest_and_forget_their_steps():
+    short, long = train_batch([2]), replace(train_batch([1, 3]), num_tokens=100, num_rows=7)
+    joined = TrainBatch.cat([short, long])
+    assert joined.token_ids.tolist() == [[0, 0, 0], [0, 0, 0], [1, 1, 1]]
+    assert joined.response_mask.tolist() == [[True, True, False], [True, False, False], [True, True, True]]
+    assert joined.lengths.tolist() == [2, 1, 3]
+    assert (joined.num_tokens, joined.num_rows, joined.ref_log_probs) == (None, None, None)
+    assert TrainBatch.cat([long]).num_tokens is None
+
+
 def test_micro_batches_hold_every_row_once_and_the_totals_of_the_step():
     micros = train_batch([3, 5, 2, 5, 1]).micro_batches(max_tokens=10)
     assert [micro.token_ids[:, 0].tolist() for micro in micros] == [[1, 3], [0, 2, 4]]

@@ -1,20 +1,50 @@
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
 from appo.cli import run
+from appo.losses import ClippedLoss, ProceduralLoss
+
+from .toy import FEW_TOKENS, metrics
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.yaml"))
+OVERLAYS = {"random_branching"}
+PRESETS = [path for path in CONFIGS if path.stem not in OVERLAYS | {"cold_start"}]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_accepted(path, capsys):
     command = "sft" if path.stem == "cold_start" else "fit"
-    base = [] if command == "sft" else ["--config", str(path.with_name("quickstart.yaml"))]
+    base = ["--config", str(path.with_name("quickstart.yaml"))] if path.stem in OVERLAYS else []
     with pytest.raises(SystemExit) as exit_info:
         run([command, *base, "--config", str(path), "--print_config"])
     assert exit_info.value.code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_trains_by_itself(path, tmp_path, policy_folder):
+    run(
+        [
+            "fit",
+            "--config",
+            str(path),
+            *FEW_TOKENS,
+            "--trainer.max_epochs=1",
+            "--trainer.accelerator=cpu",
+            "--rollout.reward=tests.toy.EveryOtherFlat",
+            f"--model.policy={policy_folder}",
+            f"--trainer.default_root_dir={tmp_path}",
+        ]
+    )
+    (row,) = (row for row in metrics(tmp_path) if row["rollout/reward_mean"])
+    wanted, made = float(row["rollout/branches_wanted"]), float(row["rollout/branches_made"])
+    assert made == wanted
+    assert (wanted > 0) == (path.stem in {"aepo", "appo_paper", "appo_released", "arpo", "quickstart", "tree_grpo"})
+    # About half of the questions train nothing; only DAPO looks for others in their place.
+    assert (float(row["rollout/prompts_replaced"]) > 0) == (path.stem == "dapo")
+    assert float(row["train/grad_norm"]) > 0
 
 
 def test_interpolations_see_what_the_command_line_says(capsys):
@@ -22,6 +52,25 @@ def test_interpolations_see_what_the_command_line_says(capsys):
     with pytest.raises(SystemExit):
         run(["fit", "--config", configs[0], "--config", configs[1], "--rollout.num_trajectories=5", "--print_config"])
     assert yaml.safe_load(capsys.readouterr().out)["rollout"]["num_initial"] == 5
+
+
+def resolved(capsys, *options: str):
+    with pytest.raises(SystemExit):
+        run(["fit", "--config", str(CONFIGS[0].with_name("quickstart.yaml")), *options, "--print_config"])
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_another_component_begins_with_its_own_defaults(capsys):
+    loss = resolved(capsys, "--model.loss.clip_low=0.1", "--model.loss=ClippedLoss")["model"]["loss"]
+    given = {f.name: f.default for f in fields(ClippedLoss)}
+    assert loss == {"class_path": "appo.losses.ClippedLoss", "init_args": given}
+    # The quickstart's own loss differs from these.
+    assert given["clip_high"] != ProceduralLoss.clip_high
+
+
+def test_the_same_component_keeps_its_options(capsys):
+    options = resolved(capsys, "--model.loss=ProceduralLoss", "--model.loss.clip_low=0.1")["model"]["loss"]["init_args"]
+    assert (options["ratio_to"], options["clip_low"]) == ("sampling", 0.1)
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "sft"])

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from appo import cli
 from appo.rollouts import read_trajectories
 
-from .toy import CONFIG, run
+from .toy import run
 
 
 def history(folder: Path) -> list[dict[str, float]]:
@@ -101,17 +101,6 @@ def test_the_progress_bar_shows_the_iteration_that_has_just_ended(tmp_path, poli
     assert f"reward={row['rollout/reward_mean']:.3g}" in shown
     assert "branches=8" in shown
     assert "tokens/s=" in shown
-
-
-def test_grpo_is_an_overlay(tmp_path, policy_folder):
-    overlay = str(Path(CONFIG).with_name("grpo.yaml"))
-    folder = run(
-        "fit", tmp_path, policy_folder, "--config", overlay, "--trainer.max_epochs=1",
-        "--rollout.reward=tests.toy.EvenTokens",
-    )  # fmt: skip
-    (row,) = history(folder)
-    assert row["rollout/branches_made"] == 0
-    assert row["train/grad_norm"] > 0
 
 
 def test_a_loss_with_a_reference_starts_at_no_divergence(tmp_path, policy_folder):

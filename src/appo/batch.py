@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from appo.trajectory import Trajectory
@@ -104,6 +105,24 @@ class TrainBatch:
             if isinstance(value := getattr(self, f.name), Tensor)
         }
         return replace(self, **cut)
+
+    @staticmethod
+    def cat(batches: Sequence[TrainBatch]) -> TrainBatch:
+        """All rows of some batches, padded to the longest; `num_tokens` and `num_rows` are those of the result.
+
+        Args:
+            batches: at least one; all with `ref_log_probs`, or none.
+        """
+        if len(batches) == 1:
+            return replace(batches[0], num_tokens=None, num_rows=None)
+        width = max(batch.token_ids.shape[1] for batch in batches)
+        joined: dict[str, Any] = {}
+        for f in fields(TrainBatch):
+            values = [getattr(batch, f.name) for batch in batches]
+            if isinstance(values[0], Tensor):
+                padded = [F.pad(v, (0, width - v.shape[1])) if v.ndim == 2 else v for v in values]
+                joined[f.name] = torch.cat(padded)
+        return TrainBatch(**joined)
 
     def to(self, device: torch.device) -> TrainBatch:
         """The same batch on another device."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
-from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse import Namespace, auto_cli, set_parsing_settings
+from jsonargparse import _typehints as typehints
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -63,6 +64,19 @@ class AppoParser(LightningArgumentParser):
             message = f"{key[1]}: {_unknown_component(key[1], unknown[1])}"
         sys.stderr.write(f"error: {message}\n")
         self.exit(2)
+
+
+def _start_afresh(parser_or_action: Any, previous: Any, value: Any) -> None:
+    """Another class in the place of a component begins with its own defaults.
+
+    jsonargparse would hand on every option that both classes have, defaults of the former included: a `ClippedLoss` in
+    the place of the `ProceduralLoss` would clip where that one does (https://github.com/mauvilsa/jsonargparse/issues/460).
+    """
+    if previous and previous.get("init_args") and previous["class_path"] != value["class_path"]:
+        previous["init_args"] = Namespace()
+
+
+typehints.discard_init_args_on_class_path_change = _start_afresh  # it has no setting for this
 
 
 def _unknown_component(key: str, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -113,6 +113,19 @@ class RolloutDataModule(L.LightningDataModule):
         order = torch.randperm(len(prompts), generator=generator)
         start = (iteration % per_pass) * self.prompts_per_iteration
         return [prompts[i] for i in order[start : start + self.prompts_per_iteration].tolist()]
+
+    def spare_prompts(self, iteration: int) -> Iterator[Prompt]:
+        """The other training prompts, in an order of their own in each iteration.
+
+        Args:
+            iteration: counted from 0.
+        """
+        prompts = self._prompts["train"]
+        taken = {prompt.id for prompt in self.iteration_prompts(iteration)}
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "spare", iteration))
+        for i in torch.randperm(len(prompts), generator=generator).tolist():
+            if prompts[i].id not in taken:
+                yield prompts[i]
 
     def evaluation_batches(self, split: Split) -> list[Sequence[Prompt]]:
         """The prompts of a split in the batches in which they are evaluated."""

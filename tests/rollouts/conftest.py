@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import cycle
 
 import pytest
 import torch
@@ -31,12 +32,12 @@ class ScriptedEngine(Engine):
 
     Args:
         tokenizer: encodes the script.
-        turns: texts by the text of the request they answer.
+        turns: texts by the text of the request they answer; of several, each request takes the next, in turns.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, turns: dict[str, str]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, turns: dict[str, str] | dict[str, list[str]]) -> None:
         self.tokenizer = tokenizer
-        self.turns = turns
+        self.turns = {sent: cycle([texts] if isinstance(texts, str) else texts) for sent, texts in turns.items()}
         self.requests: list[Request] = []
         self.policy_version = 0
         self._queue: list[Request] = []
@@ -52,7 +53,7 @@ class ScriptedEngine(Engine):
 
     def step(self) -> list[Completion]:
         request = self._queue.pop(0)
-        text = self.turns[self.tokenizer.decode(request.token_ids)]
+        text = next(self.turns[self.tokenizer.decode(request.token_ids)])
         token_ids = self.tokenizer.encode(text, add_special_tokens=False)[: request.max_tokens]
         log_probs = []
         for _ in token_ids:

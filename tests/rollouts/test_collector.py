@@ -15,6 +15,7 @@ from appo.engines import SamplingParams
 from appo.rewards import Reward
 from appo.rollouts import AgentLimits, AgentLoop, BranchRules, Collector, IterationRunner, Measured, Stopwatch
 from appo.rollouts.candidates import CandidateFilter
+from appo.rollouts.collector import mini_batches
 from appo.scorers import Scorer, Scores, TreeUniform
 from appo.tools import TagSyntax, ToolRunner
 from appo.trajectory import Outcome, Prompt, Trajectory
@@ -153,7 +154,7 @@ def test_mini_batches_keep_the_rows_of_a_prompt_together(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, SCRIPT)
     collector = _collector(engine, runner, BranchRules(2, 0))
     rollouts = collector.collect(collector.sample_initial(_prompts(tokenizer, "PQ"), iteration=0), iteration=0)
-    first, second = rollouts.mini_batches(2)
+    first, second = mini_batches(rollouts.by_prompt(), 2)
     assert first.token_ids[:, 0].unique().tolist() != second.token_ids[:, 0].unique().tolist()
     assert [batch.token_ids.shape for batch in (first, second)] == [(2, 7), (2, 5)]
 
@@ -189,6 +190,43 @@ def test_with_a_lag_the_next_iteration_is_sampled_along_with_the_branches(tokeni
     # Nothing is sampled for the second iteration but its branches.
     assert [tokenizer.decode(r.token_ids) for r in engine.requests[seen:]] == ["Qbbb", "Qbbb"]
     assert iterations.pending == []
+
+
+def _varied(tokenizer) -> tuple[ScriptedEngine, list[Prompt]]:
+    """Prompts A, B, C whose two answers are equal, and X, Y, Z whose answers differ in reward."""
+    flat, differing = "ABC", "XYZ"
+    script = {name: [f"b{EOS}"] for name in flat} | {name: [f"aa{EOS}", f"b{EOS}"] for name in differing}
+    return ScriptedEngine(tokenizer, script), _prompts(tokenizer, flat + differing)
+
+
+def test_prompts_that_train_nothing_are_replaced_in_their_place(tokenizer, runner):
+    engine, (a, b, c, x, y, z) = _varied(tokenizer)
+    iterations = IterationRunner(_collector(engine, runner, BranchRules(2, 0)), lambda: None, 3, replacement_rounds=2)
+    batches = list(iterations.run(0, [a, x, b], spare=[c, y, z]))
+    # A and B train nothing. C and Y are tried first: Y takes the place of A; then Z that of B.
+    firsts = [tokenizer.decode(batch.token_ids[:, 0].unique()) for batch in batches]
+    assert firsts == ["Y", "X", "Z"]
+    assert iterations.num_replaced == 2
+    assert [t.prompt.id for part in iterations.rounds for t in part.trajectories[::2]] == ["A", "X", "B", "C", "Y", "Z"]
+    assert all(batch.num_tokens is None and batch.advantages.any() for batch in batches)
+
+
+def test_prompts_stay_when_the_rounds_or_the_others_are_used_up(tokenizer, runner):
+    for rounds, spare in ((1, "CXYZ"), (9, "C")):
+        engine, _ = _varied(tokenizer)
+        iterations = IterationRunner(
+            _collector(engine, runner, BranchRules(2, 0)), lambda: None, 1, replacement_rounds=rounds
+        )
+        (batch,) = iterations.run(0, _prompts(tokenizer, "A"), spare=_prompts(tokenizer, spare))
+        assert tokenizer.decode(batch.token_ids[:, 0].unique()) == "A"
+        assert iterations.num_replaced == 0
+
+
+def test_nothing_is_replaced_unless_asked_for(tokenizer, runner):
+    engine, (a, b, c, x, *_) = _varied(tokenizer)
+    iterations = IterationRunner(_collector(engine, runner, BranchRules(2, 0)), lambda: None, 1)
+    list(iterations.run(0, [a, b], spare=[c, x]))
+    assert len(engine.requests) == 4
 
 
 def test_update_epochs_repeat_the_batches_without_sampling(tokenizer, runner):

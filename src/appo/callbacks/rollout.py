@@ -80,6 +80,9 @@ class RolloutCallback(L.Callback):
         min_remaining_tokens: fewest tokens that a branch must have left.
         exclude: tokens that are no branch points: `whitespace` alone, `punctuation` and symbols alone, `special` ones,
             those that touch `tags`, the inside of tool `calls`. The last token of a trajectory never is one.
+        replacement_rounds: how often the prompts of an iteration that train nothing, since their rewards do not differ,
+            are replaced by others; those that are left then stay. 0 replaces none. Replacements are sampled by the
+            policy as it is, whatever `branch_when` and `lag` say.
         temperature: divides the logits, in sampling and in the loss alike.
         top_p: smallest share of probability that the kept tokens hold together; 1 keeps all.
         top_k: number of most likely tokens kept; 0 keeps all.
@@ -115,6 +118,7 @@ class RolloutCallback(L.Callback):
         repeat: bool = False,
         min_remaining_tokens: int = 1,
         exclude: tuple[Exclusion, ...] = DEFAULT_EXCLUSIONS,
+        replacement_rounds: int = 0,
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -139,8 +143,11 @@ class RolloutCallback(L.Callback):
                 raise ValueError(f"rollout.{name} must be positive, got {value}")
         if max_mismatch is not None and not max_mismatch > 0:
             raise ValueError(f"rollout.max_mismatch must be positive, got {max_mismatch}")
+        if replacement_rounds < 0:
+            raise ValueError(f"rollout.replacement_rounds must not be negative, got {replacement_rounds}")
         check_exclusions(exclude)
         self.exclude = exclude
+        self.replacement_rounds = replacement_rounds
         self.rules = BranchRules(
             num_initial, num_trajectories - num_initial, selection, split, fallback, repeat, min_remaining_tokens
         )
@@ -215,6 +222,7 @@ class RolloutCallback(L.Callback):
             data.update_epochs,
             self.branch_when,
             self.lag,
+            self.replacement_rounds,
         )
         self._iteration.pending = [trajectory_from_record(record) for record in self._restored_pending]
         self._restored_pending = []
@@ -227,7 +235,8 @@ class RolloutCallback(L.Callback):
         following = data.iteration_prompts(number + 1) if self.lag and not is_last else ()
         self.stopwatch.take()
         self._epoch_start = perf_counter()
-        data.buffer.fill(self._iteration.run(number, data.iteration_prompts(number), following))
+        spare = data.spare_prompts(number) if self.replacement_rounds else ()
+        data.buffer.fill(self._iteration.run(number, data.iteration_prompts(number), following, spare))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -321,6 +330,7 @@ class RolloutCallback(L.Callback):
             **costs,
             "generated_tokens_total": self.num_generated_tokens,
             "probe_max": self._sync.largest_difference,
+            "prompts_replaced": float(self._iteration.num_replaced),
         }
 
     def _warn_without_spread(self, metrics: Mapping[str, float]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -129,11 +130,42 @@ class Rollouts:
     trained_rows: Tensor
     fresh: Sequence[Trajectory]
 
-    def mini_batches(self, num: int) -> list[TrainBatch]:
-        """Cuts the training rows into `num` batches; a prompt's rows stay together."""
+    def by_prompt(self) -> list[PromptRows]:
+        """The training rows of each prompt, in the order of the prompts."""
         group = self.batch.group[self.trained_rows]
-        prompts = torch.arange(int(group.max()) + 1)
-        return [self.train.select(torch.isin(group, part).nonzero()[:, 0]) for part in prompts.tensor_split(num)]
+        rows = [(group == number).nonzero()[:, 0] for number in group.unique()]
+        return [PromptRows(self.train, part, bool(self.train.advantages[part].any())) for part in rows]
+
+
+@dataclass(frozen=True, eq=False)
+class PromptRows:
+    """What one prompt contributes to the training.
+
+    Attributes:
+        source: the batch its rows are in.
+        rows: ``[R]`` int64, row numbers there.
+        has_signal: whether any of its tokens has an advantage.
+    """
+
+    source: TrainBatch
+    rows: Tensor
+    has_signal: bool
+
+
+def mini_batches(prompts: Sequence[PromptRows], num: int) -> list[TrainBatch]:
+    """Cuts prompts into batches of equally many, in their order.
+
+    Args:
+        prompts: a multiple of `num`.
+        num: of batches.
+    """
+    size = len(prompts) // num
+    batches = []
+    for start in range(0, len(prompts), size):
+        by_source = groupby(prompts[start : start + size], key=lambda prompt: id(prompt.source))
+        parts = [list(part) for _, part in by_source]
+        batches.append(TrainBatch.cat([p[0].source.select(torch.cat([prompt.rows for prompt in p])) for p in parts]))
+    return batches
 
 
 class Collector:

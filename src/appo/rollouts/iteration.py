@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TypeVar
 
 from appo.batch import TrainBatch
-from appo.rollouts.collector import Collector, Rollouts
+from appo.rollouts.collector import Collector, PromptRows, Rollouts, mini_batches
 from appo.trajectory import Prompt, Trajectory
 
 Item = TypeVar("Item")
@@ -27,6 +28,7 @@ class IterationRunner:
         update_epochs: passes over the rollouts of an iteration.
         branch_when: `iteration` or `minibatch`.
         lag: 0 or 1.
+        replacement_rounds: how often prompts that train nothing are replaced by others.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class IterationRunner:
         update_epochs: int = 1,
         branch_when: str = "iteration",
         lag: int = 0,
+        replacement_rounds: int = 0,
     ) -> None:
         self.collector = collector
         self.sync_weights = sync_weights
@@ -44,13 +47,20 @@ class IterationRunner:
         self.update_epochs = update_epochs
         self.num_rounds = num_minibatches if branch_when == "minibatch" else 1
         self.lag = lag
+        self.replacement_rounds = replacement_rounds
         self.pending: list[Trajectory] = []
         """Initial trajectories of the next iteration, prompt by prompt."""
         self.rounds: list[Rollouts] = []
-        """What the current iteration has collected so far."""
+        """What the current iteration has collected so far, replaced prompts and their replacements included."""
+        self.num_replaced = 0
+        """Prompts of the current iteration in whose place others are trained."""
 
     def run(
-        self, iteration: int, prompts: Sequence[Prompt], next_prompts: Sequence[Prompt] = ()
+        self,
+        iteration: int,
+        prompts: Sequence[Prompt],
+        next_prompts: Sequence[Prompt] = (),
+        spare: Iterable[Prompt] = (),
     ) -> Iterator[TrainBatch]:
         """The mini-batches of an iteration.
 
@@ -58,9 +68,11 @@ class IterationRunner:
             iteration: counted from 0.
             prompts: of this iteration.
             next_prompts: of the next one, sampled along if there is a lag; empty if no iteration follows.
+            spare: prompts that may replace those that train nothing.
         """
         initial = self._initial(iteration, prompts)
-        self.pending, self.rounds = [], []
+        self.pending, self.rounds, self.num_replaced = [], [], 0
+        others = iter(spare)
         batches: list[TrainBatch] = []
         for number in range(self.num_rounds):
             self.sync_weights()
@@ -72,11 +84,27 @@ class IterationRunner:
             )
             self.rounds.append(rollouts)
             self.pending += rollouts.fresh
-            for batch in rollouts.mini_batches(self.num_minibatches // self.num_rounds):
+            trained = self._replaced(rollouts.by_prompt(), others, iteration)
+            for batch in mini_batches(trained, self.num_minibatches // self.num_rounds):
                 batches.append(batch)
                 yield batch
         for _ in range(self.update_epochs - 1):
             yield from batches
+
+    def _replaced(self, prompts: list[PromptRows], others: Iterator[Prompt], iteration: int) -> list[PromptRows]:
+        """Puts prompts that have a signal in the place of those that have none, as long as rounds and others last."""
+        for _ in range(self.replacement_rounds):
+            places = [place for place, prompt in enumerate(prompts) if not prompt.has_signal]
+            chosen = list(islice(others, len(places)))
+            if not chosen:
+                break
+            rollouts = self.collector.collect(self.collector.sample_initial(chosen, iteration), iteration)
+            self.rounds.append(rollouts)
+            found = [prompt for prompt in rollouts.by_prompt() if prompt.has_signal]
+            self.num_replaced += len(found)
+            for place, prompt in zip(places, found, strict=False):
+                prompts[place] = prompt
+        return prompts
 
     def _initial(self, iteration: int, prompts: Sequence[Prompt]) -> Sequence[Trajectory]:
         wanted = {prompt.id for prompt in prompts}
