@@ -63,6 +63,16 @@ def test_log_probs_agree_before_and_after_updates(engine, policies, tokenizer, p
             assert largest_difference(engine, model, requests) < 1e-4
 
 
+def test_weights_that_vllm_repacks_arrive_through_its_reload(engine, policies, tokenizer):
+    # What a GPU does. Here the tensors are not repacked, so the engine would copy into them.
+    engine.stop()
+    engine.start(policies["tied"])
+    engine._session.loads_in_place = False
+    model = make_model("llama", len(tokenizer), tie=True, seed=8)
+    engine.update_weights(named_weights(model), 1)
+    assert largest_difference(engine, model, random_requests(len(tokenizer), 8)) < 1e-4
+
+
 def test_a_tied_head_follows_its_embedding_whichever_name_is_sent(engine, policies, tokenizer):
     engine.stop()
     engine.start(policies["tied"])
