@@ -204,7 +204,8 @@ class APPOModule(L.LightningModule):
         return [{"prompt": t.prompt.id, "text": t.text, "reward": outcome.reward} for t, outcome in batch]
 
     def _log_evaluation(self, stage: str) -> None:
-        self.log_dict({f"{stage}/{name}": value for name, value in self.evaluation.compute().items()}, sync_dist=True)
+        values = self.evaluation.to(self.device).compute()
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
         self.evaluation.reset()
 
     def _log(self, metrics: Mapping[str, Tensor | float]) -> None:

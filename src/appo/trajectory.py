@@ -172,8 +172,11 @@ class Outcome:
         reward: the return that is trained on; finite.
         parts: what it was made of, for logs and metrics; `accuracy` in [0, 1] is the share of the answer that is right.
         reason: in words, for people.
+        answer: what was taken for the trajectory's answer, in a form in which equal answers are equal; a majority vote
+            counts these. None if there is none.
     """
 
     reward: float
     parts: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
+    answer: str | None = None

@@ -42,10 +42,31 @@ def write_evaluated(path: Path, batches: Iterable[Evaluated]) -> Iterator[Evalua
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Tensor]) -> None:
-    """Writes scalars by name as one JSON object."""
+    """Writes scalars by name as one JSON object, and beside it as a Markdown table.
+
+    Args:
+        path: of the JSON file.
+        metrics: by name, ``<stage>/<metric>``; those of a part of the data are ``<stage>/<metric>/<part>``.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     values = {name: float(value) for name, value in sorted(metrics.items())}
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text("\n".join(_table(values)) + "\n", encoding="utf-8")
+
+
+def _table(values: Mapping[str, float]) -> list[str]:
+    """A row a metric and a column a part of the data, by line; the first column is all of it."""
+    split = {name: name.split("/", maxsplit=2)[1:] for name in values}
+    parts = sorted({rest[1] for rest in split.values() if len(rest) > 1})
+    cells: dict[str, dict[str, float]] = {}
+    for name, value in values.items():
+        metric, *part = split[name]
+        cells.setdefault(metric, {})[part[0] if part else ""] = value
+    lines = [" | ".join(["| metric", "all", *parts]) + " |", "|---|" + "---:|" * (len(parts) + 1)]
+    for metric, row in cells.items():
+        shown = [f"{row[part]:.4g}" if part in row else "" for part in ("", *parts)]
+        lines.append(" | ".join([f"| {metric}", *shown]) + " |")
+    return lines
 
 
 def _records(rollouts: Rollouts, first_id: int) -> Iterator[Record]:
