@@ -80,7 +80,7 @@ class CandidateFilter:
         spans = list(self._spans("".join(pieces)))
         if not spans:
             return torch.zeros_like(mask)
-        first, last = torch.tensor(spans).unbind(-1)
+        first, last = torch.tensor(spans).T.contiguous()
         edges = torch.zeros(len(mask) + 1, dtype=torch.int64)
         edges.index_add_(0, torch.searchsorted(ends, first, right=True), torch.ones_like(first))
         edges.index_add_(0, torch.searchsorted(ends, last - 1, right=True) + 1, -torch.ones_like(last))
