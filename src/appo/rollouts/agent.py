@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from appo.engines import Completion, Engine, Request, SamplingParams
 from appo.policy import decode, encode
 from appo.seeding import derive_seed
-from appo.tools import CallSyntax, ParsedCall, ToolAnswer, ToolRunner
+from appo.tools import CallSyntax, ParsedCall, TokenCodec, ToolAnswer, ToolRunner
 from appo.trajectory import NOT_SAMPLED, BranchPoint, FinishReason, Prompt, Segment, ToolCall, Trajectory
 
 
@@ -210,7 +210,7 @@ class AgentLoop:
         call = episode.pending
         assert call is not None
         episode.pending = None
-        result = self._cut_result(answer.text)
+        result = self._cut_result(call.tool, answer.text)
         position = len(episode.token_ids)
         episode.tool_calls.append(
             ToolCall(call.tool, call.argument, result, answer.failure, answer.duration_s, position)
@@ -220,12 +220,10 @@ class AgentLoop:
         episode.append(result_ids[:remaining], None, NOT_SAMPLED)
         episode.turn_start = len(episode.token_ids)
 
-    def _cut_result(self, text: str) -> str:
-        limit = self.limits.max_result_tokens
-        if len(text) <= limit:  # a token covers at least one character
-            return text
-        token_ids = self._encode(text)
-        return text if len(token_ids) <= limit else self._decode(token_ids[:limit])
+    def _cut_result(self, name: str, text: str) -> str:
+        codec, limit = TokenCodec(self._encode, self._decode), self.limits.max_result_tokens
+        tool = self.runner.tools.get(name)
+        return tool.cut(text, limit, codec) if tool is not None else codec.cut(text, limit)
 
     def _close(self, episode: _Episode) -> Trajectory:
         assert episode.finish_reason is not None

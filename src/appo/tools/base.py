@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from appo.registry import Registry
 
@@ -13,6 +15,30 @@ class ToolError(Exception):
 
 class ToolTimeoutError(ToolError):
     """A call failed because it outlasted the tool's own time limit."""
+
+
+@dataclass(frozen=True)
+class TokenCodec:
+    """The policy's tokens, in which the length of a result is measured.
+
+    Attributes:
+        encode: token ids of a text that stands in the middle of a sequence.
+        decode: text of token ids.
+    """
+
+    encode: Callable[[str], Sequence[int]]
+    decode: Callable[[Sequence[int]], str]
+
+    def cut(self, text: str, max_tokens: int) -> str:
+        """The first `max_tokens` tokens of a text; a text that is short enough comes back as it is."""
+        if len(text.encode(errors="replace")) <= max_tokens:  # a token covers at least one byte
+            return text
+        token_ids = self.encode(text)
+        if len(token_ids) <= max_tokens:
+            return text
+        beginning = self.decode(token_ids[:max_tokens])
+        # Where the cut parts the bytes of a character, its first ones decode to the replacement character.
+        return beginning if text.startswith(beginning) else beginning.rstrip("\N{REPLACEMENT CHARACTER}")
 
 
 class Tool(ABC):
@@ -40,6 +66,16 @@ class Tool(ABC):
         Raises:
             ToolError: if the call failed for a reason the model should read.
         """
+
+    def cut(self, text: str, max_tokens: int, codec: TokenCodec) -> str:
+        """Shortens what a call came to, an answer or a failure, in the thread that generates.
+
+        Args:
+            text: as `__call__` returned or raised it.
+            max_tokens: that it may have, at least 1.
+            codec: the policy's tokens.
+        """
+        return codec.cut(text, max_tokens)
 
     def start(self) -> None:
         """Prepares for calls: worker processes, indexes, connections; does nothing if the tool is started."""
