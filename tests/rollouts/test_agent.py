@@ -13,7 +13,7 @@ from appo.engines import SamplingParams
 from appo.policy import PolicyLogProbs
 from appo.rollouts import AgentLimits, AgentLoop, Start
 from appo.scorers import BranchingScore
-from appo.tools import TagSyntax, Tool, ToolError, ToolRunner
+from appo.tools import SearchBackend, SearchTool, TagSyntax, Tool, ToolError, ToolRunner
 from appo.trajectory import NOT_SAMPLED, BranchPoint, Prompt, Segment, Trajectory
 
 from .conftest import EOS, ScriptedEngine
@@ -216,6 +216,24 @@ def test_a_long_result_is_cut_to_its_token_limit(tokenizer, runner, prompt):
     script = _script(["<python>99999</python>", f"ok{EOS}"], [" <result>\n199\n</result>"])
     (trajectory,), _ = _run(tokenizer, runner, script, [Start(prompt, 0)], limits)
     assert trajectory.tool_calls[0].result == "199"
+
+
+class Facts(SearchBackend):
+    """Finds the same facts for every query."""
+
+    def search(self, query: str, limit: int) -> list[str]:
+        return ["0123456789", "abc", "ABCDEFGHIJ"]
+
+
+def test_a_long_search_result_keeps_the_beginning_of_every_passage(tokenizer, prompt):
+    limits = AgentLimits(max_response_tokens=500, max_tool_calls=4, max_result_tokens=20)
+    result = "0123456\nabc\nABCDEFGH"
+    script = _script(["<search>x</search>", f"ok{EOS}"], [f" <result>\n{result}\n</result>"])
+    runner = ToolRunner([SearchTool(Facts())])
+    runner.start()
+    (trajectory,), _ = _run(tokenizer, runner, script, [Start(prompt, 0)], limits)
+    runner.stop()
+    assert trajectory.tool_calls[0].result == result
 
 
 def test_trajectories_come_back_in_the_order_of_their_starts(tokenizer, runner):
