@@ -10,7 +10,6 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -144,10 +143,9 @@ class HTTPSearch(SearchBackend):
             _PassingError: if another one may succeed.
             ToolError: if none will.
         """
-        fields = deepcopy(session.fields)
-        _put(fields, self.query_field, query)
+        fields = _with(session.fields, self.query_field, query)
         if self.limit_field is not None:
-            _put(fields, self.limit_field, limit)
+            fields = _with(fields, self.limit_field, limit)
         until = min(deadline, time.monotonic() + self.request_timeout_s)
         content: dict[str, Any] = {"params": fields} if self.method == "GET" else {"json": fields}
         timeout = httpx.Timeout(max(until - time.monotonic(), 1e-3))
@@ -261,11 +259,10 @@ def _filled_in(template: Any, option: str) -> Any:
     return _VARIABLE.sub(lambda match: os.environ[match[1]].strip(), template)
 
 
-def _put(fields: dict[str, Any], path: str, value: Any) -> None:
-    *parents, last = path.split(".")
-    for parent in parents:
-        fields = fields.setdefault(parent, {})
-    fields[last] = value
+def _with(fields: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy of the fields with a value at a dotted path."""
+    first, _, rest = path.partition(".")
+    return {**fields, first: _with(fields.get(first, {}), rest, value) if rest else value}
 
 
 def _get(value: Any, path: str) -> Any:
