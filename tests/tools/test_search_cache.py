@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -260,6 +261,21 @@ def test_processes_share_a_file(tmp_path):
         ).fetchone()
     assert num_entries == 120
     assert size == total
+
+
+def test_caches_that_start_at_once_make_one_file(tmp_path):
+    barrier = threading.Barrier(8)
+
+    def start(path):
+        cache = CachedSearch(str(path), Counted())
+        barrier.wait(30.0)
+        cache.start()
+        cache.search("q", 1)
+        cache.stop()
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(10):
+            list(pool.map(start, [tmp_path / f"{number}.sqlite"] * 8))
 
 
 def write_released(tmp_path, entries) -> str:
