@@ -9,9 +9,17 @@ from appo.scorers import SCORERS
 
 
 def test_the_components_of_the_tensor_maths_are_registered():
-    assert list(SCORERS) == ["BranchingScore", "Entropy", "NoBranching", "RandomPosition"]
-    assert list(ADVANTAGES) == ["GroupAdvantage", "ProceduralAdvantage"]
-    assert list(LOSSES) == ["ClippedLoss", "ProceduralLoss"]
+    assert list(SCORERS) == [
+        "BalancedEntropy", "BranchingScore", "Entropy", "LikelihoodGain", "NoBranching", "RandomPosition",
+        "ToolBoundary", "TreeUniform",
+    ]  # fmt: skip
+    assert list(ADVANTAGES) == [
+        "EntropyAwareAdvantage", "GlobalBatchAdvantage", "GroupAdvantage", "LeaveOneOut", "ProceduralAdvantage",
+        "SharedPrefixAdvantage", "TreeAdvantage",
+    ]  # fmt: skip
+    assert list(LOSSES) == [
+        "ClipBalancedLoss", "ClippedImportanceLoss", "ClippedLoss", "ProceduralLoss", "SequenceClippedLoss",
+    ]  # fmt: skip
 
 
 def test_register_returns_the_class_and_lists_names_in_order():
