@@ -27,6 +27,8 @@ def fit(tmp_path: Path, *options: str) -> None:
         ("--rollout.branch_when=never", ["rollout.branch_when", "never"]),
         ("--rollout.scorer=Entrpy", ["Entrpy", "did you mean 'Entropy'", "BranchingScore"]),
         ("--rollout.scorer.discount=1.5", ["discount must lie in [0, 1], got 1.5"]),
+        ("--rollout.reward_timeout_s=0", ["rollout.reward_timeout_s must be positive, got 0"]),
+        ("--rollout.on_reward_failure=skip", ["rollout.on_reward_failure", "skip"]),
         ("--rollout.num_trajectories=4", ["rollout.num_trajectories must be at least rollout.num_initial = 6, got 4"]),
         ("--data.prompts_per_minibatch=5", ["data.prompts_per_minibatch must divide", "got 5"]),
         ("--model.max_grad_norm=-1", ["model.max_grad_norm must not be negative, got -1"]),

@@ -89,6 +89,34 @@ def test_rewards_that_are_all_equal_train_nothing_and_the_run_goes_on(tmp_path, 
         assert torch.equal(tensor, weights(policy_folder)[name]), name
 
 
+def test_a_reward_of_several_parts_is_an_overlay_and_failures_are_counted(tmp_path, policy_folder):
+    overlay = tmp_path / "reward.yaml"
+    overlay.write_text(
+        """
+        rollout:
+          on_reward_failure: zero
+          reward:
+            class_path: CompositeReward
+            init_args:
+              parts:
+                match: {class_path: ExactMatchReward, init_args: {grading: {no_answer: -0.25}}}
+                short: {class_path: OverlongPenalty, init_args: {max_tokens: "${rollout.max_response_tokens}", buffer_tokens: 24}}
+                mine: {class_path: FunctionReward, init_args: {function: "tests.rewards.functions:even_length"}}
+              weights: {short: 0.5}
+        """  # noqa: E501
+    )
+    folder = run("fit", tmp_path, policy_folder, "--config", str(overlay), "--trainer.max_epochs=1")
+    (row,) = history(folder)
+    records = list(read_trajectories(folder / "trajectories/iteration_00000.jsonl.zst"))
+    judged = [record for record in records if not record["reward_parts"]["reward_failed"]]
+    assert row["rollout/reward_failed"] == pytest.approx(1 - len(judged) / len(records))
+    assert 0 < len(judged) < len(records)
+    for record in judged:
+        parts = record["reward_parts"]
+        assert record["reward"] == pytest.approx(parts["match"] + 0.5 * parts["short"] + parts["mine"])
+    assert row["rollout/short"] == pytest.approx(sum(r["reward_parts"]["short"] for r in records) / len(records))
+
+
 def test_the_progress_bar_shows_the_iteration_that_has_just_ended(tmp_path, policy_folder, capsys):
     folder = run(
         "fit", tmp_path, policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens",

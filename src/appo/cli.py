@@ -166,6 +166,7 @@ def run(args: list[str]) -> None:
         warnings.filterwarnings("ignore", message=text)
     disable_progress_bar()  # of loading and saving weights: it would break the one over iterations
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for every request
     if args[0] == "report":
         sys.stdout.write(f"{auto_cli(write_report, args=args[1:], as_positional=False)}\n")
         return

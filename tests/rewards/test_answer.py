@@ -1,28 +1,8 @@
 import pytest
-import torch
 
 from appo.rewards import REWARDS, AnswerReward
-from appo.trajectory import Prompt, Segment, ToolCall, Trajectory
 
-ANSWER = r"<think>so</think><answer>\boxed{Paris}</answer>"
-
-
-def trajectory(*texts, answers=("Paris",), calls=()):
-    """A response whose segments are texts of the policy and, as one-element lists, tool output."""
-    segments = tuple(Segment(text[0], False) if isinstance(text, list) else Segment(text, True) for text in texts)
-    return Trajectory(
-        prompt=Prompt("p", "Capital?", (1,), answers),
-        token_ids=torch.tensor([1, 2]),
-        response_mask=torch.tensor([False, True]),
-        behavior_log_probs=torch.zeros(2),
-        policy_versions=torch.tensor([-1, 0]),
-        segments=segments,
-        tool_calls=tuple(ToolCall(tool, "x", "y", failure, 0.0, 1) for tool, failure in calls),
-        finish_reason="eos",
-    )
-
-
-RESULT = [" <result>\nParis\n</result>"]
+from .responses import ANSWER, RESULT, trajectory
 
 
 @pytest.mark.parametrize(

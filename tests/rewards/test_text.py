@@ -1,10 +1,12 @@
+import time
 from collections import Counter
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appo.rewards.text import last_boxed, normalize_answer, shorten_number, token_f1
+from appo.rewards.text import agree, last_boxed, normalize_answer, rational, shorten_number, token_f1
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,14 @@ def test_normalizing_any_text_loses_it_only_if_it_was_blank(text):
         (r"\boxed{\}}", r"\}"),
         (r"\boxed{\{1\}}", r"\{1\}"),
         (r"\boxed{}", ""),
+        (r"\boxed{a \boxed{b}", "b"),
+        (r"\boxed{a \boxed{b} c}", "b"),
+        (r"} \boxed{a} }", "a"),
+        (r"{ \boxed{a}", "a"),
+        (r"\boxed{ { }", None),
+        # A backslash too many, as in escaped text.
+        (r"\\boxed{a}", "a"),
+        (r"\boxed{a\\}", r"a\\"),
         (r"\boxed{3", None),
         (r"\boxed 3", None),
         ("3", None),
@@ -111,6 +121,43 @@ def test_normalizing_any_text_loses_it_only_if_it_was_blank(text):
 )
 def test_last_box_with_balanced_braces_is_taken(text, content):
     assert last_boxed(text) == content
+
+
+def test_many_boxes_that_do_not_close_take_no_time():
+    begin = time.perf_counter()
+    assert last_boxed(r"\boxed{" * 50_000) is None
+    assert time.perf_counter() - begin < 5.0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", Fraction(3)),
+        ("-3.50", Fraction(-7, 2)),
+        (".5", Fraction(1, 2)),
+        ("1/2", Fraction(1, 2)),
+        ("-1.5/3", Fraction(-1, 2)),
+        ("(-1)/(2)", Fraction(-1, 2)),
+        ("1/0", None),
+        ("1/2/3", None),
+        ("", None),
+        (".", None),
+        ("x", None),
+        ("3 km", None),
+        ("1" * 65, None),
+        ("\N{ARABIC-INDIC DIGIT THREE}", None),
+    ],
+)
+def test_numbers_and_fractions_have_a_value(text, value):
+    assert rational(text) == value
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [("a", "a", True), ("", "", False), ("1/2", "0.5", True), ("1/3", "0.333", False), ("-1/2", "1/2", False)],
+)
+def test_answers_agree_as_text_or_by_value(one, other, is_same):
+    assert agree(one, other) == agree(other, one) == is_same
 
 
 def test_f1_by_hand():

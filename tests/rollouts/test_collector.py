@@ -12,7 +12,7 @@ from torch import Tensor
 from appo.advantages import GroupAdvantage, ProceduralAdvantage
 from appo.batch import TrajectoryBatch
 from appo.engines import SamplingParams
-from appo.rewards import Reward
+from appo.rewards import Reward, RewardRunner
 from appo.rollouts import AgentLimits, AgentLoop, BranchRules, Collector, IterationRunner, Measured, Stopwatch
 from appo.rollouts.candidates import CandidateFilter
 from appo.rollouts.collector import mini_batches
@@ -69,7 +69,7 @@ def _collector(engine: ScriptedEngine, runner: ToolRunner, rules: BranchRules, *
         "measure_reference": None,
         "scorer": Later(),
         "advantage": ProceduralAdvantage(),
-        "reward": CountLetters(),
+        "reward": RewardRunner(CountLetters()),
         "rules": rules,
         "candidates": CandidateFilter(engine.tokenizer),
         "sampling": SamplingParams(),

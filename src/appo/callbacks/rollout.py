@@ -18,7 +18,7 @@ from appo.engines import Engine, SamplingParams
 from appo.module import APPOModule
 from appo.policy import encode, max_positions
 from appo.prompts import Split
-from appo.rewards import Reward
+from appo.rewards import OnFailure, Reward, RewardRunner
 from appo.rollouts import (
     DEFAULT_EXCLUSIONS,
     AgentLimits,
@@ -90,6 +90,10 @@ class RolloutCallback(L.Callback):
         max_tool_calls: of a trajectory; a further call ends it.
         max_result_tokens: of one tool's answer; the rest is cut.
         max_parallel_tools: tool calls that run at once.
+        reward_workers: trajectories that are judged at once.
+        reward_timeout_s: seconds that judging one of them may take.
+        on_reward_failure: `error` ends the run when a trajectory cannot be judged; `zero` gives it 0 and goes on, and
+            metrics count it.
         max_mismatch: largest distance, in nats, of a log-prob of the engine from the trainer's that a probe after each
             update of the weights may find; none takes 1e-4 in float32, 0.1 in float16 and 0.5 in bfloat16.
         evaluation_samples: trajectories of an evaluation prompt.
@@ -126,6 +130,9 @@ class RolloutCallback(L.Callback):
         max_tool_calls: int = 3,
         max_result_tokens: int = 512,
         max_parallel_tools: int = 32,
+        reward_workers: int = 16,
+        reward_timeout_s: float = 120.0,
+        on_reward_failure: OnFailure = "error",
         max_mismatch: float | None = None,
         evaluation_samples: int = 1,
         evaluation_temperature: float = 0.0,
@@ -154,7 +161,7 @@ class RolloutCallback(L.Callback):
         self.engine = engine
         self.scorer = scorer
         self.advantage = advantage
-        self.reward = reward
+        self.reward = RewardRunner(reward, reward_workers, reward_timeout_s, on_reward_failure)
         self.syntax = syntax
         self.runner = ToolRunner(tools, max_parallel=max_parallel_tools)
         self.branch_when = branch_when
@@ -187,6 +194,7 @@ class RolloutCallback(L.Callback):
         warnings.filterwarnings("ignore", "It is recommended to use `self.log.*sync_dist=True")
         self._check_positions(module, data)
         check_stop_strings(data.tokenizer, self.syntax.stop_strings(tuple(self.runner.tools)))
+        self.reward.start()
         self.runner.start()
         self.engine.start(module.policy_folder)
         self._sync = None
@@ -195,6 +203,7 @@ class RolloutCallback(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.engine.stop()
         self.runner.stop()
+        self.reward.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")
@@ -308,7 +317,7 @@ class RolloutCallback(L.Callback):
                 for number in range(self.evaluation_samples)
             ]
             trajectories = self._agent.run(starts, self.evaluation_sampling)
-            yield [(trajectory, self.reward(trajectory)) for trajectory in trajectories]
+            yield list(zip(trajectories, self.reward(trajectories), strict=True))
 
     def _sync_weights(self, module: APPOModule, data: RolloutDataModule) -> None:
         """Brings the engine to the policy's version, and makes sure that it arrived there."""

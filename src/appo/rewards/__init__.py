@@ -1,6 +1,29 @@
 """How good a trajectory is."""
 
 from appo.rewards.answer import AnswerReward
-from appo.rewards.base import REWARDS, Reward
+from appo.rewards.base import REWARDS, Reward, RewardError, RewardTimeoutError
+from appo.rewards.composite import CompositeReward
+from appo.rewards.exact_match import ExactMatchReward
+from appo.rewards.function import FunctionReward
+from appo.rewards.grading import Grading
+from appo.rewards.judge import JudgeReward
+from appo.rewards.mathematics import MathReward
+from appo.rewards.overlong import OverlongPenalty
+from appo.rewards.runner import OnFailure, RewardRunner
 
-__all__ = ["REWARDS", "AnswerReward", "Reward"]
+__all__ = [
+    "REWARDS",
+    "AnswerReward",
+    "CompositeReward",
+    "ExactMatchReward",
+    "FunctionReward",
+    "Grading",
+    "JudgeReward",
+    "MathReward",
+    "OnFailure",
+    "OverlongPenalty",
+    "Reward",
+    "RewardError",
+    "RewardRunner",
+    "RewardTimeoutError",
+]

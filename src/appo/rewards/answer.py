@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from appo.rewards.base import REWARDS, Reward
 from appo.rewards.format import FormatError, boxed_answer
-from appo.rewards.text import normalize_answer, token_f1
+from appo.rewards.released import released_answer, released_f1, released_normalization
+from appo.rewards.text import agree, normalize_answer, token_f1
 from appo.trajectory import Outcome, Trajectory
 
 
@@ -17,12 +18,12 @@ class AnswerReward(Reward):
     """Word F1 of the boxed answer against the accepted answers, a bonus for several tools, a penalty for bad form.
 
     ``reward = format_penalty`` if the form is wrong, else ``max_k F1(answer, answers_k) + bonus * [F1 > 0 and every
-    bonus tool answered]``. Its parts are `accuracy` (1 if the normalized answer equals an accepted one), `f1`, `format`
-    (1 if the form is right) and `tool_bonus`.
+    bonus tool answered]``; numbers of equal value agree wholly. Its parts are `accuracy` (1 if the normalized answer
+    equals an accepted one), `f1`, `format` (1 if the form is right) and `tool_bonus`.
 
     See "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384). Unlike the authors' release, this
-    reads the form from what the policy wrote, not from tool output; it understands signs, decimal points and LaTeX; and
-    only calls that a tool answered earn the bonus.
+    reads the form from what the policy wrote, not from tool output; it understands signs, decimal points, fractions and
+    LaTeX; and only calls that a tool answered earn the bonus. `released_rules` brings the release's behavior back.
     """
 
     format_penalty: float = -1.0
@@ -33,6 +34,9 @@ class AnswerReward(Reward):
     """Tools that must all have answered a call for the bonus; none means that there is no bonus."""
     require_think: bool = True
     """Whether a response without a thought lacks the form."""
+    released_rules: bool = False
+    """Scores as the authors' release does, with its defects: tags count in tool output too, ``-3`` is 3 and ``9.80`` is
+    980, LaTeX commands are words, and closing tags of all bonus tools anywhere earn the bonus."""
 
     def __post_init__(self) -> None:
         for option, value in (("format_penalty", self.format_penalty), ("multi_tool_bonus", self.multi_tool_bonus)):
@@ -44,21 +48,38 @@ class AnswerReward(Reward):
             raise ValueError(f"bonus_tools must hold names that are not empty, got {self.bonus_tools}")
 
     def __call__(self, trajectory: Trajectory) -> Outcome:
-        calls = trajectory.tool_calls
         try:
-            tools = {*self.bonus_tools, *(call.tool for call in calls)}
-            boxed = boxed_answer(trajectory.segments, tools, require_think=self.require_think)
+            boxed = self._answer(trajectory)
         except FormatError as error:
             parts = {"accuracy": 0.0, "f1": 0.0, "format": 0.0, "tool_bonus": 0.0}
             return Outcome(self.format_penalty, parts, f"bad format: {error}")
-        prediction = normalize_answer(boxed)
-        answers = [normalize_answer(answer) for answer in trajectory.prompt.answers]
-        f1 = max((token_f1(prediction, answer) for answer in answers), default=0.0)
-        is_right = bool(prediction) and prediction in answers
-        answered = {call.tool for call in calls if call.failure is None}
-        has_bonus = f1 > 0.0 and bool(self.bonus_tools) and answered.issuperset(self.bonus_tools)
+        f1, is_right = self._agreement(boxed, trajectory.prompt.answers)
+        has_bonus = f1 > 0.0 and bool(self.bonus_tools) and self._used_all_tools(trajectory)
         bonus = self.multi_tool_bonus if has_bonus else 0.0
         parts = {"accuracy": float(is_right), "f1": f1, "format": 1.0, "tool_bonus": bonus}
         verdict = "right" if is_right else "partly right" if f1 > 0.0 else "wrong"
         accepted = " or ".join(map(repr, trajectory.prompt.answers))
         return Outcome(f1 + bonus, parts, f"{verdict}: answered {boxed!r}, accepted {accepted}")
+
+    def _answer(self, trajectory: Trajectory) -> str:
+        if self.released_rules:
+            return released_answer(trajectory.text, self.bonus_tools, require_think=self.require_think)
+        tools = {*self.bonus_tools, *(call.tool for call in trajectory.tool_calls)}
+        return boxed_answer(trajectory.segments, tools, require_think=self.require_think)
+
+    def _agreement(self, boxed: str, accepted: tuple[str, ...]) -> tuple[float, bool]:
+        """Largest F1 over the accepted answers, and whether the answer equals one of them."""
+        if self.released_rules:
+            normalized = released_normalization(boxed)
+            is_right = bool(normalized) and normalized in map(released_normalization, accepted)
+            return max((released_f1(boxed, answer) for answer in accepted), default=0.0), is_right
+        prediction = normalize_answer(boxed)
+        answers = [normalize_answer(answer) for answer in accepted]
+        if any(agree(prediction, answer) for answer in answers):
+            return 1.0, True
+        return max((token_f1(prediction, answer) for answer in answers), default=0.0), False
+
+    def _used_all_tools(self, trajectory: Trajectory) -> bool:
+        if self.released_rules:
+            return all(f"</{tool}>" in trajectory.text for tool in self.bonus_tools)
+        return {call.tool for call in trajectory.tool_calls if call.failure is None}.issuperset(self.bonus_tools)

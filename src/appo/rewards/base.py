@@ -8,12 +8,40 @@ from appo.registry import Registry
 from appo.trajectory import Outcome, Trajectory
 
 
+class RewardError(RuntimeError):
+    """A trajectory could not be judged."""
+
+
+class RewardTimeoutError(RewardError):
+    """A trajectory could not be judged in the time there was."""
+
+
 class Reward(ABC):
-    """Judges a finished trajectory."""
+    """Judges a finished trajectory.
+
+    Calls come from several threads at once, none of them the main thread.
+    """
 
     @abstractmethod
     def __call__(self, trajectory: Trajectory) -> Outcome:
-        """Judges by `trajectory.segments` and `trajectory.prompt.answers`; must not depend on other trajectories."""
+        """Judges by `trajectory.segments` and `trajectory.prompt.answers`; must not depend on other trajectories.
+
+        Raises:
+            RewardError: if there is no saying what the trajectory is worth.
+        """
+
+    @property
+    def max_parallel(self) -> int | None:
+        """Most trajectories that are judged at once; None leaves the number to the caller."""
+        return None
+
+    def start(self) -> None:
+        """Prepares for calls: worker processes, connections; does nothing if the reward is started."""
+        return
+
+    def stop(self) -> None:
+        """Frees what `start` took; does nothing if the reward is not started."""
+        return
 
 
 REWARDS: Registry[Reward] = Registry("reward", group="appo.rewards")

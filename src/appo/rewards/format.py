@@ -39,14 +39,43 @@ def boxed_answer(segments: Sequence[Segment], tools: Collection[str], *, require
     Raises:
         FormatError: at the first rule that is broken.
     """
-    text = "".join(s.text.replace(TOOL_OUTPUT, "") if s.is_generated else TOOL_OUTPUT for s in segments)
-    answers = _answers(text, tools, require_think)
+    answers = _answers(_marked_text(segments), tools, require_think)
     if len(answers) != 1:
         raise FormatError(f"there must be one answer, got {len(answers)}")
     boxed = last_boxed(answers[0])
     if boxed is None:
         raise FormatError("the answer must hold a \\boxed{...} whose braces balance")
     return boxed
+
+
+def final_answer(segments: Sequence[Segment], place: str) -> str | None:
+    r"""The final answer of a response, whatever its form.
+
+    Args:
+        segments: of the response.
+        place: `box` takes the content of the last ``\boxed{...}``; `answer` that of the last ``<answer>...</answer>``,
+            out of its box if it has one; `response` all that follows the last thought and the last tool output.
+
+    Returns:
+        What the policy wrote there; None if there is no such place, or tool output stands within.
+    """
+    text = _marked_text(segments)
+    if place == "response":
+        ending = text.rpartition(TOOL_OUTPUT)[2].rpartition("</think>")[2]
+        return ending.partition("<think>")[0].strip()
+    if place == "answer":
+        _, opening, text = text.rpartition("<answer>")
+        text, closing, _ = text.partition("</answer>")
+        if not (opening and closing):
+            return None
+    boxed = last_boxed(text)
+    answer = text.strip() if boxed is None and place == "answer" else boxed
+    return None if answer is None or TOOL_OUTPUT in answer else answer
+
+
+def _marked_text(segments: Sequence[Segment]) -> str:
+    """What the policy wrote, with a mark for each tool output."""
+    return "".join(s.text.replace(TOOL_OUTPUT, "") if s.is_generated else TOOL_OUTPUT for s in segments)
 
 
 def _answers(text: str, tools: Collection[str], require_think: bool) -> list[str]:

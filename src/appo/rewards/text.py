@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from fractions import Fraction
 from functools import lru_cache
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-"""A brace that counts, or an escaped character, which is one like any other."""
+_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\(?!\\(?:boxed|fbox)\s*\{).|[{}]", re.DOTALL)
+"""The opening of a box, a brace, or an escaped character, which is one like any other."""
 _DASHES = re.compile("[\N{MINUS SIGN}\N{EN DASH}\N{EM DASH}]")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s*\{([^{}]*)\}")
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))")
@@ -19,6 +19,8 @@ _SPACED_OPERATOR = re.compile(r"(?<=[\d)}])\s*([-+*/^=<>])\s*(?=[\d({.+-])")
 _SPACED_SIGN = re.compile(r"(^|[(=])\s*([-+])\s+(?=\.?\d)")
 _POWER = re.compile(r"\^\s*\{(-?\w+)\}")
 _NUMBER = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?")
+_RATIONAL = re.compile(r"\(?([+-]?(?:\d+\.?\d*|\.\d+))\)?(?:/\(?([+-]?(?:\d+\.?\d*|\.\d+))\)?)?", re.ASCII)
+_MAX_DIGITS = 64
 _OUTER = re.compile(r"^[^\w.+-]+|\W+$")
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
 _ARTICLES = frozenset({"a", "an", "the"})
@@ -27,13 +29,16 @@ _VERDICTS = frozenset({"yes", "no", "noanswer"})
 
 def last_boxed(text: str) -> str | None:
     r"""The content of the last ``\boxed{...}`` or ``\fbox{...}`` whose braces balance, or None without one."""
-    for opening in reversed(list(_BOX.finditer(text))):
-        depth = 1
-        for brace in _BRACE.finditer(text, opening.end()):
-            depth += {"{": 1, "}": -1}.get(brace[0], 0)
-            if depth == 0:
-                return text[opening.end() : brace.start()].strip()
-    return None
+    last: tuple[int, int] | None = None
+    opened: list[re.Match[str]] = []
+    for brace in _BRACE.finditer(text):
+        if brace[0].endswith("{") and brace[0] != "\\{":
+            opened.append(brace)
+        elif brace[0] == "}" and opened:
+            opening = opened.pop()
+            if opening[0] != "{" and (last is None or opening.end() > last[0]):
+                last = opening.end(), brace.start()
+    return None if last is None else text[slice(*last)].strip()
 
 
 @lru_cache(maxsize=2**16)
@@ -44,13 +49,14 @@ def normalize_answer(text: str) -> str:
     shortest form: ``1,000.50`` is ``1000.5``. A word that contains a digit keeps the punctuation within: ``1/2``,
     ``x=-3``. A text that consists of nothing but articles or punctuation, such as the choice ``A``, keeps them.
     """
-    text = _unwrap_latex(_DASHES.sub("-", text)).lower().replace(",", " ")
+    text = unwrap_latex(_DASHES.sub("-", text)).lower().replace(",", " ")
     text = _SPACED_SIGN.sub(r"\1\2", _SPACED_OPERATOR.sub(r"\1", text))
     words = " ".join(map(_normalize_word, text.split())).split()
     return " ".join([word for word in words if word not in _ARTICLES] or words) or text.strip()
 
 
-def _unwrap_latex(text: str) -> str:
+def unwrap_latex(text: str) -> str:
+    r"""Takes a text out of LaTeX: ``\text{Paris}`` is ``Paris``, ``\frac{1}{2}`` is ``1/2``, ``1{,}000`` ``1000``."""
     text = _POWER.sub(r"^\1", _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match[0]), text))
     if "\\" in text or "$" in text or "~" in text:
         text = _LATEX_SPACE.sub(" ", _DROPPED_LATEX.sub("", text))
@@ -80,6 +86,23 @@ def shorten_number(text: str) -> str | None:
     whole, decimals = match[2].lstrip("0") or "0", (match[3] or "").rstrip("0")
     number = f"{whole}.{decimals}" if decimals else whole
     return f"-{number}" if match[1] == "-" and number != "0" else number
+
+
+def rational(text: str) -> Fraction | None:
+    """The exact value of a number or a fraction of two numbers; None for what is neither, or has very many digits."""
+    match = _RATIONAL.fullmatch(text) if len(text) <= _MAX_DIGITS else None
+    if match is None:
+        return None
+    denominator = Fraction(match[2] or 1)
+    return Fraction(match[1]) / denominator if denominator else None
+
+
+def agree(prediction: str, answer: str) -> bool:
+    """Whether two normalized texts are one answer: equal strings that are not empty, or numbers of equal value."""
+    if prediction == answer:
+        return bool(prediction)
+    value = rational(prediction)
+    return value is not None and value == rational(answer)
 
 
 def token_f1(prediction: str, answer: str) -> float:

@@ -16,7 +16,7 @@ from appo.advantages import AdvantageEstimator
 from appo.batch import TrainBatch, TrajectoryBatch, collate
 from appo.engines import SamplingParams
 from appo.functional import select_branch_points
-from appo.rewards import Reward
+from appo.rewards import RewardRunner
 from appo.rollouts.agent import AgentLoop, Start
 from appo.rollouts.candidates import CandidateFilter, has_room
 from appo.rollouts.stopwatch import Stopwatch
@@ -177,7 +177,7 @@ class Collector:
         measure_reference: those of the frozen reference; None if the loss needs none.
         scorer: where to branch.
         advantage: how outcomes become credit.
-        reward: what a trajectory is worth.
+        reward: says what trajectories are worth.
         rules: how many branches, and which positions may have one.
         candidates: which tokens may be branch points.
         sampling: how tokens are drawn.
@@ -193,7 +193,7 @@ class Collector:
         measure_reference: Measure | None,
         scorer: Scorer,
         advantage: AdvantageEstimator,
-        reward: Reward,
+        reward: RewardRunner,
         rules: BranchRules,
         candidates: CandidateFilter,
         sampling: SamplingParams,
@@ -296,7 +296,7 @@ class Collector:
         """Rewards every trajectory and turns the rewards into the advantages of the rows that are trained."""
         trajectories = [*plan.initial, *branches]
         with self.stopwatch("rewards"):
-            outcomes = [self.reward(trajectory) for trajectory in trajectories]
+            outcomes = self.reward(trajectories)
         measured = plan.measured
         if self.advantage.trains_branches and branches:
             with self.stopwatch("log_probs"):

@@ -1,0 +1,73 @@
+"""A weighted sum of rewards."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from appo.rewards.base import REWARDS, Reward
+from appo.trajectory import Outcome, Trajectory
+
+
+@REWARDS.register
+@dataclass(frozen=True)
+class CompositeReward(Reward):
+    """Adds up rewards: ``reward = sum_k weight_k * reward_k``.
+
+    Its parts are the reward of each by its name, unweighted, each one's own parts as ``name/part``, and `accuracy`.
+    """
+
+    parts: dict[str, Reward]
+    """Rewards by the name that metrics and trajectory files give them."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Factors by name; 1 for those that are left out."""
+    accuracy_of: str | None = None
+    """Name of the reward whose `accuracy` is that of the whole; none takes the first that has one."""
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise ValueError("parts must name at least one reward, got none")
+        for name in self.parts:
+            if not name or "/" in name or name == "accuracy":
+                raise ValueError(f"parts must have names without '/' and other than 'accuracy', got {name!r}")
+        for name, weight in self.weights.items():
+            if name not in self.parts:
+                raise ValueError(f"weights must belong to one of parts {', '.join(self.parts)}, got {name!r}")
+            if not math.isfinite(weight):
+                raise ValueError(f"weights must be finite, got {weight} for {name!r}")
+        if self.accuracy_of is not None and self.accuracy_of not in self.parts:
+            raise ValueError(f"accuracy_of must be one of parts {', '.join(self.parts)}, got {self.accuracy_of!r}")
+
+    def __call__(self, trajectory: Trajectory) -> Outcome:
+        outcomes = {name: reward(trajectory) for name, reward in self.parts.items()}
+        accuracies = [
+            outcome.parts["accuracy"]
+            for name, outcome in outcomes.items()
+            if "accuracy" in outcome.parts and self.accuracy_of in (None, name)
+        ]
+        parts = {"accuracy": accuracies[0]} if accuracies else {}
+        for name, outcome in outcomes.items():
+            parts[name] = outcome.reward
+            parts |= {f"{name}/{part}": value for part, value in outcome.parts.items()}
+        return Outcome(
+            sum(self.weights.get(name, 1.0) * outcome.reward for name, outcome in outcomes.items()),
+            parts,
+            "; ".join(f"{name}: {outcome.reason}" for name, outcome in outcomes.items() if outcome.reason),
+        )
+
+    @property
+    def max_parallel(self) -> int | None:
+        return min((reward.max_parallel for reward in self.parts.values() if reward.max_parallel), default=None)
+
+    def start(self) -> None:
+        with ExitStack() as started:
+            for reward in self.parts.values():
+                started.callback(reward.stop)
+                reward.start()
+            started.pop_all()
+
+    def stop(self) -> None:
+        with ExitStack() as stopped:
+            for reward in self.parts.values():
+                stopped.callback(reward.stop)

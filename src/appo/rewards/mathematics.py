@@ -1,0 +1,104 @@
+"""Rewards an answer that is mathematically equal to an accepted one."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from appo.rewards.base import REWARDS, Reward, RewardTimeoutError
+from appo.rewards.grading import Grading, Verdict
+from appo.rewards.processes import ProcessLostError, ProcessPool
+from appo.rewards.text import agree, normalize_answer, unwrap_latex
+from appo.trajectory import Outcome, Trajectory
+
+_EQUIVALENCE = Path(__file__).with_name("equivalence.py")
+_MAX_KNOWN = 2**14
+"""Pairs of answers whose comparison is remembered."""
+_WORDS = re.compile(r"(?=.*[^\W\d_]{3})(?:[^\W\d_]|[\s'.,-])+|\(?[A-Z]\)?|(?i:no)")
+"""An answer in words, or the letter of a choice; read as mathematics, "cat" and "act" would be one product."""
+
+
+@REWARDS.register
+@dataclass(eq=False)
+class MathReward(Reward):
+    """1 if the final answer is mathematically equal to an accepted one: ``1/2`` to ``0.5``, ``x+1`` to ``1+x``.
+
+    Equality is that of the package `math-verify`, which the extra ``appo[math]`` installs. It runs in processes of its
+    own that are killed at the limit: there are answers that take forever to compare. An accepted answer in words, and a
+    choice such as ``(A)``, is compared as `ExactMatchReward` does.
+
+    Its parts are `accuracy`, `format`, `answered` and `undecided`: 1 where time or memory did not suffice to compare,
+    which counts as a wrong answer.
+    """
+
+    grading: Grading = field(default_factory=Grading)
+    """Where the answer stands and what it earns."""
+    timeout_s: float = 5.0
+    """Seconds to compare an answer with all accepted ones."""
+    float_rounding: int = 6
+    """Decimals that decimal numbers are compared to."""
+    num_processes: int = 2
+    """Processes that compare; so many trajectories are judged at once."""
+    memory_mb: int = 2048
+    """Address space of each in MiB."""
+
+    _pool: ProcessPool = field(init=False, repr=False)
+    _known: dict[tuple[str, str], bool] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.timeout_s > 0.0:
+            raise ValueError(f"timeout_s must be positive, got {self.timeout_s}")
+        if self.float_rounding < 0:
+            raise ValueError(f"float_rounding must not be negative, got {self.float_rounding}")
+        if self.num_processes < 1:
+            raise ValueError(f"num_processes must be positive, got {self.num_processes}")
+        if self.memory_mb < 256:
+            raise ValueError(f"memory_mb must be at least 256, which a process needs for itself, got {self.memory_mb}")
+        if importlib.util.find_spec("math_verify") is None:
+            raise ModuleNotFoundError("MathReward needs the package math-verify: pip install 'appo[math]'")
+        self._pool = ProcessPool(f"{_EQUIVALENCE}:is_equivalent", self.num_processes, self.memory_mb)
+
+    def __call__(self, trajectory: Trajectory) -> Outcome:
+        accepted = trajectory.prompt.answers
+        return self.grading.outcome(trajectory, lambda answer: self._verdict(answer, accepted), {"undecided": 0.0})
+
+    @property
+    def max_parallel(self) -> int:
+        return self.num_processes
+
+    def start(self) -> None:
+        self._pool.start()
+
+    def stop(self) -> None:
+        self._pool.stop()
+
+    def _verdict(self, answer: str, accepted: tuple[str, ...]) -> Verdict:
+        deadline = time.monotonic() + self.timeout_s
+        undecided = []
+        for other in accepted:
+            try:
+                if self._is_right(answer, other, deadline):
+                    return Verdict(1.0)
+            except (RewardTimeoutError, ProcessLostError) as error:
+                undecided.append(str(error))
+        return Verdict(0.0, {"undecided": 1.0}, "; ".join(undecided)) if undecided else Verdict(0.0)
+
+    def _is_right(self, answer: str, accepted: str, deadline: float) -> bool:
+        if _WORDS.fullmatch(unwrap_latex(accepted).strip()):
+            return agree(normalize_answer(answer), normalize_answer(accepted))
+        if answer == accepted:
+            return True
+        # Trajectories of one prompt have few different answers.
+        known = self._known.get((accepted, answer))
+        if known is None:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0.0:
+                raise RewardTimeoutError(f"no time was left to compare with {accepted!r}")
+            known = bool(self._pool.call(left_s, accepted, answer, self.float_rounding))
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[accepted, answer] = known
+        return known
