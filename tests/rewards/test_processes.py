@@ -92,8 +92,9 @@ def test_what_a_call_raises_is_told(make_pool):
 
 
 def test_memory_is_limited(make_pool):
+    assert make_pool("take_bytes").call(30.0, 2**30) == 2**30
     with pytest.raises(RewardError, match="raised MemoryError"):
-        make_pool("takes_memory").call(30.0, "x")
+        make_pool("take_bytes", memory_mb=512).call(30.0, 2**30)
 
 
 def test_calls_run_beside_one_another(make_pool):

@@ -57,6 +57,7 @@ def test_answers(answer, accepted, released, right):
         # A search without a result lacks the form, in both.
         ((THOUGHT, "<search>q</search>", PARIS), -1.0, -1.0),
         ((THOUGHT, "<search>q", PARIS), -1.0, -1.0),
+        ((THOUGHT, "<search>q", RESULT, "</search>", PARIS), -1.0, -1.0),
         # A result may be written by the policy itself.
         ((THOUGHT, "<search>q</search><result>Paris</result>", PARIS), 1.0, -1.0),
         # Tags of tool output count like those of the policy.

@@ -45,7 +45,7 @@ class ProcessPool:
         self.name = _name(target)
         self.num_processes = num_processes
         self.memory_mb = memory_mb
-        self._idle: queue.SimpleQueue[_Process | None] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         self._processes: set[_Process] = set()
         self._lock = threading.Lock()
         self._is_started = False
@@ -76,8 +76,6 @@ class ProcessPool:
             processes, self._processes = self._processes, set()
         for process in processes:
             process.kill()
-        # Whoever waits for an idle process learns that there will be none, and passes it on.
-        self._idle.put(None)
 
     def call(self, timeout_s: float, *arguments: Any, **options: Any) -> Any:
         """What the function returns.
@@ -96,23 +94,18 @@ class ProcessPool:
         if not self._is_started:
             raise RewardError(f"the processes that run {self.name} must be started first")
         process = self._idle.get()
-        if process is None:
-            self._idle.put(None)
-            raise RewardError(f"the processes that run {self.name} were stopped")
         try:
             return process.call(message, timeout_s)
         except (RewardTimeoutError, ProcessLostError):
             process.kill()
-            process = self._replace(process)
+            with self._lock:
+                self._processes.discard(process)
+            # It need not be ready yet: the next call waits for that.
+            process = self._new_process()
             raise
         finally:
+            # Even a dead one, once the pool is stopped: those that wait for it learn from it that it is.
             self._idle.put(process)
-
-    def _replace(self, dead: _Process) -> _Process | None:
-        """Begins to start another process; the next call waits until it is ready. None once the pool is stopped."""
-        with self._lock:
-            self._processes.discard(dead)
-        return self._new_process() if self._is_started else None
 
     def _new_process(self) -> _Process:
         process = _Process(self.target, self.memory_mb)

@@ -93,7 +93,9 @@ def rational(text: str) -> Fraction | None:
     match = _RATIONAL.fullmatch(text) if len(text) <= _MAX_DIGITS else None
     if match is None:
         return None
-    denominator = Fraction(match[2] or 1)
+    if match[2] is None:
+        return Fraction(match[1])
+    denominator = Fraction(match[2])
     return Fraction(match[1]) / denominator if denominator else None
 
 
