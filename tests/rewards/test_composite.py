@@ -109,3 +109,9 @@ def test_parts_are_stopped_again_if_one_cannot_be_started():
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         CompositeReward(**options)
+
+
+def test_the_answer_is_that_of_the_part_whose_accuracy_counts():
+    reward = CompositeReward({"length": OverlongPenalty(10, 4), "exact": ExactMatchReward()})
+    assert reward(boxed(r"\text{New York}")).answer == "new york"
+    assert CompositeReward({"length": OverlongPenalty(10, 4)})(boxed("Paris")).answer is None

@@ -59,7 +59,8 @@ class AnswerReward(Reward):
         parts = {"accuracy": float(is_right), "f1": f1, "format": 1.0, "tool_bonus": bonus}
         verdict = "right" if is_right else "partly right" if f1 > 0.0 else "wrong"
         accepted = " or ".join(map(repr, trajectory.prompt.answers))
-        return Outcome(f1 + bonus, parts, f"{verdict}: answered {boxed!r}, accepted {accepted}")
+        reason = f"{verdict}: answered {boxed!r}, accepted {accepted}"
+        return Outcome(f1 + bonus, parts, reason, answer=normalize_answer(boxed) or None)
 
     def _answer(self, trajectory: Trajectory) -> str:
         if self.released_rules:

@@ -41,12 +41,13 @@ class CompositeReward(Reward):
 
     def __call__(self, trajectory: Trajectory) -> Outcome:
         outcomes = {name: reward(trajectory) for name, reward in self.parts.items()}
-        accuracies = [
-            outcome.parts["accuracy"]
+        with_accuracy = (
+            outcome
             for name, outcome in outcomes.items()
             if "accuracy" in outcome.parts and self.accuracy_of in (None, name)
-        ]
-        parts = {"accuracy": accuracies[0]} if accuracies else {}
+        )
+        decisive = next(with_accuracy, None)
+        parts = {} if decisive is None else {"accuracy": decisive.parts["accuracy"]}
         for name, outcome in outcomes.items():
             parts[name] = outcome.reward
             parts |= {f"{name}/{part}": value for part, value in outcome.parts.items()}
@@ -54,6 +55,7 @@ class CompositeReward(Reward):
             sum(self.weights.get(name, 1.0) * outcome.reward for name, outcome in outcomes.items()),
             parts,
             "; ".join(f"{name}: {outcome.reason}" for name, outcome in outcomes.items() if outcome.reason),
+            answer=None if decisive is None else decisive.answer,
         )
 
     @property

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from appo.rewards.format import FormatError, boxed_answer, final_answer
+from appo.rewards.text import normalize_answer
 from appo.trajectory import Outcome, Trajectory
 
 AnswerPlace = Literal["box", "answer", "response"]
@@ -90,4 +91,5 @@ class Grading:
             verdict.score * right + (1.0 - verdict.score) * wrong,
             {"accuracy": verdict.score, "format": form, "answered": 1.0, **parts, **verdict.parts},
             f"{word}: answered {answer!r}, accepted {accepted}{flaw}",
+            answer=normalize_answer(answer) or None,
         )
