@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -11,11 +12,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from appo.batch import TrainBatch
-from appo.policy import encode, load_tokenizer
-from appo.prompts import PromptSource, Question
-from appo.prompts.base import Split
+from appo.policy import load_tokenizer
+from appo.prompts import ChatEncoder, PromptLoader, PromptSource, PromptStore, PromptStream, Split, write_account
 from appo.rollouts import Evaluated, RolloutBuffer
-from appo.seeding import derive_seed
 from appo.trajectory import Prompt
 
 
@@ -23,7 +22,8 @@ class RolloutDataModule(L.LightningDataModule):
     """Prompts of a source, drawn anew every iteration, and the buffers of what came of them.
 
     Iteration *i* takes its prompts from an endless stream of seeded permutations of the training questions, a remainder
-    left out, so a resumed run goes on where it stopped without any state.
+    left out. A checkpoint holds how far the stream is drawn: a resumed run goes on from there, also with another number
+    of prompts an iteration.
 
     Args:
         source: where the questions come from.
@@ -32,7 +32,18 @@ class RolloutDataModule(L.LightningDataModule):
         prompts_per_minibatch: prompts of one optimizer step; none takes all of the iteration. Must divide
             `prompts_per_iteration`.
         update_epochs: passes over the rollouts of an iteration.
-        max_prompt_tokens: longest prompt, chat template included.
+        max_prompt_tokens: longest prompt, chat template included; a longer one is unusable.
+        unusable_rows: `error` refuses data with a row that makes no prompt (no question, no answer, too long, ...),
+            `skip` leaves such rows out. They are counted in the log and listed in ``skipped_rows_<split>.jsonl`` in the
+            run's folder.
+        system_addition: text that is put behind every system prompt; a conversation without one gets it as its own.
+        tool_schemas: descriptions of the tools for chat templates that take them (``tools=``), in the JSON form of
+            function calls; none leaves them to the system prompt.
+        template_options: further variables of the chat template, such as ``{enable_thinking: false}``.
+        contamination_sources: sources whose validation and test questions training questions are compared with. Those
+            that are equal but for case, white space and punctuation are counted in the log and listed, without
+            text, in ``contaminated_rows.jsonl`` in the run's folder.
+        contaminated_rows: `report` keeps such training questions, `remove` leaves them out.
         num_validation: validation questions used, evenly spread over the split; none uses all.
         num_test: likewise.
         prompts_per_evaluation_batch: prompts that are evaluated at once.
@@ -47,6 +58,12 @@ class RolloutDataModule(L.LightningDataModule):
         prompts_per_minibatch: int | None = None,
         update_epochs: int = 1,
         max_prompt_tokens: int = 2048,
+        unusable_rows: Literal["error", "skip"] = "error",
+        system_addition: str | None = None,
+        tool_schemas: list[dict[str, Any]] | None = None,
+        template_options: dict[str, Any] | None = None,
+        contamination_sources: tuple[PromptSource, ...] = (),
+        contaminated_rows: Literal["report", "remove"] = "report",
         num_validation: int | None = None,
         num_test: int | None = None,
         prompts_per_evaluation_batch: int = 64,
@@ -59,6 +76,8 @@ class RolloutDataModule(L.LightningDataModule):
         _check_positive("update_epochs", update_epochs)
         _check_positive("max_prompt_tokens", max_prompt_tokens)
         _check_positive("prompts_per_evaluation_batch", prompts_per_evaluation_batch)
+        _check_positive("num_validation", 1 if num_validation is None else num_validation)
+        _check_positive("num_test", 1 if num_test is None else num_test)
         if prompts_per_iteration % minibatch:
             raise ValueError(
                 f"data.prompts_per_minibatch must divide data.prompts_per_iteration = {prompts_per_iteration}, "
@@ -70,12 +89,19 @@ class RolloutDataModule(L.LightningDataModule):
         self.num_minibatches = prompts_per_iteration // minibatch
         self.update_epochs = update_epochs
         self.max_prompt_tokens = max_prompt_tokens
+        self.unusable_rows = unusable_rows
+        self.system_addition = system_addition
+        self.tool_schemas = tool_schemas
+        self.template_options = template_options
+        self.contamination_sources = contamination_sources
+        self.contaminated_rows = contaminated_rows
         self.limits = {"validation": num_validation, "test": num_test}
         self.prompts_per_evaluation_batch = prompts_per_evaluation_batch
         self.seed = seed
         self.buffer: RolloutBuffer[TrainBatch] = RolloutBuffer(self.num_minibatches * update_epochs)
         self.evaluation_buffers: dict[Split, RolloutBuffer[Evaluated]] = {}
-        self._prompts: dict[Split, list[Prompt]] = {}
+        self._prompts: dict[Split, PromptStore] = {}
+        self._stream: PromptStream | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
@@ -95,10 +121,10 @@ class RolloutDataModule(L.LightningDataModule):
         for split in stages[stage]:
             if stage != "fit" or split == "train" or split in self.source.splits:
                 self._load(split)
-        if stage == "fit" and len(self._prompts["train"]) < self.prompts_per_iteration:
-            raise ValueError(
-                "data.prompts_per_iteration must not exceed the number of training questions "
-                f"{len(self._prompts['train'])}, got {self.prompts_per_iteration}"
+        if stage == "fit" and self._stream is None:
+            prompts = self._prompts["train"]
+            self._stream = PromptStream(
+                prompts.ids, prompts.parts, self.source.weights, self.prompts_per_iteration, self.seed
             )
 
     def iteration_prompts(self, iteration: int) -> list[Prompt]:
@@ -106,13 +132,21 @@ class RolloutDataModule(L.LightningDataModule):
 
         Args:
             iteration: counted from 0.
+
+        Raises:
+            ValueError: if the resumed run had drawn this iteration with another `prompts_per_iteration`.
         """
+        assert self._stream is not None, "setup('fit') comes first"
         prompts = self._prompts["train"]
-        per_pass = len(prompts) // self.prompts_per_iteration
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "prompts", iteration // per_pass))
-        order = torch.randperm(len(prompts), generator=generator)
-        start = (iteration % per_pass) * self.prompts_per_iteration
-        return [prompts[i] for i in order[start : start + self.prompts_per_iteration].tolist()]
+        return [prompts[number] for number in self._stream.draw(iteration)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._stream.state_dict() if self._stream is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # An evaluation of the checkpoint draws no training prompts.
+        if self._stream is not None:
+            self._stream.load_state_dict(state_dict)
 
     def spare_prompts(self, iteration: int) -> Iterator[Prompt]:
         """The other training prompts, in an order of their own in each iteration.
@@ -130,7 +164,9 @@ class RolloutDataModule(L.LightningDataModule):
     def evaluation_batches(self, split: Split) -> list[Sequence[Prompt]]:
         """The prompts of a split in the batches in which they are evaluated."""
         prompts, size = self._prompts[split], self.prompts_per_evaluation_batch
-        return [prompts[i : i + size] for i in range(0, len(prompts), size)]
+        num_used = min(len(prompts), self.limits.get(split) or len(prompts))
+        used = [prompts[i * len(prompts) // num_used] for i in range(num_used)]
+        return [used[i : i + size] for i in range(0, num_used, size)]
 
     def train_dataloader(self) -> Any:
         return _loader(self.buffer)
@@ -150,24 +186,17 @@ class RolloutDataModule(L.LightningDataModule):
     def _load(self, split: Split) -> None:
         if split in self._prompts:
             return
-        questions = self.source.load(split)
-        limit = self.limits.get(split)
-        if limit is not None and limit < len(questions):
-            questions = [questions[i * len(questions) // limit] for i in range(limit)]
-        self._prompts[split] = [self._tokenize(question) for question in questions]
-        if split != "train" and questions:
+        encode = ChatEncoder(self.tokenizer, self.system_addition, self.tool_schemas, self.template_options)
+        load = PromptLoader(
+            encode, self.max_prompt_tokens, self.unusable_rows, self.contamination_sources, self.contaminated_rows
+        )
+        loaded = load(self.source, split)
+        self._prompts[split] = loaded.prompts
+        if self.trainer is None or self.trainer.is_global_zero:
+            folder = None if self.trainer is None else Path(self.trainer.default_root_dir)
+            write_account(loaded, split, self.contaminated_rows == "remove", folder)
+        if split != "train":
             self.evaluation_buffers[split] = RolloutBuffer(len(self.evaluation_batches(split)))
-
-    def _tokenize(self, question: Question) -> Prompt:
-        text = self.tokenizer.apply_chat_template(list(question.messages), add_generation_prompt=True, tokenize=False)
-        assert isinstance(text, str)
-        token_ids = encode(self.tokenizer, text)
-        if len(token_ids) > self.max_prompt_tokens:
-            raise ValueError(
-                f"prompts must have at most data.max_prompt_tokens = {self.max_prompt_tokens} tokens, "
-                f"question {question.id!r} has {len(token_ids)}"
-            )
-        return Prompt(question.id, question.text, tuple(token_ids), question.answers, question.source)
 
 
 def _loader(buffer: RolloutBuffer[Any]) -> DataLoader[Any]:

@@ -1,7 +1,45 @@
 """Where questions come from."""
 
-from appo.prompts.base import PROMPT_SOURCES, PromptSource, Question, Split
-from appo.prompts.jsonl import JsonlQuestions
+from appo.prompts.base import PROMPT_SOURCES, PromptSource, Question, Split, UnusableRow
+from appo.prompts.benchmarks import BENCHMARKS, Benchmark, BenchmarkQuestions
+from appo.prompts.chat import ChatEncoder
+from appo.prompts.contamination import BenchmarkIndex, ContaminatedRow, normalize_question
+from appo.prompts.huggingface import DatasetQuestions
+from appo.prompts.jsonl import JsonlQuestions, JsonQuestions
+from appo.prompts.loading import LoadedPrompts, PromptLoader, write_account
+from appo.prompts.mixture import MixedQuestions
+from appo.prompts.store import PromptStore
+from appo.prompts.stream import PromptStream
+from appo.prompts.table import Record, TableQuestions
+from appo.prompts.tabular import CsvQuestions, ParquetQuestions, ReleaseQuestions
 from appo.prompts.world import WorldQuestions
 
-__all__ = ["PROMPT_SOURCES", "JsonlQuestions", "PromptSource", "Question", "Split", "WorldQuestions"]
+__all__ = [
+    "BENCHMARKS",
+    "PROMPT_SOURCES",
+    "Benchmark",
+    "BenchmarkIndex",
+    "BenchmarkQuestions",
+    "ChatEncoder",
+    "ContaminatedRow",
+    "CsvQuestions",
+    "DatasetQuestions",
+    "JsonQuestions",
+    "JsonlQuestions",
+    "LoadedPrompts",
+    "MixedQuestions",
+    "ParquetQuestions",
+    "PromptLoader",
+    "PromptSource",
+    "PromptStore",
+    "PromptStream",
+    "Question",
+    "Record",
+    "ReleaseQuestions",
+    "Split",
+    "TableQuestions",
+    "UnusableRow",
+    "WorldQuestions",
+    "normalize_question",
+    "write_account",
+]

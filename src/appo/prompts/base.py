@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from appo.registry import Registry
 
 Split = Literal["train", "validation", "test"]
+
+UnusableReason = Literal[
+    "unreadable",
+    "no_question",
+    "no_answer",
+    "broken_answer",
+    "no_id",
+    "duplicate_id",
+    "no_source",
+    "held_out",
+    "too_long",
+]
+"""Why a row makes no prompt; `held_out` is a training question that stands in another split of its source."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +34,40 @@ class Question:
         messages: the conversation so far, ``{"role": ..., "content": ...}`` each, as chat templates take it.
         answers: accepted answers, at least one.
         source: the part of the data it comes from; metrics are also reported by source.
+        part: the part of a mixture it is drawn with; see `PromptSource.weights`.
+        origin: file or dataset it was read from; empty for what is generated.
+        row: its number in `origin`; lines of text count from 1, rows of tables from 0.
     """
 
     id: str
     messages: tuple[dict[str, str], ...]
     answers: tuple[str, ...]
     source: str = ""
+    part: str = ""
+    origin: str = ""
+    row: int | None = None
 
     @property
     def text(self) -> str:
         """What the user asks last."""
         return self.messages[-1]["content"]
+
+
+@dataclass(frozen=True)
+class UnusableRow:
+    """A row of the data that makes no prompt.
+
+    Attributes:
+        origin: file or dataset.
+        row: its number there; lines of text count from 1, rows of tables from 0. None for what is generated.
+        reason: what is wrong, in one word.
+        message: what is wrong, in a sentence that names key, rule and value.
+    """
+
+    origin: str
+    row: int | None
+    reason: UnusableReason
+    message: str
 
 
 class PromptSource(ABC):
@@ -42,6 +78,11 @@ class PromptSource(ABC):
         """The splits there are; training goes without validation where there is none."""
         return ("train", "validation", "test")
 
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The parts that training questions are drawn from and how often; one part draws from all alike."""
+        return {"": 1.0}
+
     @abstractmethod
     def load(self, split: Split) -> Sequence[Question]:
         """The questions of one split, in a fixed order; splits share no question.
@@ -51,5 +92,65 @@ class PromptSource(ABC):
             FileNotFoundError: if a file is missing.
         """
 
+    def rows(self, split: Split) -> Iterator[Question | UnusableRow]:
+        """The rows of one split, in a fixed order: each is a question, or the reason why it is none.
+
+        Raises:
+            ValueError: if the split has no row.
+            FileNotFoundError: if a file is missing.
+        """
+        yield from self.load(split)
+
 
 PROMPT_SOURCES: Registry[PromptSource] = Registry("prompt source", group="appo.prompts")
+
+
+def only_questions(rows: Iterable[Question | UnusableRow]) -> list[Question]:
+    """The questions of rows that must all be usable.
+
+    Raises:
+        ValueError: if one is not; says of all of them what is wrong.
+    """
+    questions: list[Question] = []
+    unusable: list[UnusableRow] = []
+    for row in rows:
+        if isinstance(row, Question):
+            questions.append(row)
+        else:
+            unusable.append(row)
+    if unusable:
+        raise ValueError(refusal(unusable))
+    return questions
+
+
+def refusal(unusable: Sequence[UnusableRow]) -> str:
+    """What to tell a user whose data must be usable as a whole and is not."""
+    if len(unusable) == 1:
+        return f"{unusable[0].message}; data.unusable_rows=skip would leave the row out"
+    return (
+        f"{unusable[0].message}; data.unusable_rows=skip would leave out this row and {len(unusable) - 1} more: "
+        f"{summarize(unusable, max_numbers=10)}"
+    )
+
+
+def summarize(unusable: Sequence[UnusableRow], max_numbers: int | None = None) -> str:
+    """Counts rows by reason and origin, with their numbers: ``2 no_answer (train.csv: 3, 17)``.
+
+    Args:
+        unusable: the rows.
+        max_numbers: row numbers given for each reason and origin; none gives all.
+    """
+    groups: dict[tuple[str, str], list[int | None]] = {}
+    for row in unusable:
+        groups.setdefault((row.reason, row.origin), []).append(row.row)
+    return ", ".join(
+        f"{len(numbers)} {reason} ({origin or 'generated'}{_listed(numbers, max_numbers)})"
+        for (reason, origin), numbers in groups.items()
+    )
+
+
+def _listed(numbers: Sequence[int | None], max_numbers: int | None) -> str:
+    shown = [str(number) for number in numbers[:max_numbers] if number is not None]
+    if not shown:
+        return ""
+    return f": {', '.join(shown)}{', ...' if len(shown) < len(numbers) else ''}"

@@ -1,0 +1,156 @@
+"""From the rows of a source to prompts, with an account of those that are left out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from appo.prompts.base import PromptSource, Question, Split, UnusableRow, refusal, summarize
+from appo.prompts.contamination import BenchmarkIndex, ContaminatedRow
+from appo.prompts.store import PromptStore
+
+log = logging.getLogger(__name__)
+
+CHUNK_ROWS = 1024
+"""Questions that are tokenized at once."""
+
+
+@dataclass(frozen=True)
+class LoadedPrompts:
+    """The prompts of a split and what became of the other rows.
+
+    Attributes:
+        prompts: in the order of the source.
+        unusable: the rows that make no prompt.
+        contaminated: the training questions that stand in a benchmark.
+    """
+
+    prompts: PromptStore = field(default_factory=PromptStore)
+    unusable: list[UnusableRow] = field(default_factory=list)
+    contaminated: list[ContaminatedRow] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PromptLoader:
+    """Reads, tokenizes and checks the questions of a source.
+
+    Attributes:
+        encode: token ids of each question.
+        max_tokens: longest prompt.
+        unusable_rows: `error` refuses data with an unusable row, `skip` leaves the row out.
+        benchmarks: questions that training questions are compared with.
+        contaminated_rows: `report` keeps training questions that stand in a benchmark, `remove` leaves them out.
+    """
+
+    encode: Callable[[Sequence[Question]], list[list[int]]]
+    max_tokens: int
+    unusable_rows: Literal["error", "skip"] = "error"
+    benchmarks: Sequence[PromptSource] = ()
+    contaminated_rows: Literal["report", "remove"] = "report"
+
+    def __call__(self, source: PromptSource, split: Split) -> LoadedPrompts:
+        """The prompts of one split.
+
+        Raises:
+            ValueError: if a row is unusable and must not be, or none is left.
+            FileNotFoundError: if a file is missing.
+        """
+        loaded = LoadedPrompts()
+        index = BenchmarkIndex(self.benchmarks) if split == "train" and self.benchmarks else None
+        rows = source.load(split) if self.unusable_rows == "error" else source.rows(split)
+        questions = self._kept(_questions(rows, loaded.unusable), index, loaded.contaminated)
+        while chunk := list(islice(questions, CHUNK_ROWS)):
+            for question, token_ids in zip(chunk, self.encode(chunk), strict=True):
+                if len(token_ids) > self.max_tokens:
+                    loaded.unusable.append(self._too_long(question, len(token_ids)))
+                else:
+                    loaded.prompts.append(question, token_ids)
+        if loaded.unusable and self.unusable_rows == "error":
+            raise ValueError(refusal(loaded.unusable))
+        if not loaded.prompts:
+            raise ValueError(f"data.source must have a usable {split} question, {_account(loaded)}")
+        return loaded
+
+    def _kept(
+        self, questions: Iterable[Question], index: BenchmarkIndex | None, contaminated: list[ContaminatedRow]
+    ) -> Iterator[Question]:
+        for question in questions:
+            found = index.find(question) if index is not None else None
+            if found is not None:
+                contaminated.append(found)
+            if found is None or self.contaminated_rows == "report":
+                yield question
+
+    def _too_long(self, question: Question, num_tokens: int) -> UnusableRow:
+        message = (
+            f"prompts must have at most data.max_prompt_tokens = {self.max_tokens} tokens, question {question.id!r} "
+            f"has {num_tokens}"
+        )
+        return UnusableRow(question.origin, question.row, "too_long", message)
+
+
+def _account(loaded: LoadedPrompts) -> str:
+    left_out = summarize(loaded.unusable, max_numbers=10) or "none"
+    example = f": {loaded.unusable[0].message}" if loaded.unusable else ""
+    return f"got {len(loaded.contaminated)} that stand in a benchmark, and unusable rows: {left_out}{example}"
+
+
+def write_account(loaded: LoadedPrompts, split: Split, is_removed: bool, folder: Path | None) -> None:
+    """Says in the log, and row by row in files, what became of rows that are not plainly used.
+
+    Args:
+        loaded: the prompts of a split.
+        split: the split.
+        is_removed: whether contaminated questions were left out.
+        folder: where ``skipped_rows_<split>.jsonl`` and ``contaminated_rows.jsonl`` go, in place of older ones; none
+            gives all row numbers in the log.
+    """
+    shown = None if folder is None else 10
+    skipped = [{"split": split, **asdict(row)} for row in loaded.unusable]
+    place = _write(folder, f"skipped_rows_{split}.jsonl", skipped)
+    if skipped:
+        what = summarize(loaded.unusable, shown)
+        log.warning("%s: %d rows are left out: %s%s", split, len(skipped), what, place)
+    if split != "train":
+        return
+    found = [{**asdict(row), "removed": is_removed} for row in loaded.contaminated]
+    place = _write(folder, "contaminated_rows.jsonl", found)
+    if found:
+        counts = Counter(row.benchmark for row in loaded.contaminated)
+        numbers = [row.id for row in loaded.contaminated]
+        log.warning(
+            "train: %d questions stand in a benchmark and are %s: %s (ids %s%s)%s",
+            len(found),
+            "left out" if is_removed else "trained on; see data.contaminated_rows",
+            ", ".join(f"{count} {name}" for name, count in counts.items()),
+            ", ".join(numbers[:shown]),
+            ", ..." if shown is not None and len(numbers) > shown else "",
+            place,
+        )
+
+
+def _write(folder: Path | None, name: str, records: Sequence[dict[str, object]]) -> str:
+    if folder is None:
+        return ""
+    path = folder / name
+    if not records:
+        # What an earlier run left out says nothing about this one.
+        path.unlink(missing_ok=True)
+        return ""
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    return f"; listed in {path}"
+
+
+def _questions(rows: Iterable[Question | UnusableRow], unusable: list[UnusableRow]) -> Iterator[Question]:
+    for row in rows:
+        if isinstance(row, Question):
+            yield row
+        else:
+            unusable.append(row)

@@ -1,0 +1,222 @@
+"""Questions from rows with named columns, whatever file or dataset holds them."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from appo.prompts.base import PromptSource, Question, Split, UnusableRow, only_questions
+from appo.prompts.columns import (
+    Fields,
+    UnusableRowError,
+    is_balanced,
+    lookup,
+    repair_commands,
+    to_messages,
+    to_text,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row as it was read.
+
+    Attributes:
+        number: of the row; lines of text count from 1, rows of tables from 0.
+        values: its fields.
+        problem: why the row could not be read, as in ``be a JSON object, got [1]``; empty if it could.
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class TableQuestions(PromptSource):
+    """One question a row. Keys with dots in them lead into nested fields: ``reward_model.ground_truth``.
+
+    A question of the training split must not stand in the other two; those may be the same.
+    """
+
+    unit: ClassVar[str] = "row"
+    place: ClassVar[str] = "file"
+
+    train: str | None = None
+    """File of the questions to learn from."""
+    validation: str | None = None
+    """File of the questions that training is watched with."""
+    test: str | None = None
+    """File of the questions for the final measurement."""
+    question_key: str = "question"
+    """Key of the question: a text, or a list of messages with `role` and `content` that ends with the user's."""
+    answer_key: str = "answer"
+    """Key of the accepted answers: a text, a number, or a list of them."""
+    id_key: str | None = None
+    """Key of the id, a text or a number unique in the file; without one the number of the row is the id."""
+    source_key: str | None = None
+    """Key of the part of the data a question comes from, by which metrics are also reported."""
+    system_prompt: str | None = None
+    """Text that opens every conversation, in place of the system message that the row may have."""
+    answer_pattern: str | None = None
+    """Regular expression with one group, whose last match in a text is the answer; none takes the text as it is."""
+    answer_separator: str | None = None
+    """What stands between the accepted answers in a text; none takes the text as one answer."""
+    balanced_answers: bool = False
+    """Whether a row whose answer does not close every bracket that it opens is unusable."""
+    repair: bool = True
+    r"""Whether ``\\boxed`` and ``\\frac`` are restored where a control character stands for their first two letters."""
+    quote_rows: bool = True
+    """Whether messages about unusable rows quote them; they give row numbers in any case."""
+
+    def __post_init__(self) -> None:
+        if self.answer_pattern is not None:
+            try:
+                num_groups = re.compile(self.answer_pattern).groups
+            except re.error as error:
+                message = f"answer_pattern must be a regular expression, got {self.answer_pattern!r}: {error}"
+                raise ValueError(message) from error
+            if num_groups != 1:
+                raise ValueError(f"answer_pattern must have one group, got {num_groups} in {self.answer_pattern!r}")
+        if self.answer_separator == "":
+            raise ValueError("answer_separator must not be empty, got ''")
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        return tuple(split for split in super().splits if getattr(self, split) is not None)
+
+    @abstractmethod
+    def records(self, split: Split) -> Iterator[Record]:
+        """The rows of one split as they are.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+        """
+
+    def location(self, split: Split) -> str:
+        """What `train`, `validation` or `test` names.
+
+        Raises:
+            ValueError: if it names nothing.
+        """
+        name: str | None = getattr(self, split)
+        if name is None:
+            raise ValueError(f"{split} must name a {self.place} to load the {split} split, got None")
+        return name
+
+    def origin(self, split: Split) -> str:
+        """What messages call the place that a split is read from."""
+        return self.location(split)
+
+    def load(self, split: Split) -> list[Question]:
+        questions = only_questions(self.rows(split))
+        if split != "train" and self.train is not None:
+            for row in self.rows("train"):
+                if isinstance(row, UnusableRow) and row.reason == "held_out":
+                    raise ValueError(row.message)
+        return questions
+
+    def rows(self, split: Split) -> Iterator[Question | UnusableRow]:
+        origin = self.origin(split)
+        held_out = self._held_out() if split == "train" else {}
+        row_of: dict[str, int] = {}
+        num_rows = num_repaired = 0
+        for record in self.records(split):
+            num_rows += 1
+            try:
+                question, is_repaired = self._question(record, origin)
+                if self.id_key is not None:
+                    self._check_unique(question, self.id_key, row_of)
+                self._check_held_out(question, held_out)
+            except UnusableRowError as error:
+                yield UnusableRow(origin, record.number, error.reason, str(error))
+            else:
+                num_repaired += is_repaired
+                yield question
+        if not num_rows:
+            raise ValueError(f"{split} must hold at least one question, got the empty {self.place} {origin}")
+        if num_repaired:
+            log.info(r"%s: restored \boxed or \frac in %d rows", origin, num_repaired)
+
+    def _question(self, record: Record, origin: str) -> tuple[Question, bool]:
+        """The question of a row, and whether it was damaged."""
+        place = self._place(record.number, origin)
+        if record.problem:
+            raise UnusableRowError("unreadable", f"{place} must {record.problem}")
+        fields = Fields(record.values, place, self.quote_rows)
+        messages = to_messages(fields[self.question_key])
+        if messages is None:
+            raise fields.unusable("no_question", self.question_key, "be a text that is not empty")
+        if self.system_prompt is not None:
+            said = messages[1:] if messages[0]["role"] == "system" else messages
+            messages = ({"role": "system", "content": self.system_prompt}, *said)
+        repaired = tuple({**message, "content": self._content(message)} for message in messages)
+        question = Question(
+            id=str(record.number) if self.id_key is None else fields.text(self.id_key, "no_id"),
+            messages=repaired,
+            answers=self._answers(fields),
+            source="" if self.source_key is None else sys.intern(fields.text(self.source_key, "no_source")),
+            origin=origin,
+            row=record.number,
+        )
+        return question, repaired != messages
+
+    def _content(self, message: Mapping[str, str]) -> str:
+        content = repair_commands(message["content"]) if self.repair else message["content"]
+        # Rows mostly share their system message: it is kept once.
+        return sys.intern(content) if message["role"] == "system" else content
+
+    def _answers(self, fields: Fields) -> tuple[str, ...]:
+        value = fields[self.answer_key]
+        answers = [to_text(answer) for answer in (value if isinstance(value, list | tuple) else [value])]
+        rule = "be a text, a number, or a list of them, none empty"
+        if self.answer_pattern is not None:
+            rule = f"be a text that matches {self.answer_pattern}, or a list of them"
+            found = [re.findall(self.answer_pattern, answer) for answer in answers]
+            answers = [matches[-1].strip() if matches else "" for matches in found]
+        if self.answer_separator is not None:
+            answers = [part.strip() for answer in answers for part in answer.split(self.answer_separator)]
+        if not answers or not all(answers):
+            raise fields.unusable("no_answer", self.answer_key, rule)
+        if self.balanced_answers and not all(map(is_balanced, answers)):
+            raise fields.unusable("broken_answer", self.answer_key, "close every bracket that it opens")
+        return tuple(answers)
+
+    def _check_unique(self, question: Question, key: str, row_of: dict[str, int]) -> None:
+        assert question.row is not None
+        if (earlier := row_of.setdefault(question.id, question.row)) != question.row:
+            place = self._place(question.row, question.origin)
+            message = f"{key} in {place} must be unique, got {question.id!r} as in {self.unit} {earlier}"
+            raise UnusableRowError("duplicate_id", message)
+
+    def _check_held_out(self, question: Question, held_out: Mapping[str, tuple[Split, int]]) -> None:
+        if (found := held_out.get(question.text.strip())) is None:
+            return
+        assert question.row is not None
+        other, number = found
+        text = f"{question.text[:80]!r} in " if self.quote_rows else ""
+        places = f"{self._place(question.row, question.origin)} and {self._place(number, self.origin(other))}"
+        raise UnusableRowError("held_out", f"train and {other} must share no question, got {text}{places}")
+
+    def _held_out(self) -> dict[str, tuple[Split, int]]:
+        """The questions that training must not see, with the split and the row that has them."""
+        found: dict[str, tuple[Split, int]] = {}
+        for split in self.splits:
+            if split == "train":
+                continue
+            for record in self.records(split):
+                messages = None if record.problem else to_messages(lookup(record.values, self.question_key))
+                if messages is not None:
+                    text = messages[-1]["content"]
+                    found.setdefault((repair_commands(text) if self.repair else text).strip(), (split, record.number))
+        return found
+
+    def _place(self, number: int, origin: str) -> str:
+        return f"{self.unit} {number} of {origin}"
