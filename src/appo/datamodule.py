@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,10 +122,29 @@ class RolloutDataModule(L.LightningDataModule):
             if stage != "fit" or split == "train" or split in self.source.splits:
                 self._load(split)
         if stage == "fit" and self._stream is None:
-            prompts = self._prompts["train"]
-            self._stream = PromptStream(
-                prompts.ids, prompts.parts, self.source.weights, self.prompts_per_iteration, self.seed
-            )
+            self._open_stream()
+
+    def describe_tools(self, schemas: Sequence[Mapping[str, Any]]) -> None:
+        """Puts descriptions of tools that are known only now into prompts, in place of `tool_schemas`.
+
+        Prompts that are loaded are made anew; call it before training and evaluation begin.
+
+        Args:
+            schemas: descriptions as chat templates take them in ``tools=``; none takes them out.
+
+        Raises:
+            ValueError: if the chat template leaves them out, or a prompt becomes too long.
+        """
+        described = [dict(schema) for schema in schemas]
+        if described == (self.tool_schemas or []):
+            return
+        self.tool_schemas = described
+        loaded = list(self._prompts)
+        self._prompts.clear()
+        for split in loaded:
+            self._load(split)
+        if self._stream is not None:
+            self._open_stream()
 
     def iteration_prompts(self, iteration: int) -> list[Prompt]:
         """The training prompts of one iteration; none occurs twice in it.
@@ -182,6 +201,10 @@ class RolloutDataModule(L.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device) if isinstance(batch, TrainBatch) else batch
+
+    def _open_stream(self) -> None:
+        prompts, weights = self._prompts["train"], self.source.weights
+        self._stream = PromptStream(prompts.ids, prompts.parts, weights, self.prompts_per_iteration, self.seed)
 
     def _load(self, split: Split) -> None:
         if split in self._prompts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -68,8 +68,7 @@ class ChatEncoder:
             raise ValueError(
                 f"the chat template of model.policy must take conversations of {', '.join(roles)}, it says: {error}"
             ) from error
-        assert isinstance(texts, list)
-        return texts
+        return cast(list[str], texts)
 
     def __call__(self, questions: Sequence[Question]) -> list[list[int]]:
         """The token ids of each prompt."""

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from appo.prompts.base import PROMPT_SOURCES, Split
+from appo.prompts.base import PROMPT_SOURCES, Question, Split, only_questions
 from appo.prompts.extras import import_extra
 from appo.prompts.table import Record, TableQuestions
 
@@ -52,6 +52,10 @@ class DatasetQuestions(TableQuestions):
 
     def origin(self, split: Split) -> str:
         return f"{self.path}/{self.location(split)}"
+
+    def load(self, split: Split) -> list[Question]:
+        # Whether splits share a question is for training to find out: evaluation need not read a large training split.
+        return only_questions(self.rows(split))
 
     def records(self, split: Split) -> Iterator[Record]:
         dataset = self._open(split)

@@ -72,7 +72,7 @@ class TableQuestions(PromptSource):
     balanced_answers: bool = False
     """Whether a row whose answer does not close every bracket that it opens is unusable."""
     repair: bool = True
-    r"""Whether ``\\boxed`` and ``\\frac`` are restored where a control character stands for their first two letters."""
+    r"""Whether ``\boxed`` and ``\frac`` are restored where a control character stands for their first two letters."""
     quote_rows: bool = True
     """Whether messages about unusable rows quote them; they give row numbers in any case."""
 
