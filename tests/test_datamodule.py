@@ -101,14 +101,19 @@ def test_addition_and_template_options_reach_the_prompts(open_data):
     assert texts[1] == f"<|system|>Mark stages.<|end|>{texts[0]}"
 
 
-def test_tools_may_be_described_late(questions, policy_folder, tmp_path):
+@pytest.fixture
+def tool_policy(policy_folder, tmp_path):
+    """A folder with a tokenizer whose chat template takes tools."""
     tokenizer = AutoTokenizer.from_pretrained(policy_folder)
     tokenizer.chat_template = "{% if tools %}{{ tools | tojson }}{% endif %}" + tokenizer.chat_template
     tokenizer.save_pretrained(tmp_path / "policy")
     (tmp_path / "policy/config.json").write_bytes((policy_folder / "config.json").read_bytes())
+    return str(tmp_path / "policy")
 
+
+def test_tools_may_be_described_late(questions, tool_policy):
     def open_data(**options):
-        data = RolloutDataModule(questions, str(tmp_path / "policy"), prompts_per_iteration=4, **options)
+        data = RolloutDataModule(questions, tool_policy, prompts_per_iteration=4, **options)
         data.setup("fit")
         return data
 
@@ -118,9 +123,29 @@ def test_tools_may_be_described_late(questions, policy_folder, tmp_path):
     assert '"look_up"' in late.tokenizer.decode(late.iteration_prompts(1)[0].token_ids)
     late.describe_tools([])
     assert late.iteration_prompts(1) == without.iteration_prompts(1)
-    narrow = open_data(max_prompt_tokens=len(max(p.token_ids for p in without.iteration_prompts(0))) + 8)
+    long = late.iteration_prompts(0)[0]
+    narrow = open_data(max_prompt_tokens=len(long.token_ids) + 8)
     with pytest.raises(ValueError, match=r"at most data\.max_prompt_tokens"):
         narrow.describe_tools([SCHEMA])
+
+
+def test_questions_that_tools_make_too_long_are_not_drawn(questions, tool_policy, tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"question": "Is one hundred million even, or is it not?", "answer": "x"}\n' + path.read_text())
+
+    def open_data(max_prompt_tokens, **options):
+        data = RolloutDataModule(
+            questions, tool_policy, 4, max_prompt_tokens=max_prompt_tokens, unusable_rows="skip", **options
+        )
+        data.setup("fit")
+        return data
+
+    roomy = open_data(2048, tool_schemas=[SCHEMA])
+    lengths = sorted(len(prompt.token_ids) for number in range(3) for prompt in roomy.iteration_prompts(number))
+    early, late = (open_data(lengths[-2], **options) for options in ({"tool_schemas": [SCHEMA]}, {}))
+    late.describe_tools([SCHEMA])
+    for number in range(4):
+        assert late.iteration_prompts(number) == early.iteration_prompts(number)
 
 
 @pytest.mark.parametrize("name", ["num_validation", "num_test", "max_prompt_tokens"])
@@ -150,6 +175,6 @@ def test_a_run_lists_its_skipped_rows_and_resumes_its_order(tmp_path, policy_fol
         "fit", tmp_path / "second", policy_folder, "--trainer.max_epochs=4", *options,
         "--data.prompts_per_iteration=2", f"--ckpt_path={first / 'checkpoints/last.ckpt'}",
     )  # fmt: skip
-    whole = open_data()
+    whole = open_data(unusable_rows="skip")
     assert [prompts_of(first, number) for number in range(2)] == [ids(whole, number) for number in range(2)]
     assert prompts_of(second, 2) + prompts_of(second, 3) == ids(whole, 2)

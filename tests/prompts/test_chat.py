@@ -3,6 +3,7 @@ import copy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from appo.policy import decode, encode
 from appo.prompts import ChatEncoder, PromptStore, Question
@@ -45,6 +46,16 @@ def test_a_batch_is_encoded_like_each_of_its_prompts(tokenizer):
         assert token_ids == encode(tokenizer, encoder.render([one])[0])
         assert decode(tokenizer, token_ids) == encoder.render([one])[0]
     assert encoder([]) == []
+
+
+def test_special_tokens_are_left_to_the_template(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    # As many tokenizers do to every text: a first token that a chat template writes itself.
+    first = ("<|pad|>", tokenizer.convert_tokens_to_ids("<|pad|>"))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<|pad|> $A", special_tokens=[first])
+    assert tokenizer("a")["input_ids"][0] == first[1]
+    (token_ids,) = ChatEncoder(tokenizer)([question()])
+    assert decode(tokenizer, token_ids) == "<|user|>Who is it?<|end|><|assistant|>"
 
 
 def test_addition_stands_behind_the_system_prompt_or_for_it(tokenizer):

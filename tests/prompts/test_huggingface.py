@@ -61,6 +61,12 @@ def test_parts_of_a_split_are_splits(folder):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+def test_streaming_copies_nothing_to_disk(folder, tmp_path, streaming):
+    DatasetQuestions(path=folder, answer_key="answer.value", streaming=streaming).load("train")
+    assert any((tmp_path / "cache").glob("**/*.arrow")) is not streaming
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 def test_rows_can_be_limited(folder, streaming):
     source = DatasetQuestions(path=folder, answer_key="answer.value", streaming=streaming, max_rows=2)
     assert len(source.load("train")) == 2
