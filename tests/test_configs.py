@@ -10,7 +10,7 @@ from appo.losses import ClippedLoss, ProceduralLoss
 from .toy import FEW_TOKENS, metrics
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.yaml"))
-OVERLAYS = {"random_branching"}
+OVERLAYS = {"random_branching", "stage_markers"}
 PRESETS = [path for path in CONFIGS if path.stem not in OVERLAYS | {"cold_start"}]
 
 

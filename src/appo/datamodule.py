@@ -15,6 +15,7 @@ from appo.batch import TrainBatch
 from appo.policy import load_tokenizer
 from appo.prompts import ChatEncoder, PromptLoader, PromptSource, PromptStore, PromptStream, Split, write_account
 from appo.rollouts import Evaluated, RolloutBuffer
+from appo.seeding import derive_seed
 from appo.trajectory import Prompt
 
 
