@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from transformers import AutoTokenizer
 
 from appo.__main__ import main
 from appo.cli import run
+from appo.rewards import Reward
+from appo.trajectory import Outcome, Trajectory
 
+from . import toy
 from .toy import CONFIG
 
 
@@ -75,6 +79,19 @@ def test_an_empty_data_file_is_refused(tmp_path, policy_folder):
 def test_responses_longer_than_the_policy_can_see_are_refused(tmp_path, policy_folder):
     with pytest.raises(ValueError, match=r"must not exceed the 512 positions of model\.policy, got 64 \+ 9999"):
         fit(tmp_path, f"--model.policy={policy_folder}", "--rollout.max_response_tokens=9999")
+
+
+@dataclass(frozen=True)
+class Undefined(Reward):
+    """What is left of a reward that divides by nothing."""
+
+    def __call__(self, trajectory: Trajectory) -> Outcome:
+        return Outcome(float("nan"), {"accuracy": 0.0})
+
+
+def test_a_reward_that_is_no_number_names_the_trajectory(tmp_path, policy_folder):
+    with pytest.raises(ValueError, match=r"rewards must be finite, got nan for prompt \S+ in row 0"):
+        toy.run("fit", tmp_path, policy_folder, "--rollout.reward=tests.test_bad_input.Undefined")
 
 
 def test_an_unknown_command_lists_the_known_ones(monkeypatch):

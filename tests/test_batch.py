@@ -73,14 +73,66 @@ def test_a_reward_that_is_not_finite_is_refused(reward):
         collated(rewards=[0.0, reward, 0.0])
 
 
-def test_a_log_prob_that_is_not_finite_is_refused_where_a_token_was_sampled():
+def test_another_number_of_rewards_than_trajectories_is_refused():
+    with pytest.raises(ValueError, match="rewards must have one value for each of 3 trajectories, got 2"):
+        collated(rewards=[0.0, 1.0])
+
+
+@pytest.mark.parametrize("name", ["old_log_probs", "entropies"])
+@pytest.mark.parametrize(
+    ("position", "value", "rule"),
+    [
+        (5, float("nan"), "be finite, got nan at position 5"),
+        (5, -float("inf"), "be finite, got -inf at position 5"),
+        (4, -0.5, "be 0 on tokens that were not sampled, got -0.5 at position 4"),  # tool output
+        (0, 0.5, "be 0 on tokens that were not sampled, got 0.5 at position 0"),  # prompt
+        (4, float("nan"), "be 0 on tokens that were not sampled, got nan at position 4"),
+    ],
+)
+def test_values_that_do_not_align_with_the_sampled_tokens_are_refused(name, position, value, rule):
     values = torch.zeros(7)
-    values[4] = float("nan")  # tool output
-    assert not collated(old_log_probs=[values]).old_log_probs.any(dim=-1)[1:].any()
-    values[5] = float("nan")
-    message = "old_log_probs of prompt q1 in row 0 must be finite, got nan at position 5"
-    with pytest.raises(ValueError, match=message):
+    values[position] = value
+    with pytest.raises(ValueError, match=f"{name} of prompt q2 in row 1 must {rule}"):
+        collated(**{name: [torch.zeros(7), values]})
+
+
+def test_a_log_prob_above_0_and_an_entropy_below_it_are_refused():
+    values = torch.tensor([0.0, 0.0, -1.0, 0.5, 0.0, -1.0, -1.0])
+    with pytest.raises(
+        ValueError, match=r"old_log_probs of prompt q1 in row 0 must not be positive, got 0\.5 at position 3"
+    ):
         collated(old_log_probs=[values])
+    with pytest.raises(
+        ValueError, match=r"entropies of prompt q1 in row 0 must not be negative, got -0\.5 at position 3"
+    ):
+        collated(entropies=[-values.clamp(min=0.0)])
+
+
+def test_what_rounding_adds_to_a_certain_token_is_no_error():
+    rounded = torch.tensor([0.0, 0.0, 1e-6, 0.0, 0.0, 1e-6, 0.0])
+    batch = collated(old_log_probs=[rounded], entropies=[-rounded])
+    assert batch.old_log_probs[0, 5] == -batch.entropies[0, 5] == torch.tensor(1e-6)
+
+
+def test_behavior_log_probs_that_slipped_by_a_tool_result_are_refused():
+    parent = parent_trajectory()
+    # The result at position 4 was left out when log-probs were appended.
+    slipped = replace(parent, behavior_log_probs=torch.tensor([0.0, 0.0, -0.1, -0.2, -0.3, -0.4, 0.0]))
+    message = (
+        "behavior_log_probs of prompt q1 in row 0 must be 0 on tokens that were not sampled, got -0.3.* position 4"
+    )
+    with pytest.raises(ValueError, match=message):
+        collate([slipped])
+
+
+def test_nothing_to_compare_is_refused():
+    with pytest.raises(ValueError, match="trajectories must not be empty, got none"):
+        collate([])
+    empty = replace(parent_trajectory(), response_mask=torch.zeros(7, dtype=torch.bool))
+    with pytest.raises(ValueError, match="trajectory of prompt q1 in row 0 must have a sampled token, got none"):
+        collate([empty])
+    with pytest.raises(ValueError, match="rows must name at least one row, got none"):
+        train_batch([3]).select(torch.tensor([], dtype=torch.int64))
 
 
 def test_behavior_log_probs_that_are_not_finite_are_refused():

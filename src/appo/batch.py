@@ -20,6 +20,9 @@ from appo.trajectory import Trajectory
 NO_PARENT = -1
 """The parent row, and the branch position, of an initial trajectory."""
 
+_ROUNDING = 1e-4
+"""How far above 0 a log-prob, or below 0 an entropy, may come out by rounding."""
+
 
 @dataclass(frozen=True, eq=False)
 class TrajectoryBatch:
@@ -97,7 +100,12 @@ class TrainBatch:
 
         Args:
             rows: ``[B']`` int64 row numbers.
+
+        Raises:
+            ValueError: if there are no rows.
         """
+        if not len(rows):
+            raise ValueError("rows must name at least one row, got none")
         width = int(self.lengths[rows].max())
         cut: dict[str, Any] = {
             f.name: value[rows, :width] if value.ndim == 2 else value[rows]
@@ -177,19 +185,26 @@ def collate(
     """Pads trajectories into one batch, in their order.
 
     Args:
-        trajectories: parents before their branches.
+        trajectories: at least one, each with a sampled token; parents before their branches.
         old_log_probs: ``[T_i]`` a trajectory, for the first ones or all; the rest holds 0.
         entropies: likewise.
         rewards: one a trajectory; None leaves NaN.
 
     Raises:
-        ValueError: if a branch comes without its parent before it, values do not fit their trajectory, or a reward or a
-            value of a sampled token is not finite.
+        ValueError: if there are no trajectories, one has no sampled token or is a branch without its parent before it,
+            values do not align with the tokens of their trajectory, or are none that a log-prob or an entropy can
+            have, or a reward is not finite.
     """
+    if not trajectories:
+        raise ValueError("trajectories must not be empty, got none")
     rows = {id(trajectory): row for row, trajectory in enumerate(trajectories)}
     groups: dict[str, int] = {}
     group, parent, position, score = [], [], [], []
     for row, trajectory in enumerate(trajectories):
+        if not trajectory.response_mask.any():
+            raise ValueError(
+                f"trajectory of prompt {trajectory.prompt.id} in row {row} must have a sampled token, got none"
+            )
         group.append(groups.setdefault(trajectory.prompt.id, len(groups)))
         origin = trajectory.origin
         parent_row = NO_PARENT if origin is None else rows.get(id(origin.trajectory), row)
@@ -198,16 +213,15 @@ def collate(
         parent.append(parent_row)
         position.append(NO_PARENT if origin is None else origin.position)
         score.append(0.0 if origin is None else origin.score)
-    token_ids = _pad([trajectory.token_ids for trajectory in trajectories])
+    response_mask = _pad([trajectory.response_mask for trajectory in trajectories])
+    behavior_log_probs = [trajectory.behavior_log_probs for trajectory in trajectories]
     return TrajectoryBatch(
-        token_ids=token_ids,
+        token_ids=_pad([trajectory.token_ids for trajectory in trajectories]),
         lengths=torch.tensor([len(trajectory) for trajectory in trajectories]),
-        response_mask=_pad([trajectory.response_mask for trajectory in trajectories]),
-        behavior_log_probs=_pad_values(
-            "behavior_log_probs", [t.behavior_log_probs for t in trajectories], trajectories
-        ),
-        old_log_probs=_pad_values("old_log_probs", old_log_probs or (), trajectories),
-        entropies=_pad_values("entropies", entropies or (), trajectories),
+        response_mask=response_mask,
+        behavior_log_probs=_pad_values("behavior_log_probs", behavior_log_probs, trajectories, response_mask),
+        old_log_probs=_pad_values("old_log_probs", old_log_probs or (), trajectories, response_mask),
+        entropies=_pad_values("entropies", entropies or (), trajectories, response_mask),
         rewards=_check_rewards(rewards, trajectories),
         group=torch.tensor(group),
         parent=torch.tensor(parent),
@@ -220,27 +234,38 @@ def _pad(rows: Sequence[Tensor]) -> Tensor:
     return pad_sequence(list(rows), batch_first=True)
 
 
-def _pad_values(name: str, values: Sequence[Tensor], trajectories: Sequence[Trajectory]) -> Tensor:
+def _pad_values(name: str, values: Sequence[Tensor], trajectories: Sequence[Trajectory], is_sampled: Tensor) -> Tensor:
     if len(values) > len(trajectories):
         raise ValueError(
             f"{name} must have a row for at most each of {len(trajectories)} trajectories, got {len(values)}"
         )
-    padded = torch.zeros(len(trajectories), max(len(trajectory) for trajectory in trajectories))
+    padded = torch.zeros(is_sampled.shape)
     for row, (value, trajectory) in enumerate(zip(values, trajectories[: len(values)], strict=True)):
-        where = f"of prompt {trajectory.prompt.id} in row {row}"
         if value.shape != trajectory.token_ids.shape:
-            raise ValueError(f"{name} {where} must have shape {[len(trajectory)]}, got {list(value.shape)}")
-        is_bad = trajectory.response_mask & ~value.isfinite()
-        if is_bad.any():
-            position = int(is_bad.nonzero()[0])
-            raise ValueError(f"{name} {where} must be finite, got {value[position].item()} at position {position}")
+            where = f"{name} of prompt {trajectory.prompt.id} in row {row}"
+            raise ValueError(f"{where} must have shape {[len(trajectory)]}, got {list(value.shape)}")
         padded[row, : len(value)] = value
+    sign = -1.0 if name == "entropies" else 1.0
+    for rule, is_bad in (
+        ("be finite", is_sampled & ~padded.isfinite()),
+        # Values that slipped against their tokens show on tokens that nobody sampled.
+        ("be 0 on tokens that were not sampled", ~is_sampled & (padded != 0.0)),
+        ("not be positive" if sign > 0.0 else "not be negative", sign * padded > _ROUNDING),
+    ):
+        if is_bad.any():
+            row, position = is_bad.nonzero()[0].tolist()
+            where = f"{name} of prompt {trajectories[row].prompt.id} in row {row}"
+            raise ValueError(f"{where} must {rule}, got {padded[row, position].item()} at position {position}")
     return padded
 
 
 def _check_rewards(rewards: Sequence[float] | None, trajectories: Sequence[Trajectory]) -> Tensor:
     if rewards is None:
         return torch.full((len(trajectories),), float("nan"))
+    if len(rewards) != len(trajectories):
+        raise ValueError(
+            f"rewards must have one value for each of {len(trajectories)} trajectories, got {len(rewards)}"
+        )
     tensor = torch.tensor(rewards, dtype=torch.float32)
     if not tensor.isfinite().all():
         row = int((~tensor.isfinite()).nonzero()[0])

@@ -41,9 +41,9 @@ class CountLetters(Reward):
 
 
 def _measure(trajectories: Sequence[Trajectory]) -> Measured:
-    """Log-probs that are 0.5 above those of the behavior policy, entropies that are the position."""
+    """Log-probs that are 0.5 below those of the behavior policy, entropies that are the position."""
     return Measured(
-        [(t.behavior_log_probs + 0.5) * t.response_mask for t in trajectories],
+        [(t.behavior_log_probs - 0.5) * t.response_mask for t in trajectories],
         [torch.arange(len(t)) * t.response_mask for t in trajectories],
         policy_version=0,
     )
@@ -147,7 +147,7 @@ def test_an_estimator_that_trains_branches_gets_their_log_probs(tokenizer, runne
     assert len(rollouts.train) == 4
     mask = rollouts.train.response_mask
     gap: Tensor = (rollouts.train.old_log_probs - rollouts.train.behavior_log_probs)[mask]
-    assert gap.tolist() == pytest.approx([0.5] * int(mask.sum()))
+    assert gap.tolist() == pytest.approx([-0.5] * int(mask.sum()))
 
 
 def test_mini_batches_keep_the_rows_of_a_prompt_together(tokenizer, runner):
