@@ -1,0 +1,159 @@
+"""What every component computes, in plain Python over rows and tokens: written from the formulas, slow and obvious.
+
+The tables hold the definition of every registered component and the values of its options under which the two are
+compared. A component without an entry, or with an option that its entry does not know, fails the tests until it has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from . import advantages, losses, scorers
+from .common import Row
+
+Options = Mapping[str, st.SearchStrategy[Any]]
+
+
+def choice(*values: Any) -> st.SearchStrategy[Any]:
+    """One of the values."""
+    return st.sampled_from(values)
+
+
+@dataclass(frozen=True)
+class ScorerDefinition:
+    """What a scorer computes.
+
+    Attributes:
+        compute: scores of every row.
+        options: values of every option.
+        is_random: True if the generator decides, so that a row's scores depend on where it stands.
+    """
+
+    compute: Callable[[Any, list[Row], torch.Generator], list[scorers.NaiveScores]]
+    options: Options
+    is_random: bool = False
+
+
+@dataclass(frozen=True)
+class AdvantageDefinition:
+    """What an advantage estimator computes.
+
+    Attributes:
+        compute: advantages by row and position.
+        options: values of every option.
+        sums_to_zero: options under which the advantages of a prompt add up to 0 at every position, as long as every
+            token counts.
+        with_branches: True if they do so with branches too, False if only initial trajectories are compared.
+        across_prompts: True if rewards of one prompt act on the advantages of another.
+    """
+
+    compute: Callable[[Any, list[Row]], list[list[float]]]
+    options: Options
+    sums_to_zero: Mapping[str, Any]
+    with_branches: bool = True
+    across_prompts: bool = False
+
+
+@dataclass(frozen=True)
+class LossDefinition:
+    """What a loss computes.
+
+    Attributes:
+        terms: the surrogate.
+        options: values of every option that it has beyond `COMMON`, or of other defaults.
+        keeps: which rows the surrogate counts.
+    """
+
+    terms: losses.Terms
+    options: Options
+    keeps: losses.Keeps = losses.always
+
+
+STD = choice("population", "sample", "none")
+DISCOUNT = choice(0.0, 0.5, 0.97, 1.0)
+
+SCORERS = {
+    "BranchingScore": ScorerDefinition(
+        scorers.branching_score,
+        {
+            "discount": DISCOUNT,
+            "clip": choice(0.0, 0.2),
+            "entropy_fallback": st.booleans(),
+            "min_spread": choice(0.0, 1e-4, 0.05),
+            "released_rounding": st.booleans(),
+        },
+    ),
+    "Entropy": ScorerDefinition(scorers.entropy, {}),
+    "NoBranching": ScorerDefinition(scorers.no_branching, {}),
+    "RandomPosition": ScorerDefinition(scorers.random_position, {}, is_random=True),
+}
+
+ADVANTAGES = {
+    "EntropyAwareAdvantage": AdvantageDefinition(
+        advantages.entropy_aware_advantage, {"std": STD, "weight": choice(0.0, 0.2, 1.0)}, sums_to_zero={"weight": 0.0}
+    ),
+    "GlobalBatchAdvantage": AdvantageDefinition(
+        advantages.global_batch_advantage, {}, sums_to_zero={}, across_prompts=True
+    ),
+    "GroupAdvantage": AdvantageDefinition(advantages.group_advantage, {"std": STD}, sums_to_zero={}),
+    "LeaveOneOut": AdvantageDefinition(advantages.leave_one_out, {}, sums_to_zero={}),
+    "ProceduralAdvantage": AdvantageDefinition(
+        advantages.procedural_advantage,
+        {"std": STD, "reward_scale_discount": choice(None, 0.0, 0.9, 1.0)},
+        sums_to_zero={},
+        with_branches=False,
+    ),
+    "SharedPrefixAdvantage": AdvantageDefinition(advantages.shared_prefix_advantage, {"std": STD}, sums_to_zero={}),
+    "TreeAdvantage": AdvantageDefinition(advantages.tree_advantage, {"std": STD}, sums_to_zero={}),
+}
+
+COMMON = {
+    "clip_low": choice(0.1, 0.2, 1.0),
+    "clip_high": choice(0.1, 0.28),
+    "dual_clip": choice(None, 1.5, 3.0),
+    "ratio_to": choice("update", "sampling"),
+    "behavior_correction": choice("truncate", "mask", "off"),
+    "behavior_cap": choice(1.1, 2.0),
+    "kl": choice("k1", "abs", "k2", "k3"),
+    "kl_coef": choice(0.0, 0.1),
+    "entropy_coef": choice(0.0, 0.05),
+    "aggregation": choice("token-mean", "sequence-mean", "sequence-sum", "constant"),
+    "aggregation_length": choice(8),
+}
+"""Options of every surrogate loss."""
+
+LOSSES = {
+    "ClipBalancedLoss": LossDefinition(losses.clip_balanced, {}),
+    "ClippedImportanceLoss": LossDefinition(
+        losses.clipped_importance, {"clip_high": choice(0.1, 4.0), "dual_clip": choice(None)}
+    ),
+    "ClippedLoss": LossDefinition(losses.clipped, {}),
+    "ProceduralLoss": LossDefinition(
+        losses.procedural,
+        {
+            "future_weight": choice(0.0, 1.0),
+            "future_half_life": choice(1e-6, 2.0, 64.0, float("inf")),
+            "future_clip": choice(0.0, 0.2),
+            "high_only": st.booleans(),
+            "safety_threshold": choice(None, 1.2, 6.0),
+            "sequence_filter": st.booleans(),
+        },
+        keeps=losses.has_not_run_away,
+    ),
+    "SequenceClippedLoss": LossDefinition(losses.sequence_clipped, {"clip_low": choice(0.05, 0.2)}),
+}
+
+
+def consistent(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Drops the options of a loss that exclude one another."""
+    changed = dict(options)
+    if options["aggregation"] != "constant":
+        changed["aggregation_length"] = None
+    if options["dual_clip"] is None and "sequence_filter" in options:
+        changed["sequence_filter"] = False
+    return changed
