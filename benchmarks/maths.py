@@ -1,0 +1,238 @@
+"""Measures the tensor maths of an APPO iteration, from measured trajectories to the gradient of the loss.
+
+One pass takes 2 prompts with 8 initial trajectories each, full to the last token with tool output in between:
+
+- `scoring`: `BranchingScore`;
+- `candidates`: which positions may be branched at all;
+- `selection`: 8 branch points of each prompt, preferred ones first;
+- `advantage`: `ProceduralAdvantage` of initial trajectories and as many branches;
+- `loss`: `ProceduralLoss` of the initial trajectories with a k3 divergence, and its gradient by the log-probs.
+
+Two lengths take turns; the figures are medians over rounds. For scale, `square_matrix` is the future value of a single
+row as its definition reads, a sum over a ``T x T`` matrix of discounts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from appo.advantages import ProceduralAdvantage
+from appo.batch import NO_PARENT, TrainBatch, TrajectoryBatch
+from appo.functional import ChosenPoints, future_likelihood_gain, select_branch_points
+from appo.losses import ProceduralLoss
+from appo.rollouts.candidates import branch_candidates
+from appo.scorers import BranchingScore
+
+VOCAB_SIZE = 152_000
+NUM_PROMPTS = 2
+PROMPT_LENGTH = 256
+DISCOUNT = 0.97
+CLIP = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What the maths begins with.
+
+    Attributes:
+        initial: the initial trajectories, measured and not yet rewarded.
+        branchable: ``[V]`` bool, token ids that may be branch points.
+        rewards: ``[2 * B]`` of the initial trajectories, then of as many branches.
+        log_probs: ``[B, T]`` under the live policy.
+        ref_log_probs: ``[B, T]`` under the reference.
+    """
+
+    initial: TrajectoryBatch
+    branchable: Tensor
+    rewards: Tensor
+    log_probs: Tensor
+    ref_log_probs: Tensor
+
+
+@dataclass(frozen=True)
+class Result:
+    """Median seconds of each phase, and of all together, at one length."""
+
+    num_rows: int
+    num_tokens: int
+    phases_s: dict[str, float]
+    total_s: float
+
+
+def make_measured(num_rows: int, length: int) -> Measured:
+    """Draws trajectories of one length: a prompt, then turns of 200 sampled tokens and 40 of tool output."""
+    generator = torch.Generator().manual_seed(0)
+    position = torch.arange(length).expand(num_rows, length)
+    mask = (position >= PROMPT_LENGTH) & ((position - PROMPT_LENGTH) % 240 < 200)
+    behavior = (torch.rand(num_rows, length, generator=generator) + 1e-3).log() * mask
+    old, live, reference = (
+        behavior + spread * torch.randn(num_rows, length, generator=generator) * mask for spread in (0.02, 0.05, 0.1)
+    )
+    return Measured(
+        initial=TrajectoryBatch(
+            token_ids=torch.randint(VOCAB_SIZE, (num_rows, length), generator=generator),
+            lengths=torch.full((num_rows,), length),
+            response_mask=mask,
+            behavior_log_probs=behavior,
+            old_log_probs=old,
+            entropies=2.0 * torch.rand(num_rows, length, generator=generator) * mask,
+            rewards=torch.full((num_rows,), float("nan")),
+            group=torch.arange(num_rows) * NUM_PROMPTS // num_rows,
+            parent=torch.full((num_rows,), NO_PARENT),
+            branch_position=torch.full((num_rows,), NO_PARENT),
+            branch_score=torch.zeros(num_rows),
+        ),
+        branchable=torch.rand(VOCAB_SIZE, generator=generator) < 0.9,
+        rewards=torch.rand(2 * num_rows, generator=generator),
+        log_probs=live,
+        ref_log_probs=reference,
+    )
+
+
+def with_branches(initial: TrajectoryBatch, points: ChosenPoints, rewards: Tensor) -> TrajectoryBatch:
+    """The batch that `collate` makes of initial trajectories and the branches that left at `points`."""
+    rows = torch.cat([torch.arange(len(initial.group)), points.rows])
+    none = torch.full_like(initial.group, NO_PARENT)
+    return TrajectoryBatch(
+        token_ids=initial.token_ids[rows],
+        lengths=initial.lengths[rows],
+        response_mask=initial.response_mask[rows],
+        behavior_log_probs=initial.behavior_log_probs[rows],
+        old_log_probs=initial.old_log_probs[rows],
+        entropies=initial.entropies[rows],
+        rewards=rewards,
+        group=initial.group[rows],
+        parent=torch.cat([none, points.rows]),
+        branch_position=torch.cat([none, points.positions]),
+        branch_score=torch.cat([initial.branch_score, points.scores]),
+    )
+
+
+def run_maths(measured: Measured) -> dict[str, float]:
+    """One pass; seconds by phase. What `collate` and the policy do in a run is not counted."""
+    seconds: dict[str, float] = {}
+    initial = measured.initial
+    num_rows, length = initial.token_ids.shape
+    with stopped(seconds, "scoring"):
+        scores = BranchingScore(discount=DISCOUNT, clip=CLIP)(initial, torch.Generator())
+    with stopped(seconds, "candidates"):
+        prompt_lengths = torch.full((num_rows,), PROMPT_LENGTH)
+        candidates = branch_candidates(initial, measured.branchable, prompt_lengths, length - PROMPT_LENGTH, 1)
+    with stopped(seconds, "selection"):
+        points = select_branch_points(
+            scores.values, scores.preferred, candidates, initial.group, budget=num_rows // NUM_PROMPTS
+        )
+    rewarded = with_branches(initial, points, measured.rewards)
+    with stopped(seconds, "advantage"):
+        advantages = ProceduralAdvantage()(rewarded)
+    batch = TrainBatch(
+        token_ids=initial.token_ids,
+        lengths=initial.lengths,
+        response_mask=initial.response_mask,
+        behavior_log_probs=initial.behavior_log_probs,
+        old_log_probs=initial.old_log_probs,
+        advantages=advantages[:num_rows],
+        ref_log_probs=measured.ref_log_probs,
+    )
+    log_probs = measured.log_probs.clone().requires_grad_()
+    with stopped(seconds, "loss"):
+        loss, _ = ProceduralLoss(kl_coef=0.001)(log_probs, initial.entropies, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+    return seconds
+
+
+def run_square_matrix(measured: Measured) -> dict[str, float]:
+    """The future value of the first row by its definition, and by ours for comparison."""
+    seconds: dict[str, float] = {}
+    initial = measured.initial
+    mask = initial.response_mask[0]
+    log_ratio = initial.old_log_probs[0] - initial.behavior_log_probs[0]
+    with stopped(seconds, "square_matrix"):
+        position = torch.arange(len(mask))
+        distance = position.unsqueeze(0) - position.unsqueeze(-1)
+        decay = torch.where(distance >= 0, DISCOUNT ** distance.clamp(min=0).float(), 0.0)
+        expected = (decay @ log_ratio.where(mask, 0.0)).exp().clamp(1.0 - CLIP, 1.0 + CLIP)
+    with stopped(seconds, "blocked_sum"):
+        gain = future_likelihood_gain(log_ratio, mask, DISCOUNT, CLIP)
+    torch.testing.assert_close(gain, expected, atol=1e-4, rtol=0.0)
+    return seconds
+
+
+@contextmanager
+def stopped(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Notes how long its body takes."""
+    begin = time.perf_counter()
+    yield
+    seconds[phase] = time.perf_counter() - begin
+
+
+def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """Of each key over rounds."""
+    return {key: statistics.median(seconds[key] for seconds in rounds) for key in rounds[0]}
+
+
+def measure(num_rows: int, lengths: list[int], rounds: int) -> tuple[list[Result], list[dict[str, float]]]:
+    """Runs the lengths in turn, after one round that does not count; the naive definition at the end of each."""
+    batches = [make_measured(num_rows, length) for length in lengths]
+    passes: list[list[dict[str, float]]] = [[] for _ in batches]
+    squares: list[list[dict[str, float]]] = [[] for _ in batches]
+    for number in range(rounds + 1):
+        for batch, ours, square in zip(batches, passes, squares, strict=True):
+            seconds, scale = run_maths(batch), run_square_matrix(batch)
+            if number:
+                ours.append({**seconds, "total": sum(seconds.values())})
+                square.append(scale)
+    results = []
+    for length, ours in zip(lengths, passes, strict=True):
+        phases = medians(ours)
+        results.append(Result(num_rows, length, total_s=phases.pop("total"), phases_s=phases))
+    return results, [medians(square) for square in squares]
+
+
+def main() -> None:
+    """Prints the table and writes it as JSON."""
+    parser = argparse.ArgumentParser(prog="benchmarks.maths", description="The tensor maths of an iteration.")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of maths.json")
+    parser.add_argument("--rounds", type=int, default=15, help="measured passes at each length")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    parser.add_argument("--rows", type=int, default=16, help="initial trajectories")
+    parser.add_argument("--lengths", type=int, nargs=2, default=[4096, 8192], help="tokens of a row")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    results, squares = measure(options.rows, options.lengths, options.rounds)
+    short, long = results
+    print(f"{'ms':16}", *(f"{f'{r.num_rows} x {r.num_tokens}':>12}" for r in results), f"{'ratio':>7}")
+    rows = {**{name: (s, long.phases_s[name]) for name, s in short.phases_s.items()}}
+    rows["together"] = short.total_s, long.total_s
+    rows |= {f"{name} x 1": (squares[0][name], squares[1][name]) for name in squares[0]}
+    for name, (s, lo) in rows.items():
+        print(f"{name:16} {1e3 * s:12.2f} {1e3 * lo:12.2f} {lo / s:7.2f}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = {
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "results": [asdict(result) for result in results],
+        "ratio": long.total_s / short.total_s,
+        "one_row": [
+            {"num_tokens": result.num_tokens, **{f"{name}_s": value for name, value in square.items()}}
+            for result, square in zip(results, squares, strict=True)
+        ],
+    }
+    (options.out / "maths.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
