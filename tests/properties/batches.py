@@ -15,7 +15,7 @@ from torch import Tensor
 
 from appo.batch import NO_PARENT, TrainBatch, TrajectoryBatch
 
-few = settings(max_examples=40, deadline=None, derandomize=True)
+few = settings(max_examples=30, deadline=None, derandomize=True)
 HIDDEN = (float("nan"), float("inf"), float("-inf"), 1e30)
 """What may stand where a mask says that nothing does."""
 

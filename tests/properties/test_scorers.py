@@ -18,7 +18,9 @@ SEED = 7
 
 
 def scorers(name: str) -> st.SearchStrategy[Scorer]:
-    return st.fixed_dictionaries(naive.SCORERS[name].options).map(lambda options: SCORERS[name](**options))
+    return st.fixed_dictionaries(naive.SCORERS[name].options).map(
+        lambda options: SCORERS[name](**naive.consistent(options))
+    )
 
 
 def score(scorer: Scorer, batch: TrajectoryBatch) -> Scores:

@@ -77,20 +77,42 @@ class LossDefinition:
 STD = choice("population", "sample", "none")
 DISCOUNT = choice(0.0, 0.5, 0.97, 1.0)
 
+SCOPE = choice("trajectory", "prompt", "batch")
+ODDS = {
+    "entropy_weight": choice(0.0, 0.2, 2.0),
+    "window": choice(1, 2, 20),
+    "entropy_scale": choice(1.0, 11.93),
+}
+"""Options of the scorers that draw behind tool results."""
+
 SCORERS = {
+    "BalancedEntropy": ScorerDefinition(
+        scorers.balanced_entropy,
+        {**ODDS, "penalty": choice(0.0, 0.05, 0.5), "threshold": choice(0.2, 0.5)},
+        is_random=True,
+    ),
     "BranchingScore": ScorerDefinition(
         scorers.branching_score,
         {
             "discount": DISCOUNT,
             "clip": choice(0.0, 0.2),
+            "scope": SCOPE,
+            "strict": st.booleans(),
             "entropy_fallback": st.booleans(),
             "min_spread": choice(0.0, 1e-4, 0.05),
             "released_rounding": st.booleans(),
         },
     ),
     "Entropy": ScorerDefinition(scorers.entropy, {}),
+    "LikelihoodGain": ScorerDefinition(
+        scorers.likelihood_gain_alone, {"discount": DISCOUNT, "clip": choice(0.0, 0.2), "scope": SCOPE}
+    ),
     "NoBranching": ScorerDefinition(scorers.no_branching, {}),
     "RandomPosition": ScorerDefinition(scorers.random_position, {}, is_random=True),
+    "ToolBoundary": ScorerDefinition(
+        scorers.tool_boundary, {**ODDS, "probability": choice(0.0, 0.3, 1.0)}, is_random=True
+    ),
+    "TreeUniform": ScorerDefinition(scorers.tree_uniform, {}, is_random=True),
 }
 
 ADVANTAGES = {
@@ -150,10 +172,12 @@ LOSSES = {
 
 
 def consistent(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Drops the options of a loss that exclude one another."""
+    """Gives up the options of a component that exclude others."""
     changed = dict(options)
-    if options["aggregation"] != "constant":
+    if options.get("aggregation", "constant") != "constant":
         changed["aggregation_length"] = None
-    if options["dual_clip"] is None and "sequence_filter" in options:
+    if options.get("sequence_filter") and options["dual_clip"] is None:
         changed["sequence_filter"] = False
+    if options.get("released_rounding"):
+        changed["scope"] = "trajectory"
     return changed

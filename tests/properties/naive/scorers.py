@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import pstdev
 from typing import Any
 
 import torch
 
-from .common import Row, likelihood_gain, z_scores
+from .common import Row, bounded, likelihood_gain, z_scores
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,44 @@ class NaiveScores:
     margins: dict[int, float] | None = None
 
 
+def gains(scorer: Any, row: Row) -> list[float]:
+    """The likelihood gain of every sampled token."""
+    log_ratio = {t: row.old[t] - row.behavior[t] for t in row.sampled}
+    return [likelihood_gain(log_ratio, t, scorer.discount, scorer.clip) for t in row.sampled]
+
+
+def pools(scorer: Any, rows: list[Row]) -> list[list[int]]:
+    """The rows whose tokens share one mean and one standard deviation."""
+    if scorer.scope == "trajectory":
+        return [[i] for i in range(len(rows))]
+    keys = [row.group if scorer.scope == "prompt" else 0 for row in rows]
+    return [[i for i, other in enumerate(keys) if other == key] for key in set(keys)]
+
+
 def branching_score(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
-    """Entropy times likelihood gain, as z-scores of their row."""
-    scores = []
-    for row in rows:
-        log_ratio = {t: row.old[t] - row.behavior[t] for t in row.sampled}
-        gains = [likelihood_gain(log_ratio, t, scorer.discount, scorer.clip) for t in row.sampled]
-        z_entropy, z_gain = z_scores([row.entropies[t] for t in row.sampled]), z_scores(gains)
-        if scorer.entropy_fallback and pstdev(gains) <= scorer.min_spread:
-            z_gain = [1.0] * len(gains)
-        pairs = list(zip(row.sampled, z_entropy, z_gain, strict=True))
-        scores.append(NaiveScores({t: h * g for t, h, g in pairs}, {t: min(h, g) for t, h, g in pairs}))
+    """Entropy times likelihood gain, as z-scores."""
+    scores = [NaiveScores({}, {} if scorer.strict else None) for _ in rows]
+    for pool in pools(scorer, rows):
+        places = [(i, t) for i in pool for t in rows[i].sampled]
+        pooled = [gain for i in pool for gain in gains(scorer, rows[i])]
+        z_entropy, z_gain = z_scores([rows[i].entropies[t] for i, t in places]), z_scores(pooled)
+        if scorer.entropy_fallback and pstdev(pooled) <= scorer.min_spread:
+            z_gain = [1.0] * len(pooled)
+        for (i, t), h, g in zip(places, z_entropy, z_gain, strict=True):
+            scores[i].values[t] = h * g
+            if scorer.strict:
+                scores[i].margins[t] = min(h, g)
+    return scores
+
+
+def likelihood_gain_alone(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
+    """The likelihood gain as a z-score."""
+    scores = [NaiveScores({}) for _ in rows]
+    for pool in pools(scorer, rows):
+        places = [(i, t) for i in pool for t in rows[i].sampled]
+        z_gain = z_scores([gain for i in pool for gain in gains(scorer, rows[i])])
+        for (i, t), g in zip(places, z_gain, strict=True):
+            scores[i].values[t] = g
     return scores
 
 
@@ -52,3 +80,66 @@ def random_position(scorer: Any, rows: list[Row], generator: torch.Generator) ->
 def no_branching(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
     """No position at all."""
     return [NaiveScores({}) for _ in rows]
+
+
+def turns_of(row: Row) -> list[list[int]]:
+    """The runs of sampled tokens."""
+    turns: list[list[int]] = []
+    for t in row.sampled:
+        if turns and turns[-1][-1] == t - 1:
+            turns[-1].append(t)
+        else:
+            turns.append([t])
+    return turns
+
+
+def entropy_changes(scorer: Any, row: Row) -> list[float]:
+    """The entropy at the beginning of every turn, minus that of the first."""
+    openings = [sum(row.entropies[t] for t in turn[: scorer.window]) / scorer.entropy_scale for turn in turns_of(row)]
+    return [opening - openings[0] for opening in openings]
+
+
+def behind_results(rows: list[Row], drawn: Collection[tuple[int, int]]) -> list[NaiveScores]:
+    """Scores of the drawn turns, by row and number: the sooner, the better, and the prompt last."""
+    scores = []
+    for i, row in enumerate(rows):
+        first, *later = (turn[0] for turn in turns_of(row))
+        hits = {t: 1 / number for number, t in enumerate(later, start=1) if (i, number) in drawn}
+        scores.append(NaiveScores({first: 0.0, **hits}, {first: -1.0, **dict.fromkeys(hits, 1.0)}))
+    return scores
+
+
+def tool_boundary(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
+    """ARPO: the probability of a branch behind a tool result rises with the entropy."""
+    uniform = torch.rand(len(rows), rows[0].width, generator=generator).tolist()
+    drawn = {
+        (i, number)
+        for i, row in enumerate(rows)
+        for number, (turn, change) in enumerate(zip(turns_of(row), entropy_changes(scorer, row), strict=True))
+        if number > 0 and uniform[i][turn[0]] < bounded(scorer.probability + scorer.entropy_weight * change, 0, 1)
+    }
+    return behind_results(rows, drawn)
+
+
+def balanced_entropy(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
+    """AEPO: the same, and harder after every branch in a row; all trajectories of a prompt advance turn by turn."""
+    uniform = torch.rand(len(rows), rows[0].width, generator=generator).tolist()
+    drawn = set()
+    for group in {row.group for row in rows}:
+        members = [(i, row) for i, row in enumerate(rows) if row.group == group]
+        in_a_row = 0
+        for number in range(1, rows[0].width):
+            for i, row in members:
+                if number < len(turns_of(row)):
+                    start, change = turns_of(row)[number][0], entropy_changes(scorer, row)[number]
+                    odds = (uniform[i][start] + scorer.entropy_weight * change) * max(0, 1 - scorer.penalty * in_a_row)
+                    is_hit = bounded(odds, 0, 1) >= scorer.threshold
+                    in_a_row = in_a_row + 1 if is_hit else 0
+                    drawn |= {(i, number)} if is_hit else set()
+    return behind_results(rows, drawn)
+
+
+def tree_uniform(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
+    """Tree-GRPO: every node that has a successor is as likely as any other."""
+    uniform = torch.rand(len(rows), rows[0].width, generator=generator).tolist()
+    return [NaiveScores({turn[0]: uniform[i][turn[0]] for turn in turns_of(row)}) for i, row in enumerate(rows)]
