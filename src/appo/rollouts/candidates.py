@@ -40,7 +40,10 @@ class CandidateFilter:
         check_exclusions(exclude)
         self.exclude = frozenset(exclude)
         special = set(tokenizer.all_special_ids)
-        self._texts = tokenizer.batch_decode([[token_id] for token_id in range(len(tokenizer))])
+        texts = tokenizer.batch_decode([[token_id] for token_id in range(len(tokenizer))])
+        # The last entry stands for tokens that were not sampled, or that the tokenizer does not know.
+        self._texts = [*texts, _OTHER]
+        self._widths = torch.tensor([len(text) for text in self._texts])
         self._allowed = torch.tensor(
             [
                 not (
@@ -48,7 +51,7 @@ class CandidateFilter:
                     or ("whitespace" in self.exclude and not text.strip())
                     or ("punctuation" in self.exclude and _is_punctuation(text))
                 )
-                for token_id, text in enumerate(self._texts)
+                for token_id, text in enumerate(texts)
             ]
         )
 
@@ -66,25 +69,30 @@ class CandidateFilter:
         is_inner = torch.arange(batch.token_ids.shape[1]) < (batch.lengths - 1).unsqueeze(-1)
         candidates = batch.response_mask & allowed & is_inner
         if self.exclude & {"tags", "calls"}:
-            for row, (token_ids, mask) in enumerate(zip(batch.token_ids, batch.response_mask, strict=True)):
-                candidates[row] &= ~self._in_markup(token_ids, mask)
+            text_ids = batch.token_ids.where(batch.response_mask & known, len(self._texts) - 1)
+            for row, ends in enumerate(self._widths[text_ids].cumsum(-1)):
+                text = "".join(map(self._texts.__getitem__, text_ids[row].tolist()))
+                candidates[row] &= ~self._in_markup(text, ends)
         return candidates
 
-    def _in_markup(self, token_ids: Tensor, mask: Tensor) -> Tensor:
-        """``[T]`` bool, True on sampled tokens that overlap an excluded tag or call."""
-        pieces = [
-            self._texts[token_id] if sampled and token_id < len(self._texts) else _OTHER
-            for token_id, sampled in zip(token_ids.tolist(), mask.tolist(), strict=True)
-        ]
-        ends = torch.tensor([len(piece) for piece in pieces]).cumsum(0)
-        spans = list(self._spans("".join(pieces)))
+    def _in_markup(self, text: str, ends: Tensor) -> Tensor:
+        """Tokens that overlap an excluded tag or call.
+
+        Args:
+            text: of the whole row.
+            ends: ``[T]`` int64, where the text of each token ends.
+
+        Returns:
+            ``[T]`` bool.
+        """
+        spans = list(self._spans(text))
         if not spans:
-            return torch.zeros_like(mask)
+            return torch.zeros_like(ends, dtype=torch.bool)
         first, last = torch.tensor(spans).T.contiguous()
-        edges = torch.zeros(len(mask) + 1, dtype=torch.int64)
+        edges = torch.zeros(len(ends) + 1, dtype=torch.int64)
         edges.index_add_(0, torch.searchsorted(ends, first, right=True), torch.ones_like(first))
         edges.index_add_(0, torch.searchsorted(ends, last - 1, right=True) + 1, -torch.ones_like(last))
-        return (edges.cumsum(0)[:-1] > 0) & mask
+        return edges.cumsum(0)[:-1] > 0
 
     def _spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Character ranges of the excluded tags and calls, end exclusive, none of them empty."""
