@@ -1,15 +1,15 @@
 """Measures the tensor maths of an APPO iteration, from measured trajectories to the gradient of the loss.
 
-One pass takes 2 prompts with 8 initial trajectories each, full to the last token with tool output in between:
+One pass takes 2 prompts with 8 initial trajectories each, full to the last token with tool calls in between:
 
 - `scoring`: `BranchingScore`;
-- `candidates`: which positions may be branched at all;
+- `candidates`: which positions may be branched at all, with every kind of exclusion;
 - `selection`: 8 branch points of each prompt, preferred ones first;
-- `advantage`: `ProceduralAdvantage` of initial trajectories and as many branches;
+- `advantage`: `ProceduralAdvantage` of the initial trajectories and as many branches;
 - `loss`: `ProceduralLoss` of the initial trajectories with a k3 divergence, and its gradient by the log-probs.
 
-Two lengths take turns; the figures are medians over rounds. For scale, `square_matrix` is the future value of a single
-row as its definition reads, a sum over a ``T x T`` matrix of discounts.
+The two lengths take turns; the figures are medians over rounds. For scale, `square_matrix` is the future value of a
+single row as its definition reads, a sum over a ``T x T`` matrix of discounts.
 """
 
 from __future__ import annotations
@@ -19,24 +19,32 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from appo.advantages import ProceduralAdvantage
 from appo.batch import NO_PARENT, TrainBatch, TrajectoryBatch
 from appo.functional import ChosenPoints, future_likelihood_gain, select_branch_points
 from appo.losses import ProceduralLoss
-from appo.rollouts.candidates import branch_candidates
+from appo.rollouts.candidates import CandidateFilter, Exclusion, has_room
 from appo.scorers import BranchingScore
 
-VOCAB_SIZE = 152_000
+VOCAB_SIZE = 30_000
+SPECIAL = ["<pad>", "<search>", "</search>", ",", " "]
 NUM_PROMPTS = 2
 PROMPT_LENGTH = 256
+TURN_LENGTH, RESULT_LENGTH = 200, 40
+EXCLUSIONS = get_args(Exclusion)
 DISCOUNT = 0.97
 CLIP = 0.2
 
@@ -47,14 +55,12 @@ class Measured:
 
     Attributes:
         initial: the initial trajectories, measured and not yet rewarded.
-        branchable: ``[V]`` bool, token ids that may be branch points.
         rewards: ``[2 * B]`` of the initial trajectories, then of as many branches.
         log_probs: ``[B, T]`` under the live policy.
         ref_log_probs: ``[B, T]`` under the reference.
     """
 
     initial: TrajectoryBatch
-    branchable: Tensor
     rewards: Tensor
     log_probs: Tensor
     ref_log_probs: Tensor
@@ -71,17 +77,21 @@ class Result:
 
 
 def make_measured(num_rows: int, length: int) -> Measured:
-    """Draws trajectories of one length: a prompt, then turns of 200 sampled tokens and 40 of tool output."""
+    """Draws trajectories of one length: a prompt, then turns that end with a call of ten tokens, and their results."""
     generator = torch.Generator().manual_seed(0)
-    position = torch.arange(length).expand(num_rows, length)
-    mask = (position >= PROMPT_LENGTH) & ((position - PROMPT_LENGTH) % 240 < 200)
+    position = torch.arange(length).expand(num_rows, length) - PROMPT_LENGTH
+    of_turn = position % (TURN_LENGTH + RESULT_LENGTH)
+    mask = (position >= 0) & (of_turn < TURN_LENGTH)
+    token_ids = torch.randint(3, VOCAB_SIZE, (num_rows, length), generator=generator)
+    token_ids[mask & (of_turn == TURN_LENGTH - 12)] = SPECIAL.index("<search>")
+    token_ids[mask & (of_turn == TURN_LENGTH - 1)] = SPECIAL.index("</search>")
     behavior = (torch.rand(num_rows, length, generator=generator) + 1e-3).log() * mask
     old, live, reference = (
         behavior + spread * torch.randn(num_rows, length, generator=generator) * mask for spread in (0.02, 0.05, 0.1)
     )
     return Measured(
         initial=TrajectoryBatch(
-            token_ids=torch.randint(VOCAB_SIZE, (num_rows, length), generator=generator),
+            token_ids=token_ids,
             lengths=torch.full((num_rows,), length),
             response_mask=mask,
             behavior_log_probs=behavior,
@@ -93,15 +103,22 @@ def make_measured(num_rows: int, length: int) -> Measured:
             branch_position=torch.full((num_rows,), NO_PARENT),
             branch_score=torch.zeros(num_rows),
         ),
-        branchable=torch.rand(VOCAB_SIZE, generator=generator) < 0.9,
         rewards=torch.rand(2 * num_rows, generator=generator),
         log_probs=live,
         ref_log_probs=reference,
     )
 
 
+def make_filter() -> CandidateFilter:
+    """The filter over a vocabulary of words, a few of them tags, punctuation and white space."""
+    vocabulary = {text: token_id for token_id, text in enumerate(SPECIAL)}
+    vocabulary |= {f" w{token_id}": token_id for token_id in range(len(SPECIAL), VOCAB_SIZE)}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
+    return CandidateFilter(PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>"), EXCLUSIONS)
+
+
 def with_branches(initial: TrajectoryBatch, points: ChosenPoints, rewards: Tensor) -> TrajectoryBatch:
-    """The batch that `collate` makes of initial trajectories and the branches that left at `points`."""
+    """The initial trajectories, and behind them a branch of each point; the maths reads no tokens of branches."""
     rows = torch.cat([torch.arange(len(initial.group)), points.rows])
     none = torch.full_like(initial.group, NO_PARENT)
     return TrajectoryBatch(
@@ -119,7 +136,7 @@ def with_branches(initial: TrajectoryBatch, points: ChosenPoints, rewards: Tenso
     )
 
 
-def run_maths(measured: Measured) -> dict[str, float]:
+def run_maths(measured: Measured, candidate_filter: CandidateFilter) -> dict[str, float]:
     """One pass; seconds by phase. What `collate` and the policy do in a run is not counted."""
     seconds: dict[str, float] = {}
     initial = measured.initial
@@ -128,7 +145,7 @@ def run_maths(measured: Measured) -> dict[str, float]:
         scores = BranchingScore(discount=DISCOUNT, clip=CLIP)(initial, torch.Generator())
     with stopped(seconds, "candidates"):
         prompt_lengths = torch.full((num_rows,), PROMPT_LENGTH)
-        candidates = branch_candidates(initial, measured.branchable, prompt_lengths, length - PROMPT_LENGTH, 1)
+        candidates = candidate_filter(initial) & has_room(initial, prompt_lengths, length - PROMPT_LENGTH, 1)
     with stopped(seconds, "selection"):
         points = select_branch_points(
             scores.values, scores.preferred, candidates, initial.group, budget=num_rows // NUM_PROMPTS
@@ -148,7 +165,7 @@ def run_maths(measured: Measured) -> dict[str, float]:
     log_probs = measured.log_probs.clone().requires_grad_()
     with stopped(seconds, "loss"):
         loss, _ = ProceduralLoss(kl_coef=0.001)(log_probs, initial.entropies, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     return seconds
 
 
@@ -183,21 +200,21 @@ def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
 
 
 def measure(num_rows: int, lengths: list[int], rounds: int) -> tuple[list[Result], list[dict[str, float]]]:
-    """Runs the lengths in turn, after one round that does not count; the naive definition at the end of each."""
-    batches = [make_measured(num_rows, length) for length in lengths]
-    passes: list[list[dict[str, float]]] = [[] for _ in batches]
-    squares: list[list[dict[str, float]]] = [[] for _ in batches]
-    for number in range(rounds + 1):
-        for batch, ours, square in zip(batches, passes, squares, strict=True):
-            seconds, scale = run_maths(batch), run_square_matrix(batch)
-            if number:
-                ours.append({**seconds, "total": sum(seconds.values())})
-                square.append(scale)
+    """Runs the lengths in turn, after one round that does not count; then the naive definition likewise."""
+    batches, candidate_filter = [make_measured(num_rows, length) for length in lengths], make_filter()
+    passes = interleaved([partial(run_maths, batch, candidate_filter) for batch in batches], rounds)
+    squares = interleaved([partial(run_square_matrix, batch) for batch in batches], max(1, rounds // 3))
     results = []
-    for length, ours in zip(lengths, passes, strict=True):
-        phases = medians(ours)
-        results.append(Result(num_rows, length, total_s=phases.pop("total"), phases_s=phases))
-    return results, [medians(square) for square in squares]
+    for length, seconds in zip(lengths, passes, strict=True):
+        together = statistics.median(sum(phases.values()) for phases in seconds)
+        results.append(Result(num_rows, length, medians(seconds), together))
+    return results, [medians(seconds) for seconds in squares]
+
+
+def interleaved(runs: list[Callable[[], dict[str, float]]], rounds: int) -> list[list[dict[str, float]]]:
+    """What each returned in every round but the first."""
+    by_round = [[run() for run in runs] for _ in range(rounds + 1)]
+    return [list(results) for results in zip(*by_round[1:], strict=True)]
 
 
 def main() -> None:
@@ -212,12 +229,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     results, squares = measure(options.rows, options.lengths, options.rounds)
     short, long = results
-    print(f"{'ms':16}", *(f"{f'{r.num_rows} x {r.num_tokens}':>12}" for r in results), f"{'ratio':>7}")
-    rows = {**{name: (s, long.phases_s[name]) for name, s in short.phases_s.items()}}
+    print(f"{'ms':22}", *(f"{f'{r.num_rows} x {r.num_tokens}':>12}" for r in results), f"{'ratio':>7}")
+    rows = {name: (seconds, long.phases_s[name]) for name, seconds in short.phases_s.items()}
     rows["together"] = short.total_s, long.total_s
-    rows |= {f"{name} x 1": (squares[0][name], squares[1][name]) for name in squares[0]}
-    for name, (s, lo) in rows.items():
-        print(f"{name:16} {1e3 * s:12.2f} {1e3 * lo:12.2f} {lo / s:7.2f}")
+    rows |= {f"{name}, 1 row": (seconds, squares[1][name]) for name, seconds in squares[0].items()}
+    for name, (first, second) in rows.items():
+        print(f"{name:22} {1e3 * first:12.2f} {1e3 * second:12.2f} {second / first:7.2f}")
     options.out.mkdir(parents=True, exist_ok=True)
     report = {
         "threads": options.threads,
