@@ -11,3 +11,14 @@ def python() -> Iterator[PythonTool]:
     tool.start()
     yield tool
     tool.stop()
+
+
+@pytest.fixture(scope="session")
+def has_namespaces() -> bool:
+    tool = PythonTool(require_isolation=True)
+    try:
+        tool.start()
+    except RuntimeError:
+        return False
+    tool.stop()
+    return True

@@ -1,21 +1,15 @@
+import logging
 import os
-import select
+import signal
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from appo.tools import PythonTool, ToolError, ToolTimeoutError
-
-
-def is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+from appo.trajectory import ToolCall
+from tests.tools.processes import interpreters, is_alive, parent, wait_for_child, wait_until_busy
 
 
 @pytest.mark.parametrize(
@@ -54,7 +48,10 @@ def test_result_is_what_a_notebook_would_show(python, code, result):
         ("input()", "EOFError: EOF when reading a line"),
         ("import sys\nsys.exit(3)", "Exit code 3."),
         ("import sys\nsys.exit('no good')", "no good"),
-        ("import os\nprint('last words')\nos.kill(os.getpid(), 9)", "last words\nKilled by signal 9 (Killed)."),
+        (
+            "import ctypes\nprint('last words')\nctypes.string_at(0)",
+            "last words\nKilled by signal 11 (Segmentation fault).",
+        ),
         ("x = 'x' * 10**10", "MemoryError"),
         ("x = []\nwhile True:\n    x.append(bytes(10**7))", "MemoryError"),
         ("open('f', 'wb').write(bytes(10**8))", "OSError: [Errno 27] File too large"),
@@ -75,18 +72,12 @@ def test_state_does_not_leak_between_calls(python):
     assert python("import os\nos.listdir(), dict(os.environ)") == "([], {})"
 
 
-@pytest.mark.parametrize("leave", ["", "open('file', 'w').close()\nos.makedirs('a/b')\n"])
-def test_files_of_a_call_are_gone_after_it(python, leave):
-    folder = python(f"import os\n{leave}print(os.getcwd())")
-    assert os.path.isdir(os.path.dirname(folder))
-    assert not os.path.exists(folder)
-
-
 def test_environment_and_packages_of_the_training_process_are_out_of_reach(python):
-    assert python("import os, ctypes\nctypes.CDLL(None).getenv(b'PATH')") == "0"
+    assert python("import os, ctypes\nctypes.CDLL(None).getenv(b'PATH'), dict(os.environ)") == "(0, {})"
     with pytest.raises(ToolError, match="ModuleNotFoundError: No module named 'torch'"):
         python("import torch")
-    assert os.environ["PATH"] not in python("open('/proc/self/environ').read()")
+    with pytest.raises(ToolError, match="ModuleNotFoundError: No module named 'appo'"):
+        python("import appo")
 
 
 def test_random_numbers_differ_between_calls_but_sets_print_alike_in_every_interpreter(python):
@@ -101,11 +92,12 @@ def test_random_numbers_differ_between_calls_but_sets_print_alike_in_every_inter
 def test_endless_loop_ends_at_the_limit_and_the_next_call_works():
     tool = PythonTool(timeout_s=0.5)
     tool.start()
-    interpreter = tool("import os\nos.getppid()")
+    before = interpreters()
     with pytest.raises(ToolTimeoutError) as caught:
         tool("print('begun')\nwhile True:\n    pass")
     assert str(caught.value) == "begun\nTimed out after 0.5 seconds."
-    assert tool("import os\nos.getppid()") == interpreter
+    assert interpreters() == before
+    assert tool("1 + 1") == "2"
     tool.stop()
 
 
@@ -132,100 +124,168 @@ def test_long_code_arrives_whole(python):
     assert python("\n".join([*lines, "x49999"])) == "49999"
 
 
-def test_interpreter_that_was_killed_is_replaced(python):
-    with pytest.raises(ToolError, match="The interpreter was killed while the code ran"):
-        python("import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(60)")
-    assert python("1 + 1") == "2"
-
-
-def test_interpreter_that_hangs_is_replaced_and_calls_it_had_not_begun_run_on_its_successor(tmp_path):
-    tool = PythonTool(timeout_s=1.0)
+@pytest.mark.parametrize("which", [0, -1])
+def test_interpreter_that_crashes_fails_its_calls_and_is_replaced_for_the_next(which):
+    others = interpreters()
+    tool = PythonTool(timeout_s=20.0)
     tool.start()
-    hung = int(tool("import os\nos.getppid()"))
-    os.mkfifo(tmp_path / "pipe")
-    hang = f"import os, time\nopen({str(tmp_path / 'pipe')!r}, 'w').close()\nos.kill(os.getppid(), 19)\ntime.sleep(60)"
-    with ThreadPoolExecutor(2) as pool:
-        hanging = pool.submit(tool, hang)
-        (tmp_path / "pipe").read_text()
-        tool.timeout_s = 30.0
-        waiting = pool.submit(tool, "1 + 1")
-        with pytest.raises(ToolTimeoutError):
-            hanging.result()
-        assert waiting.result() == "2"
-    assert not is_alive(hung)
-    tool.stop()
-
-
-def test_descendants_end_with_their_call_even_in_a_session_of_their_own(python, tmp_path):
-    if os.geteuid() != 0:
-        pytest.skip("only root may fork within a call")
-    os.mkfifo(tmp_path / "pipe")
-    code = (
-        "import os, time\n"
-        "if os.fork() == 0:\n"
-        "    os.setsid()\n"
-        f"    pipe = open({str(tmp_path / 'pipe')!r}, 'w')\n"
-        "    print(os.getpid(), file=pipe, flush=True)\n"
-        "    time.sleep(60)\n"
-        f"open({str(tmp_path / 'done')!r}, 'r').read()"
-    )
-    os.mkfifo(tmp_path / "done")
+    before = [pid for pid in interpreters() if pid not in others]
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(python, code)
-        with open(tmp_path / "pipe") as pipe:
-            pid = int(pipe.readline())
-            assert is_alive(pid)
-            open(tmp_path / "done", "w").close()
-            assert call.result() == "''"
-            # The pipe becomes readable, at its end, when its only writer is dead; left alone, it would sleep longer.
-            assert select.select([pipe], [], [], 20.0)[0] == [pipe]
-            assert pipe.read() == ""
-
-
-def test_stop_ends_calls_and_leaves_neither_process_nor_file(tmp_path):
-    tool = PythonTool(timeout_s=60.0)
-    tool.start()
-    os.mkfifo(tmp_path / "pipe")
-    errors = []
-
-    def loop():
-        try:
-            tool(
-                "import os\n"
-                f"with open({str(tmp_path / 'pipe')!r}, 'w') as pipe:\n"
-                "    print(os.getpid(), os.getppid(), os.getcwd(), file=pipe)\n"
-                "while True:\n"
-                "    pass"
-            )
-        except ToolError as error:
-            errors.append(str(error))
-
-    thread = threading.Thread(target=loop)
-    thread.start()
-    pid, parent, folder = (tmp_path / "pipe").read_text().split()
-    assert is_alive(int(pid))
-    assert os.path.isdir(folder)
+        call = pool.submit(tool, "while True:\n    pass")
+        wait_until_busy(wait_for_child(others + before))
+        os.kill(before[which], signal.SIGKILL)
+        with pytest.raises(ToolError, match="The interpreter was killed while the code ran"):
+            call.result()
+    assert tool("1 + 1") == "2"
+    assert not set(before) & set(interpreters())
     tool.stop()
-    thread.join(30.0)
-    assert errors == ["The interpreter was killed while the code ran."]
-    assert not is_alive(int(pid))
-    assert not is_alive(int(parent))
-    assert not os.path.exists(os.path.dirname(folder))
+    assert interpreters() == others
 
 
-def test_interpreter_and_its_files_go_when_the_training_process_dies():
-    code = (
-        "import os\n"
+def called(argument, failure=None):
+    return ToolCall("python", argument, "", failure, 0.0, 0)
+
+
+@pytest.fixture(scope="module")
+def keeping():
+    tool = PythonTool(timeout_s=20.0, keep_variables=True, max_sessions=2)
+    tool.start()
+    yield tool
+    tool.stop()
+
+
+def test_variables_are_forgotten_unless_they_are_to_be_kept(python):
+    with pytest.raises(ToolError, match="NameError"):
+        python.call_after([called("x = 1")], "x")
+
+
+def test_variables_of_a_trajectory_are_kept_and_of_no_other(keeping):
+    # Counted in the process itself: repeating the code would count anew.
+    count = "import time\nstarted = time.monotonic_ns()\nstarted"
+    started = keeping.call_after([], count)
+    assert keeping.call_after([called(count)], "started") == started
+    with pytest.raises(ToolError, match="NameError"):
+        keeping.call_after([], "started")
+
+
+def test_branch_continues_from_its_own_calls_and_not_from_those_its_parent_made_later(keeping):
+    keeping.call_after([], "x = [1]")
+    assert keeping.call_after([called("x = [1]")], "x.append(2)\nx") == "[1, 2]"
+    assert keeping.call_after([called("x = [1]")], "x.append(3)\nx") == "[1, 3]"
+    later = [called("x = [1]"), called("x.append(2)\nx")]
+    assert keeping.call_after(later, "x") == "[1, 2]"
+
+
+def test_failed_calls_leave_what_they_had_done_and_timed_out_ones_nothing(keeping):
+    earlier = [called("x = 1\n1 / 0", "error"), called("y = 2"), called("z = 3", "limit")]
+    assert keeping.call_after(earlier, "x, y") == "(1, 2)"
+    with pytest.raises(ToolError, match="NameError: name 'z'"):
+        keeping.call_after(earlier, "z")
+    with pytest.raises(ToolError, match="NameError: name 'x'"):
+        keeping.call_after([called("x = 1"), called("while True: pass", "timeout")], "x")
+
+
+def test_code_that_killed_its_process_is_followed_by_a_new_one_when_repeated(keeping):
+    earlier = [called("x = 1"), called("import ctypes\nctypes.string_at(0)", "error"), called("y = 2")]
+    with pytest.raises(ToolError, match="NameError: name 'x'"):
+        keeping.call_after(earlier, "y\nx")
+
+
+def test_processes_that_wait_are_no_more_than_allowed_and_made_again_when_missed(keeping):
+    others = interpreters()
+    for number in range(5):
+        keeping.call_after([], f"x = {number}")
+    assert len(set(interpreters()) - set(others)) == keeping.max_sessions
+    assert keeping.call_after([called("x = 0")], "x") == "0"
+
+
+def test_process_that_dies_while_it_waits_is_made_again_by_the_same_interpreter(keeping):
+    before = interpreters()
+    keeping.call_after([], "x = 'dies'")
+    pid = wait_for_child(before)
+    server = parent(pid)
+    os.kill(pid, signal.SIGKILL)
+    while is_alive(pid):
+        os.sched_yield()
+    # The server does one thing after the other: once it has served this, it is done with the death.
+    keeping.call_after([], "1")
+    assert keeping.call_after([called("x = 'dies'")], "x") == "'dies'"
+    assert is_alive(server)
+
+
+def test_packages_can_be_imported_and_preloaded_where_that_is_allowed():
+    tool = PythonTool(timeout_s=60.0, packages=True, preload=["numpy"])
+    tool.start()
+    assert tool("import sys\n'numpy' in sys.modules") == "True"
+    assert tool("import numpy\nint(numpy.arange(4).reshape(2, 2).sum())") == "6"
+    tool.stop()
+
+
+def test_module_that_cannot_be_preloaded_stops_the_start():
+    others = interpreters()
+    tool = PythonTool(preload=["numpy"])
+    with pytest.raises(RuntimeError, match=r"preload must name modules that calls can import, got No module .*numpy"):
+        tool.start()
+    assert interpreters() == others
+
+
+def test_log_says_once_which_isolation_is_in_force(caplog, has_namespaces):
+    caplog.set_level(logging.INFO)
+    tool = PythonTool()
+    with pytest.raises(RuntimeError, match="must be started"):
+        tool.isolation  # noqa: B018
+    tool.start()
+    tool.start()
+    tool("1")
+    tool.stop()
+    messages = [record.getMessage() for record in caplog.records if "isolated by" in record.getMessage()]
+    assert len(messages) == 1
+    assert ("namespaces (user, mount, process, network, IPC)" in messages[0]) == has_namespaces
+
+
+def in_container(code):
+    """Runs code in a process that may not make namespaces, as in most containers."""
+    forbid = (
+        "import logging\n"
+        "logging.basicConfig(level='INFO', format='%(levelname)s %(message)s')\n"
         "from appo.tools import PythonTool\n"
-        "tool = PythonTool()\n"
-        "tool.start()\n"
-        "print(tool('import os\\nprint(os.path.dirname(os.getcwd()))'), flush=True)\n"
-        "os._exit(0)"
+        "from appo.tools.sandbox.seccomp import install_filter, make_filter\n"
+        "install_filter(make_filter(may_signal=True))\n"
     )
-    # The interpreter holds the error stream as well: reading to its end takes until the interpreter has ended.
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60.0)
-    assert done.stdout
-    assert not os.path.exists(done.stdout.strip())
+    done = subprocess.run([sys.executable, "-c", forbid + code], capture_output=True, text=True, timeout=60.0)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_machine_without_namespaces_is_told_in_a_warning_and_limits_hold():
+    out, log = in_container(
+        "tool = PythonTool(timeout_s=0.5)\n"
+        "tool.start()\n"
+        "print(tool('1 + 1'))\n"
+        "for code in ('while True: pass', 'import os\\nos.kill(os.getppid(), 9)', 'bytes(10**10)'):\n"
+        "    try:\n"
+        "        tool(code)\n"
+        "    except Exception as error:\n"
+        "        print(error)\n"
+        "print(tool('2 + 2'))\n"
+        "tool.stop()"
+    )
+    assert out.splitlines() == [
+        "2",
+        "Timed out after 0.5 seconds.",
+        "PermissionError: [Errno 1] Operation not permitted",
+        "MemoryError",
+        "4",
+    ]
+    assert "WARNING python tool: this machine gives no namespaces (unshare: Operation not permitted)" in log
+    assert "INFO python tool: isolated by limits alone: files and processes as user" in log
+
+
+def test_machine_without_namespaces_is_refused_where_isolation_is_required():
+    out, _ = in_container(
+        "try:\n    PythonTool(require_isolation=True).start()\nexcept RuntimeError as error:\n    print(error)"
+    )
+    assert "require_isolation must be false on a machine without namespaces, got true (unshare: Operation not" in out
 
 
 def test_works_again_after_stop_and_start():
@@ -249,6 +309,11 @@ def test_works_again_after_stop_and_start():
         ({"timeout_s": float("inf")}, r"timeout_s must be positive and finite, got inf"),
         ({"memory_mb": 10}, r"memory_mb must be at least 64, .* got 10"),
         ({"max_output_chars": 0}, r"max_output_chars must be positive, got 0"),
+        ({"disk_mb": 0}, r"disk_mb must be positive, got 0"),
+        ({"max_processes": 0}, r"max_processes must be positive, got 0"),
+        ({"max_sessions": 0}, r"max_sessions must be positive, got 0"),
+        ({"max_open_files": 3}, r"max_open_files must be at least 16, .* got 3"),
+        ({"preload": "numpy"}, r"preload must be a list of modules, got 'numpy'"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

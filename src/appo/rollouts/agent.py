@@ -153,7 +153,8 @@ class AgentLoop:
             return
         if call is not None:
             episode.pending = call
-            self.runner.submit(key, call.tool, call.argument)
+            earlier = tuple(past for past in episode.tool_calls if past.tool == call.tool)
+            self.runner.submit(key, call.tool, call.argument, earlier)
             return
         seed = derive_seed(episode.start.seed, episode.num_turns)
         self.engine.submit(Request(key, tuple(episode.token_ids), remaining, self._stop, seed, sampling))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from appo.registry import Registry
+from appo.trajectory import ToolCall
 
 
 class ToolError(Exception):
@@ -76,6 +77,18 @@ class Tool(ABC):
             codec: the policy's tokens.
         """
         return codec.cut(text, max_tokens)
+
+    def call_after(self, earlier: Sequence[ToolCall], argument: str) -> str:
+        """Answers a call of a trajectory; a tool that keeps something between calls overrides this.
+
+        Args:
+            earlier: calls of the same trajectory to this tool, oldest first; those of a branch's parent included.
+            argument: as for a call by itself.
+
+        Raises:
+            ToolError: if the call failed for a reason the model should read.
+        """
+        return self(argument)
 
     def start(self) -> None:
         """Prepares for calls: worker processes, indexes, connections; does nothing if the tool is started."""

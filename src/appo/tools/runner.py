@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Literal
 
 from appo.tools.base import Tool, ToolError, ToolTimeoutError, shorten
+from appo.trajectory import ToolCall
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class _Call:
     key: int
     tool: str
     argument: str
+    earlier: Sequence[ToolCall]
     submitted_at: float
     deadline: float = math.inf
     """When it is given up; known once it runs."""
@@ -136,13 +138,14 @@ class ToolRunner:
         """Calls submitted and not yet returned."""
         return len(self._in_flight)
 
-    def submit(self, key: int, tool: str, argument: str) -> None:
+    def submit(self, key: int, tool: str, argument: str, earlier: Sequence[ToolCall] = ()) -> None:
         """Queues a call.
 
         Args:
             key: chosen by the caller, unique among the calls in flight.
             tool: name of the tool; an unknown one is answered with those that are known.
             argument: what the model passed.
+            earlier: calls of the same trajectory to the same tool, oldest first.
 
         Raises:
             RuntimeError: if the runner is not started.
@@ -152,7 +155,7 @@ class ToolRunner:
             raise RuntimeError("the tool runner must be started before calls are submitted")
         if key in self._in_flight:
             raise ValueError(f"key must be unique among the calls in flight, got {key} again")
-        self._in_flight[key] = call = _Call(key, tool, argument, time.monotonic())
+        self._in_flight[key] = call = _Call(key, tool, argument, earlier, time.monotonic())
         self._todo.put(call)
 
     def finished(self, wait_s: float | None = 0.0) -> list[ToolAnswer]:
@@ -223,7 +226,7 @@ class ToolRunner:
         if tool is None:
             return f"Error: no tool is named {call.tool!r}; there are: {', '.join(self.tools)}", "unknown"
         try:
-            text = tool(call.argument)
+            text = tool.call_after(call.earlier, call.argument)
             if not isinstance(text, str):
                 raise TypeError(f"the tool must answer with text, got {type(text).__name__}")
         except ToolTimeoutError as error:
