@@ -243,7 +243,7 @@ def _largest_difference(engine, evaluate, make_request) -> float:  # type: ignor
         token_ids = torch.tensor([prompts[completion.id] + completion.token_ids])
         mask = torch.arange(token_ids.shape[1])[None] >= 60
         with torch.no_grad():
-            log_probs, _ = evaluate(token_ids, torch.tensor([token_ids.shape[1]]), mask)
+            log_probs, _ = evaluate(token_ids, mask)
         worst = max(worst, float((log_probs[mask] - torch.tensor(completion.behavior_log_probs)).abs().max()))
     return worst
 

@@ -178,14 +178,29 @@ def test_joined_batches_are_padded_to_the_longest_and_forget_their_steps():
 
 def test_micro_batches_hold_every_row_once_and_the_totals_of_the_step():
     micros = train_batch([3, 5, 2, 5, 1]).micro_batches(max_tokens=10)
-    assert [micro.token_ids[:, 0].tolist() for micro in micros] == [[1, 3], [0, 2, 4]]
-    assert [tuple(micro.token_ids.shape) for micro in micros] == [(2, 5), (3, 3)]
-    assert {(micro.num_tokens, micro.num_rows) for micro in micros} == {(16, 5)}
+    assert [rows.tolist() for rows, _ in micros] == [[1, 3], [0, 2, 4]]
+    assert [micro.token_ids[:, 0].tolist() for _, micro in micros] == [[1, 3], [0, 2, 4]]
+    assert [tuple(micro.token_ids.shape) for _, micro in micros] == [(2, 5), (3, 3)]
+    assert {(micro.num_tokens, micro.num_rows) for _, micro in micros} == {(16, 5)}
+
+
+def test_rows_without_a_trained_token_are_in_no_micro_batch_and_count_as_rows():
+    batch = train_batch([3, 5, 2])
+    mask = batch.response_mask.clone()
+    mask[1] = False
+    ((rows, micro),) = replace(batch, response_mask=mask).micro_batches(max_tokens=10)
+    assert rows.tolist() == [0, 2]
+    assert (micro.num_tokens, micro.num_rows) == (5, 3)
 
 
 def test_totals_that_are_given_stay():
-    (micro,) = replace(train_batch([2]), num_tokens=100, num_rows=7).micro_batches(10)
+    ((_, micro),) = replace(train_batch([2]), num_tokens=100, num_rows=7).micro_batches(10)
     assert (micro.num_tokens, micro.num_rows) == (100, 7)
+
+
+def test_a_budget_counts_the_tokens_of_rows_and_no_padding():
+    buckets = length_buckets(torch.tensor([2, 9, 3, 4]), max_tokens=11)
+    assert [bucket.tolist() for bucket in buckets] == [[1], [3, 2, 0]]
 
 
 def test_a_row_over_the_budget_stands_alone():

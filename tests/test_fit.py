@@ -131,6 +131,30 @@ def test_the_progress_bar_shows_the_iteration_that_has_just_ended(tmp_path, poli
     assert "tokens/s=" in shown
 
 
+def test_a_policy_that_nothing_changes_before_its_update_is_not_measured_and_logged_all_the_same(
+    tmp_path, policy_folder
+):
+    rows, tokens = [], []
+    for name, epochs in (("spared", 1), ("measured", 2)):
+        # A second pass over the rollouts compares with what the policy was before the first.
+        folder = run(
+            "fit", tmp_path / name, policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens",
+            "--rollout.scorer=NoBranching", "--rollout.num_initial=6", "--rollout.advantage=GroupAdvantage",
+            "--model.loss=ClippedLoss", "--data.prompts_per_minibatch=4", f"--data.update_epochs={epochs}",
+        )  # fmt: skip
+        rows += history(folder)
+        tokens.append(list(read_trajectories(folder / "trajectories/iteration_00000.jsonl.zst")))
+    spared, measured = rows
+    assert "rollout/log_probs_s" in measured
+    assert "rollout/log_probs_s" not in spared
+    same = [name for name in measured if re.search("log_ratio|mismatch|rollout/entropy", name)]
+    assert len(same) >= 7
+    assert {name: spared[name] for name in same} == pytest.approx({name: measured[name] for name in same}, abs=1e-5)
+    for ours, expected in zip(*tokens, strict=True):
+        for name in ("old_log_probs", "entropies"):
+            assert ours[name] == pytest.approx(expected[name], abs=1e-5)
+
+
 def test_a_loss_with_a_reference_starts_at_no_divergence(tmp_path, policy_folder):
     folder = run(
         "fit", tmp_path, policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens",

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from appo.batch import TrainBatch
-from appo.losses import ClippedLoss
+from appo.losses import ClippedLoss, Loss, ProceduralLoss
 from appo.module import APPOModule
+from appo.policy import load_policy
 
 
 @pytest.fixture
@@ -38,17 +39,21 @@ def train_batch() -> TrainBatch:
     )
 
 
-def step(tmp_path, policy_folder: str, batch: TrainBatch, **options) -> APPOModule:
+PLAIN = ClippedLoss(behavior_correction="off", clip_low=0.99, clip_high=1e9)
+
+
+def step(tmp_path, policy_folder: str, batch: TrainBatch, loss: Loss = PLAIN, callbacks=None, **options) -> APPOModule:
     """A module after one optimizer step of plain gradient descent."""
     module = APPOModule(
         policy_folder,
-        ClippedLoss(behavior_correction="off", clip_low=0.99, clip_high=1e9),
+        loss,
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
         **options,
     )
     trainer = L.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=tmp_path,
+        callbacks=callbacks,
     )  # fmt: skip
     trainer.fit(module, DataLoader([batch], batch_size=None))
     return module
@@ -74,6 +79,73 @@ def test_a_step_equals_the_one_written_by_hand_whatever_the_micro_batches(tmp_pa
     for (name, parameter), stepped in zip(model.named_parameters(), module.policy.parameters(), strict=True):
         torch.testing.assert_close(stepped, parameter - 0.1 * parameter.grad, msg=lambda text, n=name: f"{n}: {text}")
     assert module.policy_version == 1
+
+
+def ragged_batch(num_rows: int) -> TrainBatch:
+    """Rows of unlike length with tool output in the middle, sampled by a policy that is not the one to be trained."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.arange(num_rows) % 6 + 4
+    mask = (torch.arange(9) < lengths[:, None]) & (torch.arange(9) > 1) & (torch.arange(9) != 4)
+    noise = torch.randn(2, num_rows, 9, generator=generator) * mask
+    return TrainBatch(
+        token_ids=torch.randint(0, 31, (num_rows, 9), generator=generator),
+        lengths=lengths,
+        response_mask=mask,
+        behavior_log_probs=noise[0].abs().neg(),
+        old_log_probs=None,
+        advantages=noise[1],
+    )
+
+
+def test_the_step_does_not_depend_on_how_it_is_cut(tmp_path, policy_folder):
+    batch = ragged_batch(14)
+    weights = []
+    for max_tokens, count in ((1000, 1), (50, 2), (16, 7)):
+        assert len(batch.micro_batches(max_tokens)) == count
+        module = step(
+            tmp_path, policy_folder, batch, ProceduralLoss(entropy_coef=0.1),
+            max_tokens_per_microbatch=max_tokens, max_grad_norm=0.0,
+        )  # fmt: skip
+        weights.append(dict(module.policy.named_parameters()))
+    start = dict(AutoModelForCausalLM.from_pretrained(policy_folder).named_parameters())
+    for name, whole in weights[0].items():
+        assert not torch.equal(whole, start[name])
+        for cut in weights[1:]:
+            torch.testing.assert_close(cut[name] - start[name], whole - start[name], atol=1e-7, rtol=1e-4, msg=name)
+
+
+def test_old_log_probs_that_nobody_measured_are_those_of_the_step_itself(tmp_path, policy_folder):
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    batch = ragged_batch(5)
+    old = log_probs(model, batch).detach() * batch.response_mask
+    modules = [
+        step(tmp_path, policy_folder, each, ClippedLoss()) for each in (replace(batch, old_log_probs=old), batch)
+    ]
+    for with_old, without in zip(*(module.policy.parameters() for module in modules), strict=True):
+        torch.testing.assert_close(without, with_old)
+
+
+class Outputs(L.Callback):
+    """Keeps what the training steps return."""
+
+    def __init__(self) -> None:
+        self.all: list[dict] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.all.append(outputs)
+
+
+def test_a_step_returns_what_the_policy_said_before_it_if_nobody_had_asked(tmp_path, policy_folder):
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    batch, outputs = ragged_batch(5), Outputs()
+    step(tmp_path, policy_folder, batch, ClippedLoss(), callbacks=[outputs], max_tokens_per_microbatch=12)
+    (output,) = outputs.all
+    measured = output["measured"]
+    assert measured.policy_version == 0
+    expected = log_probs(model, batch).detach() * batch.response_mask
+    for row, length in enumerate(batch.lengths.tolist()):
+        torch.testing.assert_close(measured.log_probs[row], expected[row, :length])
+        assert ((measured.entropies[row] > 0) == batch.response_mask[row, :length]).all()
 
 
 def test_the_probability_of_rewarded_tokens_rises(tmp_path, policy_folder):
@@ -110,3 +182,20 @@ def test_gradients_that_are_not_finite_skip_the_step(tmp_path, policy_folder, ca
     module = step(tmp_path, policy_folder, batch)
     assert "is skipped: the norm of its gradient" in caplog.text
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), module.policy.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("kl_coef", "num_references"), [(0.0, 0), (0.1, 1)])
+def test_a_reference_of_weight_0_is_not_loaded(policy_folder, kl_coef, num_references, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        "appo.module.load_policy", lambda *args, **options: loaded.append(args) or load_policy(*args, **options)
+    )
+    APPOModule(policy_folder, ClippedLoss(kl_coef=kl_coef)).configure_model()
+    assert len(loaded) == 1 + num_references
+
+
+@pytest.mark.parametrize(("attention", "chosen"), [(None, "sdpa"), ("eager", "eager")])
+def test_the_attention_of_the_policy_can_be_chosen(policy_folder, attention, chosen):
+    module = APPOModule(policy_folder, attention=attention)
+    module.configure_model()
+    assert module.policy.config._attn_implementation == chosen

@@ -72,7 +72,8 @@ class TrainBatch:
         lengths: ``[B]`` int64, tokens before the padding.
         response_mask: ``[B, T]`` bool, True on tokens that are trained.
         behavior_log_probs: ``[B, T]`` under the policy that sampled; 0 elsewhere.
-        old_log_probs: ``[B, T]`` under the policy that begins the update; 0 elsewhere.
+        old_log_probs: ``[B, T]`` under the policy that begins the update; 0 elsewhere. None if that is the policy that
+            is about to be trained: its own log-probs stand for them.
         advantages: ``[B, T]``; 0 elsewhere.
         ref_log_probs: ``[B, T]`` under the frozen reference; None without one.
         num_tokens: trained tokens of the whole optimizer step, over micro-batches and ranks; None means of this batch.
@@ -83,7 +84,7 @@ class TrainBatch:
     lengths: Tensor
     response_mask: Tensor
     behavior_log_probs: Tensor
-    old_log_probs: Tensor
+    old_log_probs: Tensor | None
     advantages: Tensor
     ref_log_probs: Tensor | None = None
     num_tokens: int | None = None
@@ -139,24 +140,31 @@ class TrainBatch:
         }
         return replace(self, **moved)
 
-    def micro_batches(self, max_tokens: int) -> list[TrainBatch]:
-        """Cuts the step into batches of at most `max_tokens` padded tokens, rows of similar length together.
+    def micro_batches(self, max_tokens: int) -> list[tuple[Tensor, TrainBatch]]:
+        """Cuts the step into batches of at most `max_tokens` tokens, rows of similar length together.
+
+        Rows without a trained token are left out; `num_rows` counts them.
 
         Args:
-            max_tokens: of one micro-batch, padding included; a longer row forms a micro-batch of its own.
+            max_tokens: of one micro-batch, padding not included; a longer row forms a micro-batch of its own.
+
+        Returns:
+            Row numbers, ``[B_i]`` int64 each, and their rows.
         """
         whole = replace(
             self, num_tokens=self.num_tokens or int(self.response_mask.sum()), num_rows=self.num_rows or len(self)
         )
-        return [whole.select(rows) for rows in length_buckets(self.lengths, max_tokens)]
+        trained = self.response_mask.any(-1).nonzero()[:, 0]
+        buckets = [trained[rows] for rows in length_buckets(self.lengths[trained], max_tokens)]
+        return [(rows, whole.select(rows)) for rows in buckets]
 
 
 def length_buckets(lengths: Tensor, max_tokens: int) -> list[Tensor]:
-    """Partitions rows, longest first, such that rows x longest row stays within a token budget.
+    """Partitions rows, longest first, such that their tokens stay within a budget.
 
     Args:
         lengths: ``[B]`` int64 tokens of each row.
-        max_tokens: of one bucket, padding included; a longer row gets a bucket of its own.
+        max_tokens: of one bucket; a longer row gets a bucket of its own.
 
     Returns:
         Row numbers, ``[B_i]`` int64 each; together every row once.
@@ -167,12 +175,15 @@ def length_buckets(lengths: Tensor, max_tokens: int) -> list[Tensor]:
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be positive, got {max_tokens}")
     order = lengths.argsort(descending=True, stable=True)
-    buckets, start = [], 0
-    while start < len(order):
-        rows = max(1, max_tokens // max(1, int(lengths[order[start]])))
-        buckets.append(order[start : start + rows])
-        start += rows
-    return buckets
+    buckets: list[list[int]] = []
+    room = 0
+    for row, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        if not buckets or length > room:
+            buckets.append([])
+            room = max_tokens
+        buckets[-1].append(row)
+        room -= length
+    return [torch.tensor(rows, device=lengths.device) for rows in buckets]
 
 
 def collate(

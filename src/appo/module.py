@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -35,10 +36,13 @@ class APPOModule(L.LightningModule):
         reference: Hugging Face model folder or name of the frozen reference, loaded only if the loss needs one; none
             takes `policy`.
         temperature: divides the logits before log-probs are taken; the command line sets it to `rollout.temperature`.
-        max_tokens_per_microbatch: padded tokens that go through the model at once; a longer row goes alone.
+        max_tokens_per_microbatch: tokens that go through the model at once, padding not included; a longer row goes
+            alone.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
         dtype: of the parameters: `float32`, `bfloat16` or `auto` for that of the checkpoint.
         gradient_checkpointing: recomputes activations in the backward pass, which saves memory.
+        attention: implementation of transformers, such as `flash_attention_2`, which needs its package and a GPU; none
+            takes what transformers would.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class APPOModule(L.LightningModule):
         max_grad_norm: float = 1.0,
         dtype: str = "float32",
         gradient_checkpointing: bool = False,
+        attention: str | None = None,
     ) -> None:
         super().__init__()
         if max_tokens_per_microbatch < 1:
@@ -71,6 +76,7 @@ class APPOModule(L.LightningModule):
         self.max_grad_norm = max_grad_norm
         self.dtype_name = dtype
         self.gradient_checkpointing = gradient_checkpointing
+        self.attention = attention
         self.automatic_optimization = False
         self.policy_version = 0
         """Number of optimizer steps behind the current weights."""
@@ -82,10 +88,13 @@ class APPOModule(L.LightningModule):
     def configure_model(self) -> None:
         if self.policy is not None:
             return
-        self.policy = load_policy(self.policy_folder, self.dtype_name, self.gradient_checkpointing).train()
+        self.policy = load_policy(
+            self.policy_folder, self.dtype_name, self.gradient_checkpointing, self.attention
+        ).train()
         self._log_probs = PolicyLogProbs(self.policy, self.temperature)
         if self.loss.needs_reference:
-            reference = load_policy(self.reference_folder, self.dtype_name).eval().requires_grad_(False)
+            reference = load_policy(self.reference_folder, self.dtype_name, attention=self.attention)
+            reference.eval().requires_grad_(False)
             self._reference = [PolicyLogProbs(reference, self.temperature)]
 
     def configure_optimizers(self) -> Any:
@@ -127,9 +136,7 @@ class APPOModule(L.LightningModule):
     def _measure(self, evaluate: PolicyLogProbs, trajectories: Sequence[Trajectory]) -> Measured:
         was_training = evaluate.model.training
         evaluate.model.eval()
-        measured = Measured(
-            [torch.empty(0)] * len(trajectories), [torch.empty(0)] * len(trajectories), self.policy_version
-        )
+        measured = Measured.nothing(len(trajectories), self.policy_version)
         lengths = torch.tensor([len(trajectory) for trajectory in trajectories])
         for rows in length_buckets(lengths, self.max_tokens_per_microbatch):
             part = [trajectories[row] for row in rows.tolist()]
@@ -137,30 +144,33 @@ class APPOModule(L.LightningModule):
             with self.trainer.precision_plugin.forward_context():
                 log_probs, entropies = evaluate(
                     pad_sequence([t.token_ids for t in part], batch_first=True).to(self.device),
-                    lengths[rows].to(self.device),
                     pad_sequence([t.response_mask for t in part], batch_first=True).to(self.device),
                 )
-            for i, row in enumerate(rows.tolist()):
-                measured.log_probs[row] = log_probs[i, : lengths[row]].cpu()
-                measured.entropies[row] = entropies[i, : lengths[row]].cpu()
+            measured.put(rows, lengths[rows], log_probs, entropies)
         evaluate.model.train(was_training)
         return measured
 
-    def training_step(self, batch: TrainBatch, batch_idx: int) -> None:
+    def training_step(self, batch: TrainBatch, batch_idx: int) -> dict[str, Measured]:
+        """One optimizer step; returns what the policy said before it, if nobody had asked (`old_log_probs` of None)."""
         if not batch.advantages.any():
             log.warning("step %d trains nothing: all rewards of its groups are equal", self.trainer.global_step)
             self._log({"steps_without_signal": 1.0})
-            return
-        self._log({"steps_without_signal": 0.0, **self._update(batch)})
+            return {}
+        measured = Measured.nothing(len(batch), self.policy_version)
+        self._log({"steps_without_signal": 0.0, **self._update(batch, measured)})
+        return {"measured": measured} if batch.old_log_probs is None else {}
 
-    def _update(self, batch: TrainBatch) -> dict[str, Tensor | float]:
+    def _update(self, batch: TrainBatch, measured: Measured) -> dict[str, Tensor | float]:
         """One optimizer step over the whole batch, in micro-batches whose losses add up."""
         assert self._log_probs is not None
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         totals: dict[str, Tensor] = {}
-        for micro in batch.micro_batches(self.max_tokens_per_microbatch):
-            log_probs, entropies = self._log_probs(micro.token_ids, micro.lengths, micro.response_mask)
+        for rows, micro in batch.micro_batches(self.max_tokens_per_microbatch):
+            log_probs, entropies = self._log_probs(micro.token_ids, micro.response_mask)
+            if micro.old_log_probs is None:
+                measured.put(rows, micro.lengths, log_probs, entropies)
+                micro = replace(micro, old_log_probs=log_probs.detach())
             loss, metrics = self.loss(log_probs, entropies, micro)
             self.manual_backward(loss)
             for name, value in {"loss": loss.detach(), **metrics}.items():

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from appo.functional import predicting_positions, scatter_scored, token_log_probs
+from appo.head import LinearHead, find_linear_head
+from appo.rows import RowForward
 
 log = logging.getLogger(__name__)
 
@@ -63,19 +65,22 @@ def max_positions(policy: str) -> int | None:
     return int(limit) if limit is not None else None
 
 
-def load_policy(policy: str, dtype: str = "float32", gradient_checkpointing: bool = False) -> PreTrainedModel:
+def load_policy(
+    policy: str, dtype: str = "float32", gradient_checkpointing: bool = False, attention: str | None = None
+) -> PreTrainedModel:
     """A causal language model, ready to train.
 
     Args:
         policy: Hugging Face model folder or name.
         dtype: of the parameters: `float32`, `bfloat16`, or `auto` for that of the checkpoint.
         gradient_checkpointing: recomputes activations in the backward pass.
+        attention: implementation of transformers, such as `sdpa` or `flash_attention_2`; None takes its choice.
 
     Raises:
         FileNotFoundError: if the folder is missing.
     """
     check_policy_folder(policy)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype, attn_implementation=attention)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
@@ -90,54 +95,49 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 class PolicyLogProbs:
     """Log-probs and entropies of sampled tokens under a causal language model.
 
-    Only hidden states that predict a scored token go through the output head, so prompts, tool output and padding
-    cost no vocabulary-sized row. A model whose logits are more than its head applied to its hidden states
-    (soft-capped, scaled) is found by a probe and takes the plain path through all logits.
+    Only hidden states that predict a scored token go through the output head, a chunk at a time: prompts, tool output
+    and padding cost no row of vocabulary size, and most rows are not kept for the backward pass. A model whose head is
+    not one linear layer takes the plain path through all logits.
 
     Args:
-        model: the policy or the reference.
+        model: the policy or the reference; its attention may be exchanged for one that does not see other rows.
         temperature: divides the logits, as it did in sampling.
     """
 
     def __init__(self, model: PreTrainedModel, temperature: float = 1.0) -> None:
         self.model = model
         self.temperature = temperature
-        self._head_is_linear = _logits_are_head_of_hidden_states(model)
-        if not self._head_is_linear:
-            log.warning("%s computes logits by more than its head; log-probs use all logits", type(model).__name__)
 
-    def __call__(self, token_ids: Tensor, lengths: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def _head(self) -> LinearHead | None:
+        # Found on first use: an attention that only runs on a GPU cannot be probed before the model is there.
+        head = find_linear_head(self.model)
+        if head is None:
+            log.warning(
+                "the output head of %s is not one linear layer; log-probs use all logits", type(self.model).__name__
+            )
+        return head
+
+    @cached_property
+    def _rows(self) -> RowForward:
+        return RowForward(self.model, self.model if self._head is None else self.model.get_decoder())
+
+    def __call__(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluates the tokens that `mask` selects.
 
         Args:
             token_ids: ``[B, T]`` int64, right-padded.
-            lengths: ``[B]`` int64 tokens before the padding.
             mask: ``[B, T]`` bool, tokens to score; position 0 has no prediction and must be False.
 
         Returns:
             ``[B, T]`` log-probs and ``[B, T]`` entropies in nats, float32 at least, both with gradient; 0 elsewhere.
         """
-        attention_mask = torch.arange(token_ids.shape[1], device=token_ids.device) < lengths.unsqueeze(-1)
-        inputs = {"input_ids": token_ids, "attention_mask": attention_mask.long(), "use_cache": False}
-        rows, positions = predicting_positions(mask)
-        if self._head_is_linear:
-            hidden = self.model.get_decoder()(**inputs).last_hidden_state
-            logits = self.model.get_output_embeddings()(hidden[rows, positions])
+        outputs = self._rows(token_ids, predicting_positions(mask))
+        if self._head is not None:
+            log_probs, entropies = self._head.log_probs(outputs, token_ids[mask], self.temperature)
         else:
-            logits = self.model(**inputs).logits[rows, positions]
-        log_probs, entropies = token_log_probs(logits, token_ids[mask], self.temperature)
+            log_probs, entropies = token_log_probs(outputs, token_ids[mask], self.temperature)
         return scatter_scored(log_probs, mask), scatter_scored(entropies, mask)
-
-
-@torch.no_grad()
-def _logits_are_head_of_hidden_states(model: PreTrainedModel) -> bool:
-    device = next(model.parameters()).device
-    probe = torch.arange(4, device=device).unsqueeze(0)
-    head = model.get_output_embeddings()
-    if head is None:
-        return False
-    hidden = model.get_decoder()(input_ids=probe, use_cache=False).last_hidden_state
-    return torch.allclose(head(hidden), model(input_ids=probe, use_cache=False).logits, atol=1e-5, rtol=1e-4)
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -142,7 +142,7 @@ def test_conversations_with_tools_and_their_branches_stay_aligned(engine, polici
     runner.stop()
     for trajectory in (*initial, *branches):
         mask = trajectory.response_mask
-        log_probs, _ = PolicyLogProbs(model)(trajectory.token_ids[None], torch.tensor([len(trajectory)]), mask[None])
+        log_probs, _ = PolicyLogProbs(model)(trajectory.token_ids[None], mask[None])
         torch.testing.assert_close(log_probs[0][mask], trajectory.behavior_log_probs[mask], atol=1e-4, rtol=0)
     reused = sum(t.reused_tokens for t in (*initial, *branches))
     reusable = sum(t.reusable_tokens for t in (*initial, *branches))

@@ -124,7 +124,7 @@ def test_what_the_policy_says_and_the_scores_stand_at_the_sampled_tokens(tokeniz
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(tokenizer), **sizes))
     plain = collate([three_calls, branch])
-    log_probs, entropies = PolicyLogProbs(model)(plain.token_ids, plain.lengths, plain.response_mask)
+    log_probs, entropies = PolicyLogProbs(model)(plain.token_ids, plain.response_mask)
     lengths = plain.lengths.tolist()
     batch = collate(
         [three_calls, branch],

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from appo.advantages import GroupAdvantage, ProceduralAdvantage
+from appo.advantages import EntropyAwareAdvantage, GroupAdvantage, ProceduralAdvantage
 from appo.batch import TrajectoryBatch
 from appo.engines import SamplingParams
 from appo.rewards import Reward, RewardRunner
-from appo.rollouts import AgentLimits, AgentLoop, BranchRules, Collector, IterationRunner, Measured, Stopwatch
+from appo.rollouts import (
+    AgentLimits,
+    AgentLoop,
+    BranchRules,
+    Collector,
+    IterationRunner,
+    Measured,
+    Rollouts,
+    Stopwatch,
+    rollout_metrics,
+)
 from appo.rollouts.candidates import CandidateFilter
 from appo.rollouts.collector import mini_batches
 from appo.scorers import Scorer, Scores, TreeUniform
@@ -140,21 +151,92 @@ def test_the_shortage_of_branches_is_counted_and_trains_all_the_same(tokenizer, 
     assert (rollouts.plan.num_wanted, len(rollouts.trajectories), len(rollouts.train)) == (2, 2, 2)
 
 
-def test_an_estimator_that_trains_branches_gets_their_log_probs(tokenizer, runner):
+class Measuring:
+    """Counts the trajectories it measures."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self, trajectories: Sequence[Trajectory]) -> Measured:
+        self.texts += [trajectory.text for trajectory in trajectories]
+        return _measure(trajectories)
+
+
+@dataclass(frozen=True)
+class FromAnywhere(Later):
+    """The same without a look at what is measured."""
+
+    reads_measurements: ClassVar[bool] = False
+
+
+@pytest.mark.parametrize(
+    ("scorer", "advantage", "options", "measured"),
+    [
+        # Two prompts with a branch each: nothing is measured but what someone reads.
+        (FromAnywhere(), GroupAdvantage(), {"num_minibatches": 1}, []),
+        # The second mini-batch meets a policy that the first has changed.
+        (FromAnywhere(), GroupAdvantage(), {"num_minibatches": 2}, ["bbb", "bbbba"]),
+        (FromAnywhere(), GroupAdvantage(), {"num_minibatches": 2, "branch_when": "minibatch"}, []),
+        (FromAnywhere(), GroupAdvantage(), {"num_minibatches": 2, "needs_old_log_probs": False}, []),
+        (
+            FromAnywhere(), GroupAdvantage(), {"num_minibatches": 1, "update_epochs": 2},
+            ["aab c", "aab ca", "bbb", "bbbba"],
+        ),
+        # What was measured for the scorer is not measured again, and branches that are not trained never are.
+        (Later(), GroupAdvantage(), {"num_minibatches": 2}, ["aab c", "bbb", "bbbba"]),
+        (Later(), ProceduralAdvantage(), {"num_minibatches": 2}, ["aab c", "bbb"]),
+        (FromAnywhere(), EntropyAwareAdvantage(), {"num_minibatches": 1}, ["aab c", "bbb", "aab ca", "bbbba"]),
+    ],
+)  # fmt: skip
+def test_nothing_is_measured_that_is_not_read_or_that_the_training_step_will_tell(
+    tokenizer, runner, scorer, advantage, options, measured
+):
+    measuring = Measuring()
     engine = ScriptedEngine(tokenizer, SCRIPT)
-    collector = _collector(engine, runner, BranchRules(1, 1), advantage=GroupAdvantage())
-    rollouts = collector.collect(collector.sample_initial(_prompts(tokenizer, "PQ"), iteration=0), iteration=0)
-    assert len(rollouts.train) == 4
-    mask = rollouts.train.response_mask
-    gap: Tensor = (rollouts.train.old_log_probs - rollouts.train.behavior_log_probs)[mask]
-    assert gap.tolist() == pytest.approx([-0.5] * int(mask.sum()))
+    collector = _collector(engine, runner, BranchRules(1, 1), scorer=scorer, advantage=advantage, measure=measuring)
+    iterations = IterationRunner(collector, lambda: None, **options)
+    list(iterations.run(0, _prompts(tokenizer, "PQ")))
+    assert measuring.texts == measured
+
+
+def test_only_the_first_mini_batch_goes_without_old_log_probs(tokenizer, runner):
+    engine = ScriptedEngine(tokenizer, SCRIPT)
+    collector = _collector(engine, runner, BranchRules(1, 1), scorer=FromAnywhere(), advantage=GroupAdvantage())
+    first, second = IterationRunner(collector, lambda: None, num_minibatches=2).run(0, _prompts(tokenizer, "PQ"))
+    assert first.old_log_probs is None
+    gap: Tensor = (second.old_log_probs - second.behavior_log_probs)[second.response_mask]
+    assert gap.tolist() == pytest.approx([-0.5] * int(second.response_mask.sum()))
+
+
+def test_what_the_training_step_tells_is_logged_like_what_is_measured(tokenizer, runner):
+    metrics = []
+    for scorer in (Later(), FromAnywhere()):
+        engine = ScriptedEngine(tokenizer, SCRIPT)
+        collector = _collector(engine, runner, BranchRules(2, 1), scorer=scorer, advantage=GroupAdvantage())
+        iterations = IterationRunner(collector, lambda: None, num_minibatches=1)
+        (batch,) = iterations.run(0, _prompts(tokenizer, "PQ"))
+        (rollouts,) = iterations.rounds
+        # Branches are trained as well, so neither batch has all of its old log-probs.
+        assert batch.old_log_probs is None
+        assert ("log_ratio_mean" in rollout_metrics(iterations.rounds)) == scorer.reads_measurements
+        iterations.note(_measure([t for prompt in rollouts.by_prompt() for t in _of(rollouts, prompt.rows)]))
+        metrics.append(rollout_metrics(iterations.rounds))
+        mask = rollouts.batch.response_mask[:4]
+        gap = (rollouts.batch.old_log_probs - rollouts.batch.behavior_log_probs)[:4][mask]
+        assert gap.tolist() == pytest.approx([-0.5] * int(mask.sum()))
+    assert metrics[0] == metrics[1]
+    assert -metrics[0]["log_ratio_mean"] == metrics[0]["mismatch_mean"] == pytest.approx(0.5)
+
+
+def _of(rollouts: Rollouts, rows: Tensor) -> list[Trajectory]:
+    return [rollouts.trajectories[rollouts.trained_rows[row]] for row in rows.tolist()]
 
 
 def test_mini_batches_keep_the_rows_of_a_prompt_together(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, SCRIPT)
     collector = _collector(engine, runner, BranchRules(2, 0))
     rollouts = collector.collect(collector.sample_initial(_prompts(tokenizer, "PQ"), iteration=0), iteration=0)
-    first, second = mini_batches(rollouts.by_prompt(), 2)
+    first, second = (batch.train_batch() for batch in mini_batches(rollouts.by_prompt(), 2))
     assert first.token_ids[:, 0].unique().tolist() != second.token_ids[:, 0].unique().tolist()
     assert [batch.token_ids.shape for batch in (first, second)] == [(2, 7), (2, 5)]
 
@@ -234,5 +316,6 @@ def test_update_epochs_repeat_the_batches_without_sampling(tokenizer, runner):
     iterations = IterationRunner(_collector(engine, runner, BranchRules(1, 1)), lambda: None, 2, update_epochs=3)
     batches = list(iterations.run(0, _prompts(tokenizer, "PQ")))
     assert len(batches) == 6
-    assert batches[0] is batches[2]
+    assert torch.equal(batches[0].token_ids, batches[2].token_ids)
+    assert torch.equal(batches[0].old_log_probs, batches[2].old_log_probs)
     assert len(engine.requests) == 4

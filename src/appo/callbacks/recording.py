@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from appo.rollouts import Evaluated, Rollouts, TrajectoryWriter, trajectory_record
+from appo.rollouts import NOT_MEASURED, Evaluated, Rollouts, TrajectoryWriter, trajectory_record
 from appo.rollouts.records import Record
 
 
@@ -85,9 +85,10 @@ def _per_token(rollouts: Rollouts, row: int) -> dict[str, Tensor]:
     length = len(rollouts.trajectories[row])
     values = {"advantages": rollouts.advantages[row, :length]}
     if row < len(rollouts.plan.initial):
+        if rollouts.measured_by[row] != NOT_MEASURED:
+            values["old_log_probs"] = rollouts.batch.old_log_probs[row, :length]
+            values["entropies"] = rollouts.batch.entropies[row, :length]
         values |= {
-            "old_log_probs": rollouts.batch.old_log_probs[row, :length],
-            "entropies": rollouts.batch.entropies[row, :length],
             "scores": rollouts.plan.scores.values[row, :length],
             **{f"score_{name}": factor[row, :length] for name, factor in rollouts.plan.scores.factors.items()},
         }

@@ -232,6 +232,7 @@ class RolloutCallback(L.Callback):
             self.branch_when,
             self.lag,
             self.replacement_rounds,
+            module.loss.needs_old_log_probs,
         )
         self._iteration.pending = [trajectory_from_record(record) for record in self._restored_pending]
         self._restored_pending = []
@@ -257,6 +258,9 @@ class RolloutCallback(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.stopwatch.add("update", perf_counter() - self._update_start)
+        if "measured" in outputs:
+            assert self._iteration is not None
+            self._iteration.note(outputs["measured"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert self._iteration is not None
@@ -343,12 +347,13 @@ class RolloutCallback(L.Callback):
         }
 
     def _warn_without_spread(self, metrics: Mapping[str, float]) -> None:
-        if metrics["log_ratio_std"] < _NO_SPREAD and self.rules.num_branches and not self._has_warned:
+        spread = metrics.get("log_ratio_std", _NO_SPREAD)
+        if spread < _NO_SPREAD and self.rules.num_branches and not self._has_warned:
             self._has_warned = True
             log.warning(
                 "the policy has not changed between sampling and branching (spread of log-ratios %.1e nats), so the "
                 "likelihood gain says nothing and scores rest on entropy alone; see rollout.branch_when, rollout.lag",
-                metrics["log_ratio_std"],
+                spread,
             )
 
     def _check_positions(self, module: APPOModule, data: RolloutDataModule) -> None:

@@ -5,7 +5,13 @@ from appo.functional.branch_points import ChosenPoints, Scope, select_branch_poi
 from appo.functional.credit import prefix_credit, shared_prefix_mean
 from appo.functional.divergence import KLEstimator, kl_estimate
 from appo.functional.groups import Std, group_standardize
-from appo.functional.log_probs import predicting_positions, scatter_scored, token_log_probs
+from appo.functional.log_probs import (
+    LogitTransform,
+    linear_log_probs,
+    predicting_positions,
+    scatter_scored,
+    token_log_probs,
+)
 from appo.functional.masked import masked_mean, masked_standardize, masked_standardize_by_row, masked_std
 from appo.functional.returns import MAX_LOG_RATIO, discounted_suffix_sum, future_likelihood_gain
 from appo.functional.reward_scale import reward_scale
@@ -30,6 +36,7 @@ __all__ = [
     "ChosenPoints",
     "ClipEvents",
     "KLEstimator",
+    "LogitTransform",
     "Scope",
     "Std",
     "aggregation_weights",
@@ -42,6 +49,7 @@ __all__ = [
     "future_likelihood_weight",
     "group_standardize",
     "kl_estimate",
+    "linear_log_probs",
     "masked_mean",
     "masked_standardize",
     "masked_standardize_by_row",

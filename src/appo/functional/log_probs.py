@@ -1,7 +1,9 @@
-"""Log-probs of tokens from logits, and the one place that knows which position predicts which token."""
+"""Log-probs of tokens, and the one place that knows which position predicts which token."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +34,7 @@ def token_log_probs(logits: Tensor, token_ids: Tensor, temperature: float = 1.0)
         raise ValueError(f"temperature must be positive, got {temperature}")
     if logits.shape[:-1] != token_ids.shape:
         raise ValueError(f"token_ids must have shape {list(logits.shape[:-1])}, got {list(token_ids.shape)}")
-    precise = logits if logits.dtype == torch.float64 else logits.float()
+    precise = logits.to(_precise(logits.dtype))
     log_probs, entropies = _TokenLogProbs.apply(precise, token_ids, temperature)  # type: ignore[no-untyped-call]
     return log_probs, entropies
 
@@ -58,17 +60,28 @@ class _TokenLogProbs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_log_probs: Tensor | None, grad_entropies: Tensor | None) -> tuple[Tensor, None, None]:
         log_softmax, index, entropies = ctx.saved_tensors
-        # d log p_i / d logit_v = [v = i] - p_v  and  d H / d logit_v = -p_v * (log p_v + H)
-        grad = log_softmax.exp().neg_()
         if grad_log_probs is None:
             grad_log_probs = torch.zeros_like(entropies)
-        if grad_entropies is None:
-            grad.mul_(grad_log_probs.unsqueeze(-1))
-        else:
-            factor = log_softmax.clamp(min=_lowest(log_softmax)).add_(entropies.unsqueeze(-1))
-            grad.mul_(factor.mul_(grad_entropies.unsqueeze(-1)).add_(grad_log_probs.unsqueeze(-1)))
-        grad.scatter_add_(-1, index, grad_log_probs.unsqueeze(-1))
+        grad = _gradient_by_logits(log_softmax, index, entropies, grad_log_probs, grad_entropies)
         return grad.div_(ctx.temperature), None, None
+
+
+def _gradient_by_logits(
+    log_softmax: Tensor,
+    index: Tensor,
+    entropies: Tensor,
+    grad_log_probs: Tensor,
+    grad_entropies: Tensor | None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """``d log p_i / d logit_v = [v = i] - p_v``  and  ``d H / d logit_v = -p_v * (log p_v + H)``."""
+    grad = torch.exp(log_softmax, out=out)
+    if grad_entropies is None:
+        grad.mul_(grad_log_probs.neg().unsqueeze(-1))
+    else:
+        factor = log_softmax.clamp(min=_lowest(log_softmax)).add_(entropies.unsqueeze(-1))
+        grad.mul_(factor.mul_(grad_entropies.neg().unsqueeze(-1)).sub_(grad_log_probs.unsqueeze(-1)))
+    return grad.scatter_add_(-1, index, grad_log_probs.unsqueeze(-1))
 
 
 def _lowest(like: Tensor) -> float:
@@ -76,30 +89,222 @@ def _lowest(like: Tensor) -> float:
     return torch.finfo(like.dtype).min / 1e6
 
 
-def predicting_positions(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the hidden states stand that predict the selected tokens: one position before each.
+_CHUNK_BYTES = {"cpu": 2**28}
+_CHUNK_BYTES_ELSEWHERE = 2**30
+_CHUNK_BUFFERS = 2
+"""Tensors of vocabulary size that a chunk takes; the gradient of a soft cap or an entropy takes one more."""
 
-    ``hidden[rows, positions]`` is then ``[N, H]``, in the row-major order of ``token_ids[mask]``.
+
+@dataclass(frozen=True)
+class LogitTransform:
+    """What becomes of a head's outputs before the softmax: ``soft_cap * tanh(scale * y / soft_cap) / temperature``.
+
+    Attributes:
+        scale: of the outputs.
+        soft_cap: bound of the logits; None leaves them unbounded: ``scale * y / temperature``.
+        temperature: positive.
+    """
+
+    scale: float = 1.0
+    soft_cap: float | None = None
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0.0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+    def apply_(self, outputs: Tensor) -> Tensor:
+        """Turns outputs of a head into logits, in place."""
+        if self.soft_cap is not None:
+            return outputs.mul_(self.scale / self.soft_cap).tanh_().mul_(self.soft_cap / self.temperature)
+        factor = self.scale / self.temperature
+        return outputs if factor == 1.0 else outputs.mul_(factor)
+
+    def backward_(self, grad: Tensor, logits: Tensor | None) -> Tensor:
+        """Turns the gradient by `logits`, of which only a soft cap has need, into that by the outputs, in place."""
+        if self.soft_cap is not None:
+            assert logits is not None
+            tanh = logits * (self.temperature / self.soft_cap)
+            grad.sub_(tanh.square_().mul_(grad))
+        factor = self.scale / self.temperature
+        return grad if factor == 1.0 else grad.mul_(factor)
+
+
+_PLAIN = LogitTransform()
+
+
+def linear_log_probs(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    token_ids: Tensor,
+    transform: LogitTransform = _PLAIN,
+    max_bytes: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`token_log_probs` from hidden states and a linear output head, never with the logits of all tokens at once.
+
+    Logits are computed a chunk of tokens at a time, and once more in the backward pass, except those of the last chunk,
+    with which it begins. First-order gradients flow through both results to hidden states, weight and bias.
 
     Args:
-        mask: ``[B, T]`` bool, True on tokens to score. Nothing predicts position 0, so it is never scored.
+        hidden: ``[N, H]`` hidden states, already those that predict `token_ids`.
+        weight: ``[V, H]`` of the head.
+        bias: ``[V]`` of the head, finite; None adds nothing.
+        token_ids: ``[N]`` int64.
+        transform: from the head's outputs to logits.
+        max_bytes: memory of a chunk, at least of one token; None takes 256 MiB on a CPU and 1 GiB elsewhere.
 
     Returns:
-        ``[N]`` int64 rows and ``[N]`` int64 positions.
+        ``[N]`` log-probs and ``[N]`` entropies in nats; float64 for hidden states in float64, else float32.
+
+    Raises:
+        ValueError: if the shapes do not fit.
     """
-    rows, positions = mask[:, 1:].nonzero(as_tuple=True)
-    return rows, positions
+    if hidden.shape[:-1] != token_ids.shape:
+        raise ValueError(f"token_ids must have shape {list(hidden.shape[:-1])}, got {list(token_ids.shape)}")
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    bytes_per_token = _CHUNK_BUFFERS * len(weight) * _precise(hidden.dtype).itemsize
+    most = max(1, (max_bytes or _CHUNK_BYTES.get(device, _CHUNK_BYTES_ELSEWHERE)) // bytes_per_token)
+    with torch.autocast(device, enabled=False):
+        log_probs, entropies = _LinearLogProbs.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, bias, token_ids, transform, most
+        )
+    return log_probs, entropies
+
+
+class _LinearLogProbs(torch.autograd.Function):
+    """Chunks from the first to the last, and back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        token_ids: Tensor,
+        transform: LogitTransform,
+        most: int,
+    ) -> tuple[Tensor, Tensor]:
+        chunks = list(_chunks(len(hidden), most))
+        dtype = _precise(hidden.dtype)
+        log_probs, entropies, normalizers = (hidden.new_empty(len(hidden), dtype=dtype) for _ in range(3))
+        buffers = _buffers(chunks, weight, dtype)
+        log_softmax = buffers[0]
+        for chunk in chunks:
+            logits, log_softmax = (buffer[: chunk.stop - chunk.start] for buffer in buffers)
+            _head(hidden[chunk], weight, bias, transform, out=logits)
+            torch.log_softmax(logits, dim=-1, out=log_softmax)
+            index = token_ids[chunk].unsqueeze(-1)
+            log_probs[chunk] = log_softmax.gather(-1, index).squeeze(-1)
+            normalizers[chunk] = logits.gather(-1, index).squeeze(-1) - log_probs[chunk]
+            entropies[chunk] = _row_dot(torch.exp(log_softmax, out=logits), log_softmax).neg_()
+        kept = log_softmax if any(ctx.needs_input_grad) else None
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(hidden, weight, bias, token_ids, entropies, normalizers, kept)
+        ctx.transform, ctx.chunks = transform, chunks
+        return log_probs, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_log_probs: Tensor | None, grad_entropies: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, token_ids, entropies, normalizers, kept = ctx.saved_tensors
+        by_hidden, by_weight, by_bias, *_ = ctx.needs_input_grad
+        if grad_log_probs is None:
+            grad_log_probs = torch.zeros_like(entropies)
+        grad_hidden = torch.empty_like(hidden) if by_hidden else None
+        # Sums over chunks are not rounded to half precision.
+        grad_weight = torch.zeros_like(weight, dtype=entropies.dtype) if by_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=entropies.dtype) if by_bias else None
+        grads, log_softmaxes = _buffers(ctx.chunks, weight, entropies.dtype)
+        for chunk in reversed(ctx.chunks):
+            rows = chunk.stop - chunk.start
+            if (log_softmax := kept) is None:
+                logits = _head(hidden[chunk], weight, bias, ctx.transform, out=log_softmaxes[:rows])
+                log_softmax = logits.sub_(normalizers[chunk, None])
+            kept = None
+            grad = _gradient_by_logits(
+                log_softmax,
+                token_ids[chunk].unsqueeze(-1),
+                entropies[chunk],
+                grad_log_probs[chunk],
+                None if grad_entropies is None else grad_entropies[chunk],
+                out=grads[:rows],
+            )
+            capped = None if ctx.transform.soft_cap is None else log_softmax + normalizers[chunk, None]
+            grad = ctx.transform.backward_(grad, capped)
+            if grad_bias is not None:
+                grad_bias += grad.sum(0)
+            grad = grad.to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad, weight, out=grad_hidden[chunk])
+            if grad_weight is not None:
+                _add_product_(grad_weight, grad.t(), hidden[chunk])
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _chunks(num_tokens: int, most: int) -> Iterator[slice]:
+    """As few slices as may be, of nearly equal size."""
+    number = -(-num_tokens // most)
+    return (slice(num_tokens * i // number, num_tokens * (i + 1) // number) for i in range(number))
+
+
+def _buffers(chunks: list[slice], weight: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Room for a chunk: taking it anew for every one costs more than some of the maths, on a CPU."""
+    rows = max((chunk.stop - chunk.start for chunk in chunks), default=0)
+    return [torch.empty(rows, len(weight), dtype=dtype, device=weight.device) for _ in range(_CHUNK_BUFFERS)]
+
+
+def _head(hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform, out: Tensor) -> Tensor:
+    """Logits, at least in single precision."""
+    target = out if out.dtype == hidden.dtype else None
+    if bias is None:
+        outputs = torch.mm(hidden, weight.t(), out=target)
+    else:
+        outputs = torch.addmm(bias, hidden, weight.t(), out=target)
+    return transform.apply_(outputs if target is not None else out.copy_(outputs))
+
+
+def _add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
+
+
+def _row_dot(a: Tensor, b: Tensor) -> Tensor:
+    """Without a third tensor of their size."""
+    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).view(-1)
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype == torch.float64 else torch.float32
+
+
+def predicting_positions(mask: Tensor) -> Tensor:
+    """Where the hidden states stand that predict the selected tokens: one position before each.
+
+    ``hidden[predicting_positions(mask)]`` is then ``[N, H]``, in the row-major order of ``token_ids[mask]``.
+
+    Args:
+        mask: ``[B, T]`` bool, True on tokens to score. Nothing predicts position 0, so it must be False there.
+
+    Returns:
+        ``[B, T]`` bool.
+    """
+    return torch.nn.functional.pad(mask[:, 1:], (0, 1))
 
 
 def scatter_scored(values: Tensor, mask: Tensor) -> Tensor:
     """Puts values of the selected tokens back where the tokens stand.
 
     Args:
-        values: ``[N]``, in the order of `predicting_positions`.
-        mask: ``[B, T]`` bool, the same.
+        values: ``[N]``, in the row-major order of `mask`.
+        mask: ``[B, T]`` bool, True on N tokens.
 
     Returns:
-        ``[B, T]`` in the dtype of `values`; 0 elsewhere, and at position 0.
+        ``[B, T]`` in the dtype of `values`; 0 elsewhere.
     """
-    rows, positions = predicting_positions(mask)
-    return values.new_zeros(mask.shape).index_put((rows, positions + 1), values)
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)

@@ -18,6 +18,11 @@ class Loss(ABC):
         """True if `TrainBatch.ref_log_probs` must be there."""
         return False
 
+    @property
+    def needs_old_log_probs(self) -> bool:
+        """True if `TrainBatch.old_log_probs` are read; then they are measured before the policy is updated."""
+        return True
+
     @abstractmethod
     def __call__(self, log_probs: Tensor, entropies: Tensor, batch: TrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes the share of one micro-batch in the loss of its optimizer step.
@@ -27,7 +32,7 @@ class Loss(ABC):
         Args:
             log_probs: ``[B, T]`` of the sampled tokens under the live policy, with gradient; 0 elsewhere.
             entropies: ``[B, T]`` nats, of the live policy's distributions, with gradient; 0 elsewhere.
-            batch: the rows, with what was measured before the update.
+            batch: the rows, with what was measured before the update, `old_log_probs` among it.
 
         Returns:
             The scalar loss, and detached scalar metrics by name.

@@ -90,6 +90,10 @@ class SurrogateLoss(Loss):
     def needs_reference(self) -> bool:
         return self.kl_coef > 0.0
 
+    @property
+    def needs_old_log_probs(self) -> bool:
+        return self.ratio_to == "update"
+
     def weigh(self, log_ratio: Tensor, advantages: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Weights the advantages by what the policy has become.
 
@@ -167,12 +171,16 @@ class SurrogateLoss(Loss):
         return loss, metrics
 
     def _compared_with(self, batch: TrainBatch) -> Tensor:
-        return batch.behavior_log_probs if self.ratio_to == "sampling" else batch.old_log_probs
+        if self.ratio_to == "sampling":
+            return batch.behavior_log_probs
+        assert batch.old_log_probs is not None
+        return batch.old_log_probs
 
     def _behavior_weight(self, batch: TrainBatch) -> Tensor | None:
         """``[B, T]`` or ``[B, 1]`` weights of the surrogate's terms; None if all are 1."""
         if self.behavior_correction == "off" or self.ratio_to == "sampling":
             return None
+        assert batch.old_log_probs is not None
         measured = batch.old_log_probs, batch.behavior_log_probs, batch.response_mask
         if self.behavior_correction == "mask":
             return rows_near_behavior(*measured, self.behavior_cap).unsqueeze(-1).to(batch.old_log_probs.dtype)

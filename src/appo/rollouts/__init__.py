@@ -3,7 +3,7 @@
 from appo.rollouts.agent import AgentLimits, AgentLoop, Start, check_stop_strings
 from appo.rollouts.buffer import RolloutBuffer
 from appo.rollouts.candidates import DEFAULT_EXCLUSIONS, CandidateFilter, Exclusion, check_exclusions
-from appo.rollouts.collector import BranchPlan, BranchRules, Collector, Measured, Rollouts
+from appo.rollouts.collector import NOT_MEASURED, BranchPlan, BranchRules, Collector, Measured, Rollouts
 from appo.rollouts.evaluation import Evaluated, EvaluationMetrics
 from appo.rollouts.iteration import IterationRunner
 from appo.rollouts.metrics import cost_metrics, rollout_metrics
@@ -14,6 +14,7 @@ from appo.rollouts.sync import EngineMismatchError, WeightSync
 
 __all__ = [
     "DEFAULT_EXCLUSIONS",
+    "NOT_MEASURED",
     "AgentLimits",
     "AgentLoop",
     "BranchPlan",

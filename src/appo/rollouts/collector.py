@@ -6,7 +6,7 @@ See "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384),
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
@@ -39,6 +39,24 @@ class Measured:
     entropies: list[Tensor]
     policy_version: int
 
+    @staticmethod
+    def nothing(num: int, policy_version: int) -> Measured:
+        """Of `num` trajectories, to be filled by `put`."""
+        return Measured([torch.empty(0)] * num, [torch.empty(0)] * num, policy_version)
+
+    def put(self, rows: Tensor, lengths: Tensor, log_probs: Tensor, entropies: Tensor) -> None:
+        """Fills in some trajectories from padded ``[R, T]`` values, which may be elsewhere and have a gradient."""
+        padded = zip(log_probs.detach().cpu(), entropies.detach().cpu(), strict=True)
+        for row, length, (its_log_probs, its_entropies) in zip(rows.tolist(), lengths.tolist(), padded, strict=True):
+            self.log_probs[row] = its_log_probs[:length]
+            self.entropies[row] = its_entropies[:length]
+
+    def __getitem__(self, rows: slice) -> Measured:
+        return Measured(self.log_probs[rows], self.entropies[rows], self.policy_version)
+
+
+NOT_MEASURED = -1
+"""The version of the policy that measured a trajectory which none has measured."""
 
 Measure = Callable[[Sequence[Trajectory]], Measured]
 """Evaluates trajectories under the policy as it is now."""
@@ -89,9 +107,11 @@ class BranchRules:
 
 @dataclass(frozen=True, eq=False)
 class BranchPlan:
-    """Initial trajectories, measured and scored, and the branch points chosen among their positions.
+    """Initial trajectories, scored, and the branch points chosen among their positions.
 
     Attributes:
+        initial: in the order of their prompts.
+        measured: what the scores rest on; None if they rest on nothing that is measured.
         batch: the initial trajectories, not yet rewarded.
         scores: of their positions.
         points: where branches will leave, prompt by prompt, best first.
@@ -99,7 +119,7 @@ class BranchPlan:
     """
 
     initial: Sequence[Trajectory]
-    measured: Measured
+    measured: Measured | None
     batch: TrajectoryBatch
     scores: Scores
     points: Sequence[BranchPoint]
@@ -118,6 +138,8 @@ class Rollouts:
         advantages: ``[B, T]``.
         train: the rows that are trained; row numbers in `trained_rows`.
         trained_rows: ``[R]`` int64.
+        measured_by: ``[B]`` int64, version of the policy whose log-probs and entropies `batch` holds; `NOT_MEASURED`
+            where it holds none as yet.
         fresh: trajectories of the next iteration that were sampled along.
     """
 
@@ -128,13 +150,29 @@ class Rollouts:
     advantages: Tensor
     train: TrainBatch
     trained_rows: Tensor
+    measured_by: Tensor
     fresh: Sequence[Trajectory]
+
+    def note(self, rows: Sequence[int], measured: Measured) -> None:
+        """Takes up what a policy said of training rows that had not been measured.
+
+        Args:
+            rows: row numbers in `train`.
+            measured: of these rows.
+        """
+        assert self.train.old_log_probs is not None
+        for row, log_probs, entropies in zip(rows, measured.log_probs, measured.entropies, strict=True):
+            number, length = int(self.trained_rows[row]), len(log_probs)
+            self.train.old_log_probs[row, :length] = log_probs
+            self.batch.old_log_probs[number, :length] = log_probs
+            self.batch.entropies[number, :length] = entropies
+            self.measured_by[number] = measured.policy_version
 
     def by_prompt(self) -> list[PromptRows]:
         """The training rows of each prompt, in the order of the prompts."""
         group = self.batch.group[self.trained_rows]
         rows = [(group == number).nonzero()[:, 0] for number in group.unique()]
-        return [PromptRows(self.train, part, bool(self.train.advantages[part].any())) for part in rows]
+        return [PromptRows(self, part, bool(self.train.advantages[part].any())) for part in rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,17 +180,43 @@ class PromptRows:
     """What one prompt contributes to the training.
 
     Attributes:
-        source: the batch its rows are in.
-        rows: ``[R]`` int64, row numbers there.
+        source: what its rows came of.
+        rows: ``[R]`` int64, row numbers in `source.train`.
         has_signal: whether any of its tokens has an advantage.
     """
 
-    source: TrainBatch
+    source: Rollouts
     rows: Tensor
     has_signal: bool
 
+    @property
+    def is_measured(self) -> Tensor:
+        """``[R]`` bool."""
+        return self.source.measured_by[self.source.trained_rows[self.rows]] != NOT_MEASURED
 
-def mini_batches(prompts: Sequence[PromptRows], num: int) -> list[TrainBatch]:
+
+@dataclass(frozen=True, eq=False)
+class MiniBatch:
+    """The prompts of one optimizer step."""
+
+    prompts: Sequence[PromptRows]
+
+    def train_batch(self) -> TrainBatch:
+        """Their rows, one prompt behind the other; without old log-probs unless all rows have been measured."""
+        by_source = [list(part) for _, part in groupby(self.prompts, key=lambda prompt: id(prompt.source))]
+        batch = TrainBatch.cat([p[0].source.train.select(torch.cat([prompt.rows for prompt in p])) for p in by_source])
+        is_measured = all(bool(prompt.is_measured.all()) for prompt in self.prompts)
+        return batch if is_measured else replace(batch, old_log_probs=None)
+
+    def note(self, measured: Measured) -> None:
+        """Takes up what the policy said of the rows of `train_batch` while it was trained on them."""
+        start = 0
+        for prompt in self.prompts:
+            prompt.source.note(prompt.rows.tolist(), measured[start : start + len(prompt.rows)])
+            start += len(prompt.rows)
+
+
+def mini_batches(prompts: Sequence[PromptRows], num: int) -> list[MiniBatch]:
     """Cuts prompts into batches of equally many, in their order.
 
     Args:
@@ -160,12 +224,7 @@ def mini_batches(prompts: Sequence[PromptRows], num: int) -> list[TrainBatch]:
         num: of batches.
     """
     size = len(prompts) // num
-    batches = []
-    for start in range(0, len(prompts), size):
-        by_source = groupby(prompts[start : start + size], key=lambda prompt: id(prompt.source))
-        parts = [list(part) for _, part in by_source]
-        batches.append(TrainBatch.cat([p[0].source.select(torch.cat([prompt.rows for prompt in p])) for p in parts]))
-    return batches
+    return [MiniBatch(prompts[start : start + size]) for start in range(0, len(prompts), size)]
 
 
 class Collector:
@@ -258,11 +317,12 @@ class Collector:
         return trajectories
 
     def plan_branches(self, initial: Sequence[Trajectory], iteration: int) -> BranchPlan:
-        """Measures trajectories with the current policy, scores their positions, and chooses branch points."""
-        with self.stopwatch("log_probs"):
-            measured = self.measure(initial)
+        """Scores the positions of trajectories by the current policy, and chooses branch points."""
+        measured = None
+        if self.scorer.reads_measurements or self.advantage.reads_measurements:
+            measured = self._measured(initial)
         with self.stopwatch("scoring"):
-            batch = collate(initial, old_log_probs=measured.log_probs, entropies=measured.entropies)
+            batch = _collate(initial, measured)
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "scorer", iteration, initial[0].prompt.id))
             scores = self.scorer(batch, generator)
             rules = self.rules
@@ -298,23 +358,37 @@ class Collector:
         with self.stopwatch("rewards"):
             outcomes = self.reward(trajectories)
         measured = plan.measured
-        if self.advantage.trains_branches and branches:
-            with self.stopwatch("log_probs"):
-                more = self.measure(branches)
+        if measured and branches and self.advantage.trains_branches and self.advantage.reads_measurements:
+            more = self._measured(branches)
             measured = Measured(
                 measured.log_probs + more.log_probs, measured.entropies + more.entropies, more.policy_version
             )
         with self.stopwatch("advantages"):
-            batch = collate(
-                trajectories,
-                old_log_probs=measured.log_probs,
-                entropies=measured.entropies,
-                rewards=[outcome.reward for outcome in outcomes],
-            )
+            batch = _collate(trajectories, measured, [outcome.reward for outcome in outcomes])
+            measured_by = torch.full((len(trajectories),), NOT_MEASURED)
+            if measured:
+                measured_by[: len(measured.log_probs)] = measured.policy_version
             advantages = self.advantage(batch)
             rows = torch.arange(len(trajectories) if self.advantage.trains_branches else len(plan.initial))
         train = self._train_batch(batch, advantages, rows, trajectories)
-        return Rollouts(plan, trajectories, outcomes, batch, advantages, train, rows, fresh)
+        return Rollouts(plan, trajectories, outcomes, batch, advantages, train, rows, measured_by, fresh)
+
+    def measure_rest(self, prompts: Sequence[PromptRows]) -> None:
+        """Measures those rows of some prompts that have not been measured."""
+        rest = [
+            (prompt.source, row)
+            for prompt in prompts
+            for row, is_measured in zip(prompt.rows.tolist(), prompt.is_measured.tolist(), strict=True)
+            if not is_measured
+        ]
+        if rest:
+            measured = self._measured([source.trajectories[int(source.trained_rows[row])] for source, row in rest])
+            for i, (source, row) in enumerate(rest):
+                source.note([row], measured[i : i + 1])
+
+    def _measured(self, trajectories: Sequence[Trajectory]) -> Measured:
+        with self.stopwatch("log_probs"):
+            return self.measure(trajectories)
 
     def _train_batch(
         self, batch: TrajectoryBatch, advantages: Tensor, rows: Tensor, trajectories: Sequence[Trajectory]
@@ -334,3 +408,11 @@ class Collector:
             advantages=advantages[rows, :width],
             ref_log_probs=reference,
         )
+
+
+def _collate(
+    trajectories: Sequence[Trajectory], measured: Measured | None, rewards: Sequence[float] | None = None
+) -> TrajectoryBatch:
+    if measured is None:
+        return collate(trajectories, rewards=rewards)
+    return collate(trajectories, old_log_probs=measured.log_probs, entropies=measured.entropies, rewards=rewards)

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TypeVar
 
 from appo.batch import TrainBatch
-from appo.rollouts.collector import Collector, PromptRows, Rollouts, mini_batches
+from appo.rollouts.collector import Collector, Measured, MiniBatch, PromptRows, Rollouts, mini_batches
 from appo.trajectory import Prompt, Trajectory
 
 Item = TypeVar("Item")
@@ -29,6 +29,7 @@ class IterationRunner:
         branch_when: `iteration` or `minibatch`.
         lag: 0 or 1.
         replacement_rounds: how often prompts that train nothing are replaced by others.
+        needs_old_log_probs: whether the loss compares with the policy that begins the update.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class IterationRunner:
         branch_when: str = "iteration",
         lag: int = 0,
         replacement_rounds: int = 0,
+        needs_old_log_probs: bool = True,
     ) -> None:
         self.collector = collector
         self.sync_weights = sync_weights
@@ -48,12 +50,14 @@ class IterationRunner:
         self.num_rounds = num_minibatches if branch_when == "minibatch" else 1
         self.lag = lag
         self.replacement_rounds = replacement_rounds
+        self.needs_old_log_probs = needs_old_log_probs
         self.pending: list[Trajectory] = []
         """Initial trajectories of the next iteration, prompt by prompt."""
         self.rounds: list[Rollouts] = []
         """What the current iteration has collected so far, replaced prompts and their replacements included."""
         self.num_replaced = 0
         """Prompts of the current iteration in whose place others are trained."""
+        self._drawn: MiniBatch | None = None
 
     def run(
         self,
@@ -73,7 +77,7 @@ class IterationRunner:
         initial = self._initial(iteration, prompts)
         self.pending, self.rounds, self.num_replaced = [], [], 0
         others = iter(spare)
-        batches: list[TrainBatch] = []
+        drawn: list[MiniBatch] = []
         for number in range(self.num_rounds):
             self.sync_weights()
             fresh = _share(next_prompts, number, self.num_rounds) if self.lag else ()
@@ -85,11 +89,26 @@ class IterationRunner:
             self.rounds.append(rollouts)
             self.pending += rollouts.fresh
             trained = self._replaced(rollouts.by_prompt(), others, iteration)
-            for batch in mini_batches(trained, self.num_minibatches // self.num_rounds):
-                batches.append(batch)
-                yield batch
+            batches = mini_batches(trained, self.num_minibatches // self.num_rounds)
+            if self.needs_old_log_probs:
+                # The first is trained by the policy as it is: unless it comes again, its training step measures it.
+                spared = 1 if self.update_epochs == 1 else 0
+                self.collector.measure_rest([prompt for batch in batches[spared:] for prompt in batch.prompts])
+            for batch in batches:
+                drawn.append(batch)
+                yield self._draw(batch)
         for _ in range(self.update_epochs - 1):
-            yield from batches
+            for batch in drawn:
+                yield self._draw(batch)
+
+    def _draw(self, batch: MiniBatch) -> TrainBatch:
+        self._drawn = batch
+        return batch.train_batch()
+
+    def note(self, measured: Measured) -> None:
+        """Takes up what the policy said of the rows of the mini-batch drawn last, which had not been measured."""
+        assert self._drawn is not None
+        self._drawn.note(measured)
 
     def _replaced(self, prompts: list[PromptRows], others: Iterator[Prompt], iteration: int) -> list[PromptRows]:
         """Puts prompts that have a signal in the place of those that have none, as long as rounds and others last."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from appo.rollouts.collector import Rollouts
+from appo.rollouts.collector import NOT_MEASURED, Rollouts
 from appo.trajectory import Outcome, Trajectory
 
 
@@ -103,26 +103,40 @@ def _flat_groups(rounds: Sequence[Rollouts], branches: bool) -> list[bool]:
 
 def _log_ratios(rounds: Sequence[Rollouts]) -> dict[str, float]:
     """The policy at the moment of branching against the one that sampled; without spread the gain says nothing."""
-    batches = [part.plan.batch for part in rounds]
-    values = torch.cat([(b.old_log_probs - b.behavior_log_probs)[b.response_mask] for b in batches])
+    measured = [_measured_initial(part) for part in rounds]
+    values = torch.cat([(old - behavior)[mask] for old, behavior, _, mask in measured])
+    if not len(values):
+        return {}
     quantiles = _quantiles(values, (0.05, 0.5, 0.95))
     return {
         "log_ratio_mean": float(values.mean()),
         "log_ratio_std": float(values.std(correction=0)),
         "log_ratio_max_abs": float(values.abs().max()),
         **{f"log_ratio_q{int(100 * level):02d}": value for level, value in quantiles.items()},
-        "entropy": float(torch.cat([b.entropies[b.response_mask] for b in batches]).mean()),
+        "entropy": float(torch.cat([entropies[mask] for _, _, entropies, mask in measured]).mean()),
     }
+
+
+def _measured_initial(part: Rollouts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Old and behavior log-probs, entropies and mask of the initial trajectories that were measured."""
+    rows = (part.measured_by[: len(part.plan.initial)] != NOT_MEASURED).nonzero()[:, 0]
+    batch = part.batch
+    columns = (batch.old_log_probs, batch.behavior_log_probs, batch.entropies, batch.response_mask)
+    old, behavior, entropies, mask = (column[rows] for column in columns)
+    return old, behavior, entropies, mask
 
 
 def _mismatch(rounds: Sequence[Rollouts]) -> dict[str, float]:
     """Distance of the engine's log-probs from the trainer's where both had the same weights."""
     differences = [
-        (log_probs - trajectory.behavior_log_probs)[trajectory.policy_versions == part.plan.measured.policy_version]
+        (log_probs[: len(trajectory)] - trajectory.behavior_log_probs)[trajectory.policy_versions == version]
         for part in rounds
-        for trajectory, log_probs in zip(part.plan.initial, part.plan.measured.log_probs, strict=True)
+        for trajectory, log_probs, version in zip(
+            part.plan.initial, part.batch.old_log_probs, part.measured_by.tolist(), strict=False
+        )
+        if version != NOT_MEASURED
     ]
-    values = torch.cat(differences).abs()
+    values = torch.cat([torch.empty(0), *differences]).abs()
     return {"mismatch_mean": float(values.mean()), "mismatch_max": float(values.max())} if len(values) else {}
 
 

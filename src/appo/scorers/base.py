@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,7 +34,14 @@ class Scores:
 
 
 class Scorer(ABC):
-    """Scores positions of finished trajectories for branching."""
+    """Scores positions of finished trajectories for branching.
+
+    Attributes:
+        reads_measurements: True if `old_log_probs` or `entropies` of the batch are read; False saves the pass that
+            measures them.
+    """
+
+    reads_measurements: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -25,6 +26,8 @@ class Entropy(Scorer):
 class RandomPosition(Scorer):
     """Uniform random numbers: every sampled token is as likely to be chosen as any other."""
 
+    reads_measurements: ClassVar[bool] = False
+
     def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
         uniform = torch.rand(batch.token_ids.shape, generator=generator, device=generator.device)
         return Scores(uniform.to(batch.token_ids.device).where(batch.response_mask, float("-inf")))
@@ -34,6 +37,8 @@ class RandomPosition(Scorer):
 @dataclass(frozen=True)
 class NoBranching(Scorer):
     """Refuses every position, so that all trajectories are initial ones."""
+
+    reads_measurements: ClassVar[bool] = False
 
     def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
         return Scores(torch.full_like(batch.entropies, float("-inf")))

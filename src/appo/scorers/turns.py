@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -131,6 +132,8 @@ class TreeUniform(Scorer):
 
     See "Tree Search for LLM Agent Reinforcement Learning" (https://arxiv.org/abs/2509.21240), section 3.2.
     """
+
+    reads_measurements: ClassVar[bool] = False
 
     def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
         mask = batch.response_mask

@@ -1,0 +1,60 @@
+"""The output head of a causal language model: what stands between its hidden states and its logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from appo.functional import LogitTransform, linear_log_probs
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead:
+    """A head that is one linear layer, and what the model makes of its outputs.
+
+    Attributes:
+        linear: the layer; its weight may be tied to the embedding.
+        transform: from its outputs to logits.
+    """
+
+    linear: nn.Linear
+    transform: LogitTransform
+
+    def log_probs(self, hidden: Tensor, token_ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probs of tokens and entropies in nats, ``[N]`` each, from the ``[N, H]`` states that predict them."""
+        transform = replace(self.transform, temperature=temperature)
+        return linear_log_probs(hidden, self.linear.weight, self.linear.bias, token_ids, transform)
+
+
+@torch.no_grad()
+def find_linear_head(model: PreTrainedModel) -> LinearHead | None:
+    """The head of a model, if its logits are one linear layer of the decoder's hidden states, scaled and soft-capped.
+
+    Layers that are quantized or wrapped by an adapter compute something else, and the model's own logits for a few
+    tokens have the last word.
+    """
+    linear = model.get_output_embeddings()
+    if not isinstance(linear, nn.Linear) or type(linear).forward is not nn.Linear.forward:
+        return None
+    # A quantized or sharded weight is a tensor of a class of its own.
+    if type(linear.weight.data) is not Tensor:
+        return None
+    head = LinearHead(linear, _transform(model.config.get_text_config()))
+    probe = torch.arange(4, device=linear.weight.device).unsqueeze(0)
+    hidden = model.get_decoder()(input_ids=probe, use_cache=False)[0]
+    if hidden.shape[-1] != linear.in_features:
+        return None
+    expected = model(input_ids=probe, use_cache=False).logits
+    logits = head.transform.apply_(linear(hidden))
+    return head if torch.allclose(logits, expected, atol=1e-5, rtol=1e-4) else None
+
+
+def _transform(config: PretrainedConfig) -> LogitTransform:
+    """By the names that model families have for it."""
+    values = config.to_dict()
+    factors = [values.get(name) or 1.0 for name in ("logit_scale", "lm_head_multiplier", "logits_scaling")]
+    soft_cap = values.get("final_logit_softcapping") or values.get("logits_soft_cap")
+    return LogitTransform(scale=factors[0] * factors[1] / factors[2], soft_cap=soft_cap)
