@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,18 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(tmp_p
     expected = weights(whole / "policy")
     for name, tensor in weights(stopped / "policy").items():
         torch.testing.assert_close(tensor, expected[name], msg=name)
+
+
+def test_a_resumed_run_whose_budget_is_spent_only_writes_its_policy(tmp_path, policy_folder):
+    options = ["--rollout.reward=tests.toy.EvenTokens", "--trainer.max_epochs=3", "--rollout.stop_after_tokens=1"]
+    folder = run("fit", tmp_path, policy_folder, *options)
+    expected = weights(folder / "policy")
+    # As if it had been killed between its last checkpoint and its end.
+    shutil.rmtree(folder / "policy")
+    run("fit", tmp_path, policy_folder, *options, "--ckpt_path=last")
+    assert len(list(folder.glob("trajectories/iteration_*"))) == 1
+    for name, tensor in weights(folder / "policy").items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 def test_rewards_that_are_all_equal_train_nothing_and_the_run_goes_on(tmp_path, policy_folder, caplog):

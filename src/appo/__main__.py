@@ -10,6 +10,7 @@ COMMANDS = {
     "validate": "evaluate a policy on the validation questions",
     "test": "evaluate a policy on the test questions",
     "predict": "write the trajectories of a policy on the test questions",
+    "ablate": "train combinations of options over seeds at the same budget of tokens, and compare them",
     "report": "write a table, a reward curve and a few trajectories of a finished run",
     "sft": "train a policy on demonstrations: the cold start before reinforcement learning",
 }

@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from transformers.utils.logging import disable_progress_bar
 
+from appo.ablation import Resolved, ablate
 from appo.advantages import ADVANTAGES
 from appo.callbacks import ExportPolicy, IterationProgress, RolloutCallback
 from appo.datamodule import RolloutDataModule
@@ -44,6 +46,12 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     PROMPT_SOURCES,
     CONVERSATION_SOURCES,
 )
+
+_CLI_OPTIONS: dict[str, Any] = {
+    "parser_kwargs": {"parser_mode": "omegaconf+"},
+    "save_config_kwargs": {"overwrite": True},
+    "auto_configure_optimizers": False,
+}
 
 _EXPECTED_WARNINGS = (
     "LightningCLI's args parameter",  # a command of ours may stand for one of Lightning's
@@ -111,7 +119,11 @@ class RunFolderCLI(LightningCLI):
             config.logger = [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")]
         callbacks = list(config.callbacks or ())
         if config.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-            callbacks.append(ModelCheckpoint(folder / "checkpoints", filename="{epoch}", save_last=True))
+            # At the end of every iteration: by default Lightning waits for a validation, which may never come.
+            checkpoints = ModelCheckpoint(
+                folder / "checkpoints", filename="{epoch}", save_last=True, save_on_train_epoch_end=True
+            )
+            callbacks.append(checkpoints)
         config.callbacks = [*callbacks, *self.run_callbacks(with_progress=config.enable_progress_bar is not False)]
         trainer = super().instantiate_trainer(**kwargs)
         # What an epoch has logged is shown and saved after it was logged.
@@ -149,6 +161,17 @@ class AppoCLI(RunFolderCLI):
         parser.link_arguments("rollout.temperature", "model.temperature")
 
 
+class UnstartedFit(AppoCLI):
+    """Parses and builds what ``appo fit`` would train with, and leaves it at that."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": AppoCLI.subcommands()["fit"]}
+
+    def fit(self, **kwargs: Any) -> None:
+        """In the place of the trainer's."""
+
+
 class SupervisedCLI(RunFolderCLI):
     """Supervised training on demonstrations."""
 
@@ -174,12 +197,24 @@ def run(args: list[str]) -> None:
     set_parsing_settings(docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True)
     for registry in REGISTRIES:
         registry.load_plugins()
-    options: dict[str, Any] = {
-        "parser_kwargs": {"parser_mode": "omegaconf+"},
-        "save_config_kwargs": {"overwrite": True},
-        "auto_configure_optimizers": False,
-    }
-    if args[0] == "sft":
-        SupervisedCLI(SupervisedModule, SupervisedDataModule, args=["fit", *args[1:]], **options)
+    if args[0] == "ablate":
+        if status := ablate(args[1:], resolve_fit):
+            raise SystemExit(status)
+    elif args[0] == "sft":
+        SupervisedCLI(SupervisedModule, SupervisedDataModule, args=["fit", *args[1:]], **_CLI_OPTIONS)
     else:
-        AppoCLI(APPOModule, RolloutDataModule, args=args, **options)
+        AppoCLI(APPOModule, RolloutDataModule, args=args, **_CLI_OPTIONS)
+
+
+def resolve_fit(args: Sequence[str]) -> Resolved:
+    """What ``appo fit`` would run with; says why and exits where it would refuse.
+
+    Args:
+        args: of the command.
+    """
+    logging.disable(logging.INFO)  # the trainer tells of devices whenever it is built
+    try:
+        cli = UnstartedFit(APPOModule, RolloutDataModule, args=["fit", *args], **_CLI_OPTIONS)
+    finally:
+        logging.disable(logging.NOTSET)
+    return Resolved(cli.config_dump, cli.datamodule.source.splits)

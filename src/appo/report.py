@@ -119,7 +119,7 @@ def plot_rewards(history: Sequence[Mapping[str, float]], path: Path) -> None:
     axes = figure.add_subplot()
     for name, label in CURVES.items():
         points = [(row["epoch"], row[name]) for row in history if name in row]
-        axes.plot([x for x, _ in points], _smoothed([y for _, y in points]), label=label)
+        axes.plot([x for x, _ in points], smoothed([y for _, y in points]), label=label)
         axes.scatter([x for x, _ in points], [y for _, y in points], s=6, alpha=0.35)
     axes.set_xlabel("iteration")
     axes.grid(alpha=0.3)
@@ -171,7 +171,7 @@ def _spread(branches: Sequence[Record]) -> float:
     return max(rewards) - min(rewards) if rewards else -1.0
 
 
-def _smoothed(values: Sequence[float], weight: float = 0.8) -> list[float]:
+def smoothed(values: Sequence[float], weight: float = 0.8) -> list[float]:
     """Exponential moving average, without the pull of its start towards 0."""
     result, total, norm = [], 0.0, 0.0
     for value in values:

@@ -236,6 +236,8 @@ class RolloutCallback(L.Callback):
         )
         self._iteration.pending = [trajectory_from_record(record) for record in self._restored_pending]
         self._restored_pending = []
+        # A run that had spent its budget before it was interrupted has only to write what it ends with.
+        trainer.should_stop = trainer.should_stop or self._is_budget_spent
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         _, data = parts_of(trainer, pl_module)
@@ -272,7 +274,7 @@ class RolloutCallback(L.Callback):
             write_rollouts(
                 run_folder(trainer) / f"trajectories/iteration_{trainer.current_epoch:05d}.jsonl.zst", rounds
             )
-        if self.stop_after_tokens is not None and self.num_generated_tokens >= self.stop_after_tokens:
+        if self._is_budget_spent:
             log.info("rollout.stop_after_tokens is reached: %d tokens were sampled", self.num_generated_tokens)
             trainer.should_stop = True
 
@@ -302,6 +304,10 @@ class RolloutCallback(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.num_generated_tokens = state_dict["num_generated_tokens"]
         self._restored_pending = state_dict["pending"]
+
+    @property
+    def _is_budget_spent(self) -> bool:
+        return self.stop_after_tokens is not None and self.num_generated_tokens >= self.stop_after_tokens
 
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule, split: Split, stage: str) -> None:
         module, data = parts_of(trainer, pl_module)
