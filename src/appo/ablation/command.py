@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from appo.ablation.figure import draw_curves, require_matplotlib
 from appo.ablation.options import read_spec
@@ -33,17 +34,18 @@ def ablate(args: Sequence[str], resolve: Resolve) -> int:
         The exit status: 0 if all runs have come to their end, 1 if one has failed, 2 if nothing was run, 130 if it was
         interrupted.
     """
-    try:
-        spec = read_spec(args)
-        require_matplotlib()
-        runs = plan_runs(spec, resolve)
-        with alone_in(spec.out) as lock:
+    with ExitStack() as held:
+        try:
+            spec = read_spec(args)
+            require_matplotlib()
+            runs = plan_runs(spec, resolve)
+            lock = held.enter_context(alone_in(spec.out))
             for run in runs:
                 check_folder(run)
-            return _run_all(spec, runs, lock)
-    except ValueError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return REFUSED
+        except ValueError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return REFUSED
+        return _run_all(spec, runs, lock)
 
 
 def _run_all(spec: AblationSpec, runs: Sequence[Run], lock: int) -> int:
