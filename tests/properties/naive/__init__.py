@@ -99,7 +99,7 @@ SCORERS = {
             "scope": SCOPE,
             "strict": st.booleans(),
             "entropy_fallback": st.booleans(),
-            "min_spread": choice(0.0, 1e-4, 0.05),
+            "min_spread": choice(0.0, 1e-4, 0.5),
             "released_rounding": st.booleans(),
         },
     ),
