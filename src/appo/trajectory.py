@@ -56,12 +56,13 @@ class ToolCall:
     """One use of a tool within a trajectory.
 
     Attributes:
-        tool: name the call was addressed to.
-        argument: what the model passed.
+        tool: name the call was addressed to; empty if a malformed call named none.
+        argument: what the model passed; arguments by name as JSON.
         result: what went back into the context, before it was wrapped in the call syntax.
-        failure: None if the tool answered, else the kind of failure: `error`, `timeout` or `unknown`.
+        failure: None if the tool answered, else the kind of failure: `error`, `timeout`, `unknown`, `malformed`,
+            `invalid`, `unavailable` or `refused`.
         duration_s: seconds between submission and result.
-        position: of the first token of the wrapped result.
+        position: of the first token that follows the turn with the call: the wrapped results of all of its calls.
     """
 
     tool: str

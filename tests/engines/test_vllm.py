@@ -15,7 +15,7 @@ from appo.engines import Request, SamplingParams, VLLMEngine
 from appo.engines.weights import WeightLayout
 from appo.policy import PolicyLogProbs, named_weights
 from appo.rollouts import AgentLimits, AgentLoop, Start
-from appo.tools import CallSyntax, ParsedCall, Tool, ToolRunner
+from appo.tools import CallSyntax, ParsedCall, RenderChat, Tool, ToolRunner
 from appo.trajectory import BranchPoint, Prompt
 from tests.engines.tiny_policy import forward_log_probs, make_model, random_requests, run
 from tests.vllm_here import skip_without_vllm
@@ -106,12 +106,12 @@ class EveryLetter(CallSyntax):
     def stop_strings(self, tools: Sequence[str]) -> tuple[str, ...]:
         return (self.letter,)
 
-    def parse(self, text: str, tools: Sequence[str]) -> ParsedCall | None:
+    def parse(self, text: str, tools: Sequence[str]) -> tuple[ParsedCall, ...]:
         end = text.find(self.letter) + 1
-        return ParsedCall(tools[0], text[:end], end) if end else None
+        return (ParsedCall(tools[0], text[:end], end),) if end else ()
 
-    def format_result(self, result: str) -> str:
-        return f"[{result}]"
+    def format_results(self, results: Sequence[str], turn: str, render: RenderChat) -> str:
+        return "".join(f"[{result}]" for result in results)
 
 
 class Length(Tool):

@@ -31,10 +31,11 @@ from appo.rollouts import (
     IterationRunner,
     Start,
     Stopwatch,
+    ToolRules,
     WeightProbe,
     WeightSync,
     check_exclusions,
-    check_stop_strings,
+    check_tools,
     cost_metrics,
     default_tolerance,
     rollout_metrics,
@@ -43,7 +44,7 @@ from appo.rollouts import (
 )
 from appo.scorers import Scorer
 from appo.seeding import derive_seed
-from appo.tools import CallSyntax, Tool, ToolRunner
+from appo.tools import CallSyntax, ToolProvider, ToolRunner
 from appo.trajectory import Prompt
 
 log = logging.getLogger(__name__)
@@ -87,9 +88,12 @@ class RolloutCallback(L.Callback):
         top_p: smallest share of probability that the kept tokens hold together; 1 keeps all.
         top_k: number of most likely tokens kept; 0 keeps all.
         max_response_tokens: of a trajectory, tool output included.
-        max_tool_calls: of a trajectory; a further call ends it.
+        max_tool_calls: of a trajectory, over all tools.
         max_result_tokens: of one tool's answer; the rest is cut.
         max_parallel_tools: tool calls that run at once.
+        tool_rules: limits of single tools, and what becomes of calls beyond a limit and of repeated ones.
+        tool_attempts: at a call whose tool breaks, as by an error of the network; what a tool answers, be it a failure
+            or nothing, is not tried again.
         reward_workers: trajectories that are judged at once.
         reward_timeout_s: seconds that judging one of them may take.
         on_reward_failure: `error` ends the run when a trajectory cannot be judged; `zero` gives it 0 and goes on, and
@@ -111,7 +115,7 @@ class RolloutCallback(L.Callback):
         advantage: AdvantageEstimator,
         reward: Reward,
         syntax: CallSyntax,
-        tools: tuple[Tool, ...] = (),
+        tools: tuple[ToolProvider, ...] = (),
         num_trajectories: int = 16,
         num_initial: int = 8,
         branch_when: Literal["iteration", "minibatch"] = "iteration",
@@ -130,6 +134,8 @@ class RolloutCallback(L.Callback):
         max_tool_calls: int = 3,
         max_result_tokens: int = 512,
         max_parallel_tools: int = 32,
+        tool_rules: ToolRules = ToolRules(),  # noqa: B008 - frozen
+        tool_attempts: int = 1,
         reward_workers: int = 16,
         reward_timeout_s: float = 120.0,
         on_reward_failure: OnFailure = "error",
@@ -163,11 +169,11 @@ class RolloutCallback(L.Callback):
         self.advantage = advantage
         self.reward = RewardRunner(reward, reward_workers, reward_timeout_s, on_reward_failure)
         self.syntax = syntax
-        self.runner = ToolRunner(tools, max_parallel=max_parallel_tools)
+        self.runner = ToolRunner(tools, max_parallel=max_parallel_tools, attempts=tool_attempts)
         self.branch_when = branch_when
         self.lag = lag
         self.sampling = SamplingParams(temperature, top_p, top_k)
-        self.limits = AgentLimits(max_response_tokens, max_tool_calls, max_result_tokens)
+        self.limits = AgentLimits(max_response_tokens, max_tool_calls, max_result_tokens, tool_rules)
         self.max_mismatch = max_mismatch
         self.evaluation_samples = evaluation_samples
         self.evaluation_sampling = SamplingParams(evaluation_temperature, top_p, top_k)
@@ -193,9 +199,9 @@ class RolloutCallback(L.Callback):
         # An engine may have a process group of its own, which Lightning takes for a distributed run.
         warnings.filterwarnings("ignore", "It is recommended to use `self.log.*sync_dist=True")
         self._check_positions(module, data)
-        check_stop_strings(data.tokenizer, self.syntax.stop_strings(tuple(self.runner.tools)))
         self.reward.start()
         self.runner.start()
+        check_tools(data.tokenizer, self.syntax, self.runner, self.limits)
         self.engine.start(module.policy_folder)
         self._sync = None
         self._agent = AgentLoop(self.engine, data.tokenizer, self.runner, self.syntax, self.limits)

@@ -11,7 +11,7 @@ from appo.environments.problems import Problem, Split, Step, WorldProblems
 from appo.environments.search import WorldSearch
 from appo.tools.base import Tool
 from appo.tools.search import SearchTool
-from appo.tools.syntax import CallSyntax, TagSyntax
+from appo.tools.syntax import TagSyntax
 from appo.trajectory import Segment
 
 Strategy = Literal["solve", "guess", "stop_early"]
@@ -47,7 +47,7 @@ class WorldDemonstrations:
     """What is answered."""
     search: Tool = field(default_factory=lambda: SearchTool(WorldSearch()))
     """The search tool of the rollouts; must know the world of `problems`."""
-    syntax: CallSyntax = field(default_factory=TagSyntax)
+    syntax: TagSyntax = field(default_factory=TagSyntax)
     """How rollouts wrap what tools answer."""
     guess_share: float = 0.25
     """Share of conversations that answer at once, with any value of the right kind."""

@@ -1,9 +1,10 @@
 """Sampling trajectories and turning them into training rows."""
 
-from appo.rollouts.agent import AgentLimits, AgentLoop, Start, check_stop_strings
+from appo.rollouts.agent import AgentLoop, check_stop_strings, check_tools
 from appo.rollouts.buffer import RolloutBuffer
 from appo.rollouts.candidates import DEFAULT_EXCLUSIONS, CandidateFilter, Exclusion, check_exclusions
 from appo.rollouts.collector import NOT_MEASURED, BranchPlan, BranchRules, Collector, Measured, Rollouts
+from appo.rollouts.episode import AgentLimits, Start, ToolRules
 from appo.rollouts.evaluation import Evaluated, EvaluationMetrics
 from appo.rollouts.iteration import IterationRunner
 from appo.rollouts.metrics import cost_metrics, rollout_metrics
@@ -31,11 +32,13 @@ __all__ = [
     "Rollouts",
     "Start",
     "Stopwatch",
+    "ToolRules",
     "TrajectoryWriter",
     "WeightProbe",
     "WeightSync",
     "check_exclusions",
     "check_stop_strings",
+    "check_tools",
     "cost_metrics",
     "default_tolerance",
     "read_trajectories",

@@ -6,87 +6,20 @@ are carried through: what was sampled is decoded to find calls, never encoded ag
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from functools import partial
+from itertools import count, groupby
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from appo.engines import Completion, Engine, Request, SamplingParams
 from appo.policy import decode, encode
+from appo.rollouts.episode import AgentLimits, Episode, PendingCall, Start, open_episode
 from appo.seeding import derive_seed
-from appo.tools import CallSyntax, ParsedCall, TokenCodec, ToolAnswer, ToolRunner
-from appo.trajectory import NOT_SAMPLED, BranchPoint, FinishReason, Prompt, Segment, ToolCall, Trajectory
-
-
-@dataclass(frozen=True, eq=False)
-class Start:
-    """Where a trajectory begins.
-
-    Attributes:
-        prompt: what is asked.
-        seed: of all that is sampled from here on.
-        origin: the branch point to start from; None starts behind the prompt.
-    """
-
-    prompt: Prompt
-    seed: int
-    origin: BranchPoint | None = None
-
-
-@dataclass(frozen=True)
-class AgentLimits:
-    """What one trajectory may use.
-
-    Attributes:
-        max_response_tokens: tokens behind the prompt, tool output included.
-        max_tool_calls: over all tools; a further call ends the trajectory.
-        max_result_tokens: of one tool's answer; the rest is cut.
-    """
-
-    max_response_tokens: int
-    max_tool_calls: int
-    max_result_tokens: int
-
-
-@dataclass(eq=False)
-class _Episode:
-    """A trajectory in the making."""
-
-    start: Start
-    token_ids: list[int]
-    response_mask: list[bool]
-    log_probs: list[float]
-    versions: list[int]
-    tool_calls: list[ToolCall]
-    turn_start: int
-    """First token of the text in which the next call is looked for."""
-    known_tokens: int = 0
-    """Leading tokens that the engine has computed already, if its weights are still those of `known_version`."""
-    known_version: int = NOT_SAMPLED
-    cached_tokens: int = 0
-    reusable_tokens: int = 0
-    reused_tokens: int = 0
-    num_turns: int = 0
-    pending: ParsedCall | None = None
-    finish_reason: FinishReason | None = field(default=None)
-
-    @property
-    def response_length(self) -> int:
-        return len(self.token_ids) - len(self.start.prompt.token_ids)
-
-    def append(self, token_ids: Sequence[int], log_probs: Sequence[float] | None, version: int) -> None:
-        """Adds sampled tokens, or tool output where `log_probs` is None."""
-        self.token_ids += token_ids
-        self.response_mask += [log_probs is not None] * len(token_ids)
-        self.log_probs += log_probs if log_probs is not None else [0.0] * len(token_ids)
-        self.versions += [version] * len(token_ids)
-
-    def cut(self, length: int) -> None:
-        """Forgets all tokens from position `length` on."""
-        for values in (self.token_ids, self.response_mask, self.log_probs, self.versions):
-            del values[length:]
+from appo.tools import CallSyntax, ParsedCall, RenderChat, TokenCodec, ToolAnswer, ToolRunner
+from appo.trajectory import NOT_SAMPLED, Segment, ToolCall, Trajectory
 
 
 class AgentLoop:
@@ -117,6 +50,11 @@ class AgentLoop:
         self.limits = limits
         self._tools = tuple(runner.tools)
         self._stop = syntax.stop_strings(self._tools)
+        self._render = chat_renderer(tokenizer, runner)
+        self._special_tokens = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or r"(?!)")
+        self._keys = count()
+        self._waiting: dict[int, tuple[int, PendingCall]] = {}
+        """Calls in flight by key, with the number of their episode."""
 
     def run(self, starts: Sequence[Start], sampling: SamplingParams) -> list[Trajectory]:
         """Samples one trajectory a start, in the order of `starts`.
@@ -125,42 +63,86 @@ class AgentLoop:
             starts: at any number; the engine batches what it can.
             sampling: how tokens are drawn.
         """
-        episodes = [_open(start) for start in starts]
-        for key, episode in enumerate(episodes):
+        episodes = [open_episode(start) for start in starts]
+        self._waiting.clear()
+        for number, episode in enumerate(episodes):
             # A shared prefix may end with a call whose result lies behind the branch point.
-            self._continue(key, episode, sampling, call=self._find_call(episode))
+            self._continue(number, episode, sampling, self._calls_of_prefix(episode))
         while self.engine.num_in_flight or self.runner.num_in_flight:
             for completion in self.engine.step() if self.engine.num_in_flight else ():
                 episode = episodes[completion.id]
                 self._take(episode, completion)
-                self._continue(completion.id, episode, sampling, call=self._call_of_turn(episode, completion))
+                self._continue(completion.id, episode, sampling, self._calls_of_turn(episode, completion))
             for answer in self.runner.finished(wait_s=0.0 if self.engine.num_in_flight else None):
-                episode = episodes[answer.key]
-                self._take_answer(episode, answer)
-                self._continue(answer.key, episode, sampling, call=None)
+                number, pending = self._waiting.pop(answer.key)
+                pending.answer = answer
+                self._continue_with_results(number, episodes[number], sampling)
         return [self._close(episode) for episode in episodes]
 
-    def _continue(self, key: int, episode: _Episode, sampling: SamplingParams, call: ParsedCall | None) -> None:
-        """Calls the tool if there is a call, else generates on, unless the trajectory is over."""
-        if episode.finish_reason is not None:
-            return
-        if call is not None and len(episode.tool_calls) >= self.limits.max_tool_calls:
-            episode.finish_reason = "tool_limit"
+    def _continue(
+        self, number: int, episode: Episode, sampling: SamplingParams, calls: Sequence[ParsedCall] = ()
+    ) -> None:
+        """Calls the tools if there are calls, else generates on, unless the trajectory is over."""
+        if episode.finish_reason is not None or not self._admit(episode, calls):
             return
         remaining = self.limits.max_response_tokens - episode.response_length
         if remaining <= 0:
+            episode.pending.clear()
             episode.finish_reason = "length"
-            return
-        if call is not None:
-            episode.pending = call
-            earlier = tuple(past for past in episode.tool_calls if past.tool == call.tool)
-            self.runner.submit(key, call.tool, call.argument, earlier)
-            return
-        seed = derive_seed(episode.start.seed, episode.num_turns)
-        self.engine.submit(Request(key, tuple(episode.token_ids), remaining, self._stop, seed, sampling))
-        episode.num_turns += 1
+        elif calls:
+            self._submit_calls(number, episode)
+            self._continue_with_results(number, episode, sampling)
+        else:
+            seed = derive_seed(episode.start.seed, episode.num_turns)
+            self.engine.submit(Request(number, tuple(episode.token_ids), remaining, self._stop, seed, sampling))
+            episode.num_turns += 1
 
-    def _take(self, episode: _Episode, completion: Completion) -> None:
+    def _admit(self, episode: Episode, calls: Sequence[ParsedCall]) -> bool:
+        """Makes the calls of a turn pending, some answered at once; False if one of them ends the trajectory."""
+        rules = self.limits.rules
+        for call in calls:
+            refusal = self._refusal(episode, call)
+            if refusal and (rules.at_limit == "end" or episode.num_refusals >= rules.max_refusals):
+                episode.pending.clear()
+                episode.finish_reason = "tool_limit"
+                return False
+            key, text, failure = next(self._keys), refusal, None
+            if refusal:
+                failure = "refused"
+            elif call.error:
+                text, failure = call.error, "malformed"
+            elif rules.repeated_calls == "reuse":
+                text = episode.earlier_result(call.tool, call.argument)
+            answer = None if text is None else ToolAnswer(key, text, failure, 0.0)
+            episode.pending.append(PendingCall(key, call, answer))
+        return True
+
+    def _refusal(self, episode: Episode, call: ParsedCall) -> str | None:
+        """What to say of a call that is one too many; None if it is not."""
+        if episode.num_calls() >= (limit := self.limits.max_tool_calls):
+            return f"Error: the limit of {limit} tool calls is reached."
+        most = self.limits.rules.max_calls_per_tool.get(call.tool)
+        if most is not None and episode.num_calls(call.tool) >= most:
+            return f"Error: the limit of {most} calls of {call.tool} is reached."
+        return None
+
+    def _submit_calls(self, number: int, episode: Episode) -> None:
+        for pending in episode.pending:
+            if pending.answer is None:
+                call = pending.call
+                self._waiting[pending.key] = (number, pending)
+                argument = call.argument if call.arguments is None else call.arguments
+                earlier = tuple(past for past in episode.tool_calls if past.tool == call.tool)
+                self.runner.submit(pending.key, call.tool, argument, earlier)
+
+    def _continue_with_results(self, number: int, episode: Episode, sampling: SamplingParams) -> None:
+        """Goes on once all calls of the turn are answered."""
+        answers = [pending.answer for pending in episode.pending if pending.answer is not None]
+        if len(answers) == len(episode.pending):
+            self._take_answers(episode, answers)
+            self._continue(number, episode, sampling)
+
+    def _take(self, episode: Episode, completion: Completion) -> None:
         if episode.known_version == completion.policy_version:
             # No engine can spare itself the last token of a request: it predicts the first one sampled.
             reusable = min(episode.known_tokens, len(episode.token_ids) - 1)
@@ -174,31 +156,37 @@ class AgentLoop:
         if completion.finish_reason == "eos":
             episode.finish_reason = "eos"
 
-    def _call_of_turn(self, episode: _Episode, completion: Completion) -> ParsedCall | None:
-        """The call that this completion ends, if any; engines see no stop string that began before the completion."""
+    def _calls_of_prefix(self, episode: Episode) -> Sequence[ParsedCall]:
+        """The calls at the end of what a branch shares with its parent, if their results lie behind it."""
+        origin = episode.start.origin
+        if origin is None:
+            return ()
+        behind = origin.trajectory.response_mask[origin.position + 1 :]
+        is_over = len(behind) > 0 and not behind[0]
+        return self._find_calls(episode) if self._stop or is_over else ()
+
+    def _calls_of_turn(self, episode: Episode, completion: Completion) -> Sequence[ParsedCall]:
+        """The calls that this completion ends, if any; engines see no stop string that began before the completion."""
+        if not self._stop:
+            return self._find_calls(episode) if completion.finish_reason == "eos" else ()
         is_whole_turn = episode.turn_start == len(episode.token_ids) - len(completion.token_ids)
         if completion.finish_reason != "stop" and is_whole_turn:
-            return None
-        call = self._find_call(episode)
-        if call is not None:
-            return call
-        if completion.finish_reason == "stop":
+            return ()
+        calls = self._find_calls(episode)
+        if not calls and completion.finish_reason == "stop":
             episode.turn_start = len(episode.token_ids)  # a closing tag without an opening one calls nothing
-        return None
+        return calls
 
-    def _find_call(self, episode: _Episode) -> ParsedCall | None:
-        """The first complete call of the turn; tokens that were sampled behind it are dropped."""
+    def _find_calls(self, episode: Episode) -> Sequence[ParsedCall]:
+        """The complete calls of the turn; tokens that were sampled behind them are dropped."""
         turn = episode.token_ids[episode.turn_start :]
-        if not turn or not self._stop:
-            return None
-        call = self.syntax.parse(self._decode(turn), self._tools)
-        if call is None:
-            return None
-        length = self._tokens_until(turn, call)
-        if length < len(turn):
-            episode.cut(episode.turn_start + length)
+        if not turn or not self._tools:
+            return ()
+        calls = self.syntax.parse(self._decode(turn), self._tools)
+        if calls:
+            episode.cut(episode.turn_start + self._tokens_until(turn, calls[-1]))
             episode.finish_reason = None
-        return call
+        return calls
 
     def _tokens_until(self, turn: Sequence[int], call: ParsedCall) -> int:
         """How many tokens of the turn it takes to complete the call."""
@@ -207,26 +195,34 @@ class AgentLoop:
             length -= 1
         return length
 
-    def _take_answer(self, episode: _Episode, answer: ToolAnswer) -> None:
-        call = episode.pending
-        assert call is not None
-        episode.pending = None
-        result = self._cut_result(call.tool, answer.text)
+    def _take_answers(self, episode: Episode, answers: Sequence[ToolAnswer]) -> None:
         position = len(episode.token_ids)
-        episode.tool_calls.append(
-            ToolCall(call.tool, call.argument, result, answer.failure, answer.duration_s, position)
-        )
-        result_ids = self._encode(self.syntax.format_result(result))
+        results = [
+            self._cut_result(pending.call.tool, self._defuse(answer.text))
+            for pending, answer in zip(episode.pending, answers, strict=True)
+        ]
+        for pending, answer, result in zip(episode.pending, answers, results, strict=True):
+            call = pending.call
+            episode.tool_calls.append(
+                ToolCall(call.tool, call.argument, result, answer.failure, answer.duration_s, position)
+            )
+        episode.pending.clear()
+        turn = self._decode(episode.token_ids[episode.turn_start :])
+        result_ids = self._encode(self.syntax.format_results(results, turn, self._render))
         remaining = self.limits.max_response_tokens - episode.response_length
         episode.append(result_ids[:remaining], None, NOT_SAMPLED)
         episode.turn_start = len(episode.token_ids)
+
+    def _defuse(self, text: str) -> str:
+        """Spells out what would be encoded to special tokens: a result must not end the turn, or open another."""
+        return self._special_tokens.sub(lambda match: f"{match[0][:1]} {match[0][1:]}", text)
 
     def _cut_result(self, name: str, text: str) -> str:
         codec, limit = TokenCodec(self._encode, self._decode), self.limits.max_result_tokens
         tool = self.runner.tools.get(name)
         return tool.cut(text, limit, codec) if tool is not None else codec.cut(text, limit)
 
-    def _close(self, episode: _Episode) -> Trajectory:
+    def _close(self, episode: Episode) -> Trajectory:
         assert episode.finish_reason is not None
         prompt = episode.start.prompt
         return Trajectory(
@@ -244,7 +240,7 @@ class AgentLoop:
             reused_tokens=episode.reused_tokens,
         )
 
-    def _segments(self, episode: _Episode, start: int) -> Iterator[Segment]:
+    def _segments(self, episode: Episode, start: int) -> Iterator[Segment]:
         for is_generated, run in groupby(episode.response_mask[start:]):
             end = start + sum(1 for _ in run)
             text = decode(self.tokenizer, episode.token_ids[start:end], skip_special_tokens=True)
@@ -256,6 +252,47 @@ class AgentLoop:
 
     def _encode(self, text: str) -> list[int]:
         return encode(self.tokenizer, text)
+
+
+def chat_renderer(tokenizer: PreTrainedTokenizerBase, runner: ToolRunner) -> RenderChat:
+    """The chat template of a tokenizer, with the tools of a started runner."""
+    render: RenderChat = partial(tokenizer.apply_chat_template, tools=runner.schemas() or None, tokenize=False)
+    return render
+
+
+def check_tools(
+    tokenizer: PreTrainedTokenizerBase, syntax: CallSyntax, runner: ToolRunner, limits: AgentLimits
+) -> None:
+    """Refuses a syntax that the policy cannot write, or its chat template cannot, and limits on tools there are not.
+
+    Args:
+        tokenizer: of the policy.
+        syntax: how calls and results are written.
+        runner: started.
+        limits: what one trajectory may use.
+
+    Raises:
+        ValueError: if one of them does not fit.
+        Exception: whatever the chat template raises.
+    """
+    if unknown := sorted(limits.rules.max_calls_per_tool.keys() - runner.tools.keys()):
+        raise ValueError(
+            f"rollout.tool_rules.max_calls_per_tool must name tools there are ({', '.join(runner.tools)}), "
+            f"got {unknown[0]!r}"
+        )
+    if not runner.tools:
+        return
+    check_stop_strings(tokenizer, syntax.stop_strings(tuple(runner.tools)))
+    try:
+        shown = syntax.format_results(["3 + 4 = 7"], "", chat_renderer(tokenizer, runner))
+    except Exception as error:
+        error.add_note("raised while a tool's result was written as rollout.syntax and the policy's chat template say")
+        raise
+    if "3 + 4 = 7" not in shown:
+        raise ValueError(
+            "rollout.syntax must show the results of tools, but it and the policy's chat template make "
+            f"{shown!r} of the result '3 + 4 = 7'"
+        )
 
 
 def check_stop_strings(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
@@ -271,27 +308,3 @@ def check_stop_strings(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) 
                 "rollout.syntax must end calls with strings that the policy can produce, but its tokenizer makes "
                 f"{spelled!r} of {string!r}"
             )
-
-
-def _open(start: Start) -> _Episode:
-    """An episode that holds the prompt, or all that a branch shares with its parent."""
-    if start.origin is None:
-        prompt_ids = list(start.prompt.token_ids)
-        size = len(prompt_ids)
-        return _Episode(start, prompt_ids, [False] * size, [0.0] * size, [NOT_SAMPLED] * size, [], turn_start=size)
-    parent, end = start.origin.trajectory, start.origin.position + 1
-    mask = parent.response_mask[:end].tolist()
-    turn_start = end
-    while turn_start > parent.prompt_length and mask[turn_start - 1]:
-        turn_start -= 1
-    return _Episode(
-        start,
-        parent.token_ids[:end].tolist(),
-        mask,
-        parent.behavior_log_probs[:end].tolist(),
-        parent.policy_versions[:end].tolist(),
-        [call for call in parent.tool_calls if call.position < end],
-        turn_start,
-        known_tokens=min(end, len(parent) - 1),
-        known_version=int(parent.policy_versions.max()),
-    )

@@ -72,8 +72,11 @@ def _trajectories(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "tool_seconds": _mean(call.duration_s for call in calls),
         "finished": _mean(trajectory.finish_reason == "eos" for trajectory in trajectories),
     }
-    for name in sorted({call.tool for call in calls}):
+    # The model may make up names without end.
+    for name in sorted({call.tool for call in calls if call.failure not in ("unknown", "malformed")}):
         metrics[f"tool_calls_{name}"] = sum(call.tool == name for call in calls) / len(trajectories)
+    for kind in sorted({call.failure for call in calls if call.failure is not None}):
+        metrics[f"tool_failures_{kind}"] = sum(call.failure == kind for call in calls) / len(calls)
     return metrics
 
 

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from appo.registry import Registry
 from appo.trajectory import ToolCall
+
+Failure = Literal["error", "timeout", "unknown", "malformed", "invalid", "unavailable", "refused"]
+"""How a call failed: the tool raised, took too long, or does not exist; the call was written wrongly, or with arguments
+that the tool does not take; what the tool needs is out of reach; or the call was one too many."""
 
 
 class ToolError(Exception):
     """A tool's own way of saying that a call failed; its text becomes the result that the model reads."""
 
+    failure: ClassVar[Failure] = "error"
+    """What the failure counts as."""
+
 
 class ToolTimeoutError(ToolError):
     """A call failed because it outlasted the tool's own time limit."""
+
+    failure = "timeout"
+
+
+class ToolArgumentError(ToolError):
+    """A call failed because the tool does not take such arguments."""
+
+    failure = "invalid"
+
+
+class ToolUnavailableError(ToolError):
+    """A call failed because what the tool needs, such as a server, is out of reach; the model did nothing wrong."""
+
+    failure = "unavailable"
 
 
 @dataclass(frozen=True)
@@ -42,7 +65,24 @@ class TokenCodec:
         return beginning if text.startswith(beginning) else beginning.rstrip("\N{REPLACEMENT CHARACTER}")
 
 
-class Tool(ABC):
+class ToolProvider(ABC):
+    """Something that offers tools, all of them known once it is started. A tool offers itself."""
+
+    @property
+    @abstractmethod
+    def tools(self) -> Sequence[Tool]:
+        """What it offers; none before it is started if it has yet to ask."""
+
+    def start(self) -> None:
+        """Prepares for calls: worker processes, indexes, connections; does nothing if it is started."""
+        return
+
+    def stop(self) -> None:
+        """Frees what `start` took; does nothing if it is not started."""
+        return
+
+
+class Tool(ToolProvider):
     """Something an agent may call in the middle of its response.
 
     Calls come from several threads at once. Whatever a call raises becomes the text of its result and is counted; a
@@ -51,6 +91,8 @@ class Tool(ABC):
 
     timeout_s: float = 30.0
     """Seconds after which a call is given up."""
+    parameter_name: ClassVar[str] = "input"
+    """What call syntaxes that name arguments call the one text that the tool takes."""
 
     @property
     @abstractmethod
@@ -90,16 +132,42 @@ class Tool(ABC):
         """
         return self(argument)
 
-    def start(self) -> None:
-        """Prepares for calls: worker processes, indexes, connections; does nothing if the tool is started."""
-        return
+    @property
+    def description(self) -> str:
+        """What the tool does, in words for the model; by default the first paragraph of the class's docstring."""
+        return " ".join((inspect.getdoc(type(self)) or "").partition("\n\n")[0].split())
 
-    def stop(self) -> None:
-        """Frees what `start` took; does nothing if the tool is not started."""
-        return
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """JSON schema of the arguments, an object; by default one text."""
+        name = self.parameter_name
+        return {"type": "object", "properties": {name: {"type": "string"}}, "required": [name]}
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The tool as chat templates take it."""
+        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": function}
+
+    def to_text(self, arguments: Mapping[str, Any]) -> str:
+        """What `__call__` is given for named arguments.
+
+        Raises:
+            ToolArgumentError: if they do not fit `parameters`.
+        """
+        text = arguments.get(self.parameter_name)
+        if len(arguments) != 1 or not isinstance(text, str):
+            raise ToolArgumentError(
+                f"Error: {self.name} takes one argument, the text {self.parameter_name!r}, got {dict(arguments)}"
+            )
+        return text.strip()
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        return (self,)
 
 
-TOOLS: Registry[Tool] = Registry("tool", group="appo.tools")
+TOOLS: Registry[ToolProvider] = Registry("tool", group="appo.tools")
 
 
 def shorten(text: str, max_chars: int) -> str:

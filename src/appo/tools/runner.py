@@ -6,19 +6,16 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Literal
+from typing import Any
 
-from appo.tools.base import Tool, ToolError, ToolTimeoutError, shorten
+from appo.tools.base import Failure, Tool, ToolError, ToolProvider, shorten
 from appo.trajectory import ToolCall
 
 logger = logging.getLogger(__name__)
-
-Failure = Literal["error", "timeout", "unknown"]
-"""How a call failed: the tool raised, took too long, or does not exist."""
 
 GRACE_S = 0.5
 """Seconds beyond a tool's limit: a tool that enforces the limit itself knows better what to say, and cleans up."""
@@ -49,7 +46,7 @@ class ToolAnswer:
 class _Call:
     key: int
     tool: str
-    argument: str
+    argument: str | Mapping[str, Any]
     earlier: Sequence[ToolCall]
     submitted_at: float
     deadline: float = math.inf
@@ -74,24 +71,43 @@ class ToolRunner:
     its place.
 
     Args:
-        tools: what may be called; the runner starts and stops them.
+        tools: what may be called: tools, and what offers tools once it is started; the runner starts and stops
+            them.
         max_parallel: calls that run at once; more wait for their turn.
         max_result_chars: characters of an answer; a longer one is cut, with a note.
+        attempts: at a call whose tool raises what it does not mean the model to read, such as an error of the network;
+            a `ToolError` is an answer, and so is an empty text.
+        retry_wait_s: seconds before the second attempt, twice as long before each further one. All attempts together
+            have the tool's `timeout_s`.
 
     Raises:
         ValueError: if two tools have one name, or a limit is not positive.
     """
 
-    def __init__(self, tools: Sequence[Tool], max_parallel: int = 32, max_result_chars: int = 10_000) -> None:
-        for option, value in (("max_parallel", max_parallel), ("max_result_chars", max_result_chars)):
+    def __init__(
+        self,
+        tools: Sequence[ToolProvider],
+        max_parallel: int = 32,
+        max_result_chars: int = 10_000,
+        attempts: int = 1,
+        retry_wait_s: float = 0.5,
+    ) -> None:
+        for option, value in (
+            ("max_parallel", max_parallel),
+            ("max_result_chars", max_result_chars),
+            ("attempts", attempts),
+        ):
             if value < 1:
                 raise ValueError(f"{option} must be positive, got {value}")
-        names = [tool.name for tool in tools]
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"tools must have different names, got {', '.join(map(repr, repeated))} more than once")
-        self.tools = dict(zip(names, tools, strict=True))
+        if not 0.0 <= retry_wait_s < math.inf:
+            raise ValueError(f"retry_wait_s must be finite and not negative, got {retry_wait_s}")
+        self.providers = tuple(tools)
+        self.tools = _by_name(self.providers)
         self.max_parallel = max_parallel
         self.max_result_chars = max_result_chars
+        self.attempts = attempts
+        self.retry_wait_s = retry_wait_s
+        self._stopping = threading.Event()
         self._in_flight: dict[int, _Call] = {}
         self._workers: list[_Worker] = []
         self._threads: list[threading.Thread] = []
@@ -104,14 +120,17 @@ class ToolRunner:
 
         Raises:
             Exception: whatever starting a tool raises; those started before it are stopped again.
+            ValueError: if two tools have one name.
         """
         if self._workers:
             return
         with ExitStack() as started:
-            for tool in self.tools.values():
-                started.callback(tool.stop)
-                tool.start()
+            for provider in self.providers:
+                started.callback(provider.stop)
+                provider.start()
+            self.tools = _by_name(self.providers)
             started.pop_all()
+        self._stopping.clear()
         # New queues: a thread that was left behind still holds the old ones.
         self._todo: SimpleQueue[_Call | None] = SimpleQueue()
         self._done: SimpleQueue[tuple[_Call, ToolAnswer]] = SimpleQueue()
@@ -122,29 +141,40 @@ class ToolRunner:
         if not self._workers:
             return
         self._in_flight.clear()
+        self._stopping.set()
         for worker in self._workers:
             worker.is_abandoned = True
         for _ in self._threads:
             self._todo.put(None)
-        for tool in self.tools.values():
-            tool.stop()
+        for provider in self.providers:
+            provider.stop()
         deadline = time.monotonic() + _STOP_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._workers, self._threads = [], []
+
+    def schemas(self) -> list[dict[str, Any]]:
+        """The tools as a chat template takes them (``tools=``), in their order.
+
+        Raises:
+            RuntimeError: if the runner is not started: only then does it know all tools.
+        """
+        if not self._workers:
+            raise RuntimeError("the tool runner must be started before it knows its tools")
+        return [tool.schema for tool in self.tools.values()]
 
     @property
     def num_in_flight(self) -> int:
         """Calls submitted and not yet returned."""
         return len(self._in_flight)
 
-    def submit(self, key: int, tool: str, argument: str, earlier: Sequence[ToolCall] = ()) -> None:
+    def submit(self, key: int, tool: str, argument: str | Mapping[str, Any], earlier: Sequence[ToolCall] = ()) -> None:
         """Queues a call.
 
         Args:
             key: chosen by the caller, unique among the calls in flight.
             tool: name of the tool; an unknown one is answered with those that are known.
-            argument: what the model passed.
+            argument: what the model passed: the text that the tool takes, or arguments by name.
             earlier: calls of the same trajectory to the same tool, oldest first.
 
         Raises:
@@ -218,7 +248,8 @@ class ToolRunner:
             worker.call = call
             text, failure = self._answer(call)
             worker.call = None
-            text = shorten(text, self.max_result_chars)
+            # Half of a surrogate pair is no text: neither a tokenizer nor a file takes it.
+            text = shorten(text.encode(errors="replace").decode(), self.max_result_chars)
             worker.done.put((call, ToolAnswer(call.key, text, failure, time.monotonic() - call.submitted_at)))
 
     def _answer(self, call: _Call) -> tuple[str, Failure | None]:
@@ -226,17 +257,41 @@ class ToolRunner:
         if tool is None:
             return f"Error: no tool is named {call.tool!r}; there are: {', '.join(self.tools)}", "unknown"
         try:
-            text = tool.call_after(call.earlier, call.argument)
-            if not isinstance(text, str):
-                raise TypeError(f"the tool must answer with text, got {type(text).__name__}")
-        except ToolTimeoutError as error:
-            return str(error), "timeout"
+            argument = call.argument if isinstance(call.argument, str) else tool.to_text(call.argument)
+            return self._try(tool, argument, call), None
         except ToolError as error:
-            return str(error), "error"
+            return str(error), error.failure
         except Exception as error:
             # The run goes on, and the model reads what went wrong; people are told once of each kind.
             if (kind := (call.tool, type(error))) not in self._logged:
                 self._logged.add(kind)
                 logger.warning("tool %r failed; further errors of this kind are only counted", call.tool, exc_info=True)
             return f"Error: {type(error).__name__}: {error}", "error"
-        return text, None
+
+    def _try(self, tool: Tool, argument: str, call: _Call) -> str:
+        """Calls the tool, again if it raises what is no answer, as often as attempts and time allow."""
+        wait_s = self.retry_wait_s
+        for _ in range(self.attempts - 1):
+            try:
+                return _checked(tool.call_after(call.earlier, argument))
+            except ToolError:
+                raise
+            except Exception:
+                if time.monotonic() + wait_s >= call.deadline - GRACE_S or self._stopping.wait(wait_s):
+                    raise
+            wait_s *= 2
+        return _checked(tool.call_after(call.earlier, argument))
+
+
+def _checked(text: object) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"the tool must answer with text, got {type(text).__name__}")
+    return text
+
+
+def _by_name(providers: Iterable[ToolProvider]) -> dict[str, Tool]:
+    tools = [tool for provider in providers for tool in provider.tools]
+    names = [tool.name for tool in tools]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"tools must have different names, got {', '.join(map(repr, repeated))} more than once")
+    return dict(zip(names, tools, strict=True))

@@ -1,0 +1,166 @@
+"""A trajectory in the making, and what it may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from appo.tools import ParsedCall, ToolAnswer
+from appo.trajectory import NOT_SAMPLED, BranchPoint, FinishReason, Prompt, ToolCall
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a trajectory begins.
+
+    Attributes:
+        prompt: what is asked.
+        seed: of all that is sampled from here on.
+        origin: the branch point to start from; None starts behind the prompt.
+    """
+
+    prompt: Prompt
+    seed: int
+    origin: BranchPoint | None = None
+
+
+@dataclass(frozen=True)
+class ToolRules:
+    """What becomes of calls that are too many, or not new."""
+
+    max_calls_per_tool: Mapping[str, int] = field(default_factory=dict)
+    """Most calls of a trajectory to one tool, by its name; tools left out have only the limit over all tools."""
+    at_limit: Literal["end", "refuse"] = "end"
+    """A call beyond a limit ends the trajectory, or is answered with a refusal."""
+    max_refusals: int = 3
+    """Calls of a trajectory that are refused; a further one ends it."""
+    repeated_calls: Literal["run", "reuse"] = "run"
+    """A call that equals an earlier one of its trajectory is run, or answered with what that one was answered with; a
+    call that failed is always run again."""
+
+    def __post_init__(self) -> None:
+        for name, limit in self.max_calls_per_tool.items():
+            if limit < 0:
+                raise ValueError(f"max_calls_per_tool must not be negative, got {limit} for {name!r}")
+        if self.max_refusals < 0:
+            raise ValueError(f"max_refusals must not be negative, got {self.max_refusals}")
+
+
+@dataclass(frozen=True)
+class AgentLimits:
+    """What one trajectory may use.
+
+    Attributes:
+        max_response_tokens: tokens behind the prompt, tool output included.
+        max_tool_calls: over all tools, refused ones left out.
+        max_result_tokens: of one tool's answer; the rest is cut.
+        rules: for its tool calls.
+    """
+
+    max_response_tokens: int
+    max_tool_calls: int
+    max_result_tokens: int
+    rules: ToolRules = ToolRules()
+
+
+@dataclass(eq=False)
+class PendingCall:
+    """A call of the turn that was sampled last.
+
+    Attributes:
+        key: unique among all calls.
+        call: as the model wrote it.
+        answer: None until it is known.
+    """
+
+    key: int
+    call: ParsedCall
+    answer: ToolAnswer | None
+
+
+@dataclass(eq=False)
+class Episode:
+    """A trajectory in the making."""
+
+    start: Start
+    token_ids: list[int]
+    response_mask: list[bool]
+    log_probs: list[float]
+    versions: list[int]
+    tool_calls: list[ToolCall]
+    turn_start: int
+    """First token of the text in which the next call is looked for."""
+    known_tokens: int = 0
+    """Leading tokens that the engine has computed already, if its weights are still those of `known_version`."""
+    known_version: int = NOT_SAMPLED
+    cached_tokens: int = 0
+    reusable_tokens: int = 0
+    reused_tokens: int = 0
+    num_turns: int = 0
+    pending: list[PendingCall] = field(default_factory=list)
+    """Calls of the last turn, until the results of all of them stand in the context."""
+    finish_reason: FinishReason | None = None
+
+    @property
+    def response_length(self) -> int:
+        return len(self.token_ids) - len(self.start.prompt.token_ids)
+
+    @property
+    def num_refusals(self) -> int:
+        """Calls so far, pending ones included, that were refused."""
+        return sum(failure == "refused" for _, failure in self._calls())
+
+    def num_calls(self, tool: str | None = None) -> int:
+        """Calls so far to one tool, or to all, pending ones included and refused ones left out."""
+        return sum(failure != "refused" and tool in (None, name) for name, failure in self._calls())
+
+    def earlier_result(self, tool: str, argument: str) -> str | None:
+        """What an equal call was answered with, if there was one that did not fail."""
+        for call in self.tool_calls:
+            if (call.tool, call.argument, call.failure) == (tool, argument, None):
+                return call.result
+        return None
+
+    def _calls(self) -> Iterator[tuple[str, str | None]]:
+        """Tool and failure of every call so far."""
+        for call in self.tool_calls:
+            yield call.tool, call.failure
+        for pending in self.pending:
+            yield pending.call.tool, None if pending.answer is None else pending.answer.failure
+
+    def append(self, token_ids: Sequence[int], log_probs: Sequence[float] | None, version: int) -> None:
+        """Adds sampled tokens, or tool output where `log_probs` is None."""
+        self.token_ids += token_ids
+        self.response_mask += [log_probs is not None] * len(token_ids)
+        self.log_probs += log_probs if log_probs is not None else [0.0] * len(token_ids)
+        self.versions += [version] * len(token_ids)
+
+    def cut(self, length: int) -> None:
+        """Forgets all tokens from position `length` on."""
+        for values in (self.token_ids, self.response_mask, self.log_probs, self.versions):
+            del values[length:]
+
+
+def open_episode(start: Start) -> Episode:
+    """An episode that holds the prompt, or all that a branch shares with its parent."""
+    if start.origin is None:
+        prompt_ids = list(start.prompt.token_ids)
+        size = len(prompt_ids)
+        return Episode(start, prompt_ids, [False] * size, [0.0] * size, [NOT_SAMPLED] * size, [], turn_start=size)
+    parent, end = start.origin.trajectory, start.origin.position + 1
+    mask = parent.response_mask[:end].tolist()
+    turn_start = end
+    while turn_start > parent.prompt_length and mask[turn_start - 1]:
+        turn_start -= 1
+    return Episode(
+        start,
+        parent.token_ids[:end].tolist(),
+        mask,
+        parent.behavior_log_probs[:end].tolist(),
+        parent.policy_versions[:end].tolist(),
+        [call for call in parent.tool_calls if call.position < end],
+        turn_start,
+        known_tokens=min(end, len(parent) - 1),
+        known_version=int(parent.policy_versions.max()),
+    )
