@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import cycle
 
 import pytest
@@ -31,15 +32,23 @@ class ScriptedEngine(Engine):
     """Answers each request with the next turn of the script its prompt has; log-probs count up over all sampled tokens.
 
     Args:
-        tokenizer: encodes the script.
+        tokenizer: of the policy.
         turns: texts by the text of the request they answer; of several, each request takes the next, in turns.
+        encode: how the policy spells the turns; by default as its tokenizer does.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, turns: dict[str, str] | dict[str, list[str]]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        turns: dict[str, str] | dict[str, list[str]],
+        encode: Callable[[str], list[int]] | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.turns = {sent: cycle([texts] if isinstance(texts, str) else texts) for sent, texts in turns.items()}
+        self.encode = encode or partial(tokenizer.encode, add_special_tokens=False)
         self.requests: list[Request] = []
         self.policy_version = 0
+        self.end_ids = (tokenizer.eos_token_id, tokenizer.pad_token_id)
         self._queue: list[Request] = []
         self._next_log_prob = 0.0
 
@@ -54,13 +63,13 @@ class ScriptedEngine(Engine):
     def step(self) -> list[Completion]:
         request = self._queue.pop(0)
         text = next(self.turns[self.tokenizer.decode(request.token_ids)])
-        token_ids = self.tokenizer.encode(text, add_special_tokens=False)[: request.max_tokens]
+        token_ids = self.encode(text)[: request.max_tokens]
         log_probs = []
         for _ in token_ids:
             self._next_log_prob -= 0.125
             log_probs.append(self._next_log_prob)
         stop = next((string for string in request.stop if text.endswith(string)), None)
-        reason = "stop" if stop else "eos" if text.endswith(EOS) else "length"
+        reason = "stop" if stop else "eos" if token_ids[-1] in self.end_ids else "length"
         return [Completion(request.id, tuple(token_ids), tuple(log_probs), reason, stop, 0, self.policy_version)]
 
     @property

@@ -98,7 +98,7 @@ class AgentLoop:
             episode.num_turns += 1
 
     def _admit(self, episode: Episode, calls: Sequence[ParsedCall]) -> bool:
-        """Makes the calls of a turn pending, some answered at once; False if one of them ends the trajectory."""
+        """Makes the calls of a turn pending, answered where no tool is asked; False if one ends the trajectory."""
         rules = self.limits.rules
         for call in calls:
             refusal = self._refusal(episode, call)
