@@ -90,3 +90,35 @@ def test_options_of_a_component_are_explained(capsys):
     with pytest.raises(SystemExit):
         run(["fit", "--rollout.scorer.help=BranchingScore"])
     assert "Discount of later log-ratios, in [0, 1]." in capsys.readouterr().out
+
+
+def test_a_list_of_tools_takes_servers_beside_tools_and_rules_for_calls(tmp_path, capsys):
+    overlay = {
+        "rollout": {
+            "syntax": {
+                "class_path": "ChatTemplateSyntax",
+                "init_args": {"template_options": {"enable_thinking": False}},
+            },
+            "tools": [
+                {"class_path": "PythonTool"},
+                {"class_path": "MCPTools", "init_args": {"command": ["server", "--fast"], "include": ["a"]}},
+            ],
+            "tool_rules": {"max_calls_per_tool": {"python": 5}, "at_limit": "refuse"},
+        }
+    }
+    (tmp_path / "tools.yaml").write_text(yaml.safe_dump(overlay))
+    quickstart = str(CONFIGS[0].with_name("quickstart.yaml"))
+    options = ["--config", str(tmp_path / "tools.yaml"), "--rollout.tool_rules.max_refusals=1", "--print_config"]
+    with pytest.raises(SystemExit) as exit_info:
+        run(["fit", "--config", quickstart, *options])
+    captured = capsys.readouterr()
+    assert exit_info.value.code == 0, captured.err
+    rollout = yaml.safe_load(captured.out)["rollout"]
+    assert rollout["tool_rules"] == {
+        "max_calls_per_tool": {"python": 5},
+        "at_limit": "refuse",
+        "max_refusals": 1,
+        "repeated_calls": "run",
+    }
+    assert rollout["tools"][1]["init_args"]["command"] == ["server", "--fast"]
+    assert rollout["syntax"]["init_args"]["template_options"] == {"enable_thinking": False}

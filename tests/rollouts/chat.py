@@ -27,7 +27,10 @@ Functions:{% for tool in tools %}
     {{- "<|im_end|>\n" }}
   {%- endif %}
 {%- endfor %}
-{%- if add_generation_prompt %}{{ "<|im_start|>assistant\n" }}{% if not_thinking %}{{ "<think></think>" }}{% endif %}{% endif %}"""
+{%- if add_generation_prompt %}
+  {{- "<|im_start|>assistant\n" }}
+  {%- if not_thinking %}{{ "<think></think>" }}{% endif %}
+{%- endif %}"""
 
 _TEXTS = [
     '<tool_response>\n4.\n</tool_response>\n<tool_call>\n{"name": "double", "arguments": {"input": "2"}}\n</tool_call>'

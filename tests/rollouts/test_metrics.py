@@ -1,6 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
 from appo.rollouts import cost_metrics
+from appo.rollouts.metrics import trajectory_metrics
+from appo.trajectory import ToolCall
+
+from ..episodes import parent_trajectory
 
 
 def test_what_is_neither_engine_nor_policy_is_overhead():
@@ -9,3 +15,21 @@ def test_what_is_neither_engine_nor_policy_is_overhead():
     assert costs["overhead"] == pytest.approx(0.2)  # 10 - (2 + 2 + 1 + 3) of 10
     assert costs["tokens_per_s"] == pytest.approx(100.0)  # 400 tokens in 2 + 2 seconds
     assert costs["rewards_s"] == 0.5
+
+
+def test_failed_calls_are_counted_by_kind_and_made_up_names_are_not_names_of_metrics():
+    def call(tool, failure):
+        return ToolCall(tool, "", "", failure, 0.0, 4)
+
+    calls = (call("python", None), call("python", "timeout"), call("pyhton", "unknown"), call("", "malformed"))
+    trajectory = replace(parent_trajectory(), tool_calls=calls)
+    metrics = trajectory_metrics([trajectory, replace(trajectory, tool_calls=())])
+    by_tool = {name: value for name, value in metrics.items() if name.startswith("tool_calls")}
+    assert by_tool == {"tool_calls": 2.0, "tool_calls_python": 1.0}
+    by_kind = {name: value for name, value in metrics.items() if name.startswith("tool_failures")}
+    assert by_kind == {
+        "tool_failures": 0.75,
+        "tool_failures_timeout": 0.25,
+        "tool_failures_unknown": 0.25,
+        "tool_failures_malformed": 0.25,
+    }

@@ -1,13 +1,19 @@
-"""A server of the Model Context Protocol, run as a process of its own: ``python -m tests.tools.mcp_server [port]``."""
+"""A server of the Model Context Protocol, run as a process of its own: ``python mcp_server.py [port]``.
+
+Without a port it talks over its standard streams; with one (0 for any) over HTTP, and tells the port.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import sys
 from typing import Annotated
 
 import anyio
-from mcp.server.mcpserver import MCPServer
+import uvicorn
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ImageContent, TextContent
 from pydantic import Field
@@ -30,7 +36,14 @@ def add(a: int, b: Annotated[int, Field(ge=0)] = 1) -> int:
 @server.tool()
 def where() -> str:
     """Tells process and surroundings."""
-    return f"{os.getpid()} {os.getcwd()} {os.environ.get('SECRET')} {os.environ.get('PLAIN')}"
+    variables = [os.environ.get(name) for name in ("PLAIN", "PASSED", "HIDDEN")]
+    return json.dumps([os.getpid(), os.getcwd(), *variables])
+
+
+@server.tool()
+def header(name: str, context: Context) -> str:
+    """Tells a header of the request."""
+    return str(context.headers.get(name))
 
 
 @server.tool()
@@ -58,8 +71,16 @@ def picture() -> list[TextContent | ImageContent]:
     return [TextContent(text="a dot:"), ImageContent(data="AA==", mime_type="image/png")]
 
 
+def serve_http(port: int) -> None:
+    # Listens before it says so: who then connects is served, if a little later.
+    listener = socket.create_server(("127.0.0.1", port))
+    sys.stdout.write(f"{listener.getsockname()[1]}\n")
+    sys.stdout.flush()
+    uvicorn.Server(uvicorn.Config(server.streamable_http_app(), log_level="error")).run(sockets=[listener])
+
+
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        server.run("streamable-http", port=int(sys.argv[1]))
+        serve_http(int(sys.argv[1]))
     else:
         server.run()

@@ -3,7 +3,15 @@ import time
 
 import pytest
 
-from appo.tools import Tool, ToolError, ToolRunner, ToolTimeoutError
+from appo.tools import (
+    Tool,
+    ToolArgumentError,
+    ToolError,
+    ToolProvider,
+    ToolRunner,
+    ToolTimeoutError,
+    ToolUnavailableError,
+)
 
 
 class Scripted(Tool):
@@ -223,6 +231,10 @@ def test_wrong_use_is_refused(run):
         ToolRunner([Scripted(str.upper), Scripted(str.lower)])
     with pytest.raises(ValueError, match="max_parallel must be positive, got 0"):
         ToolRunner([], max_parallel=0)
+    with pytest.raises(ValueError, match="attempts must be positive, got 0"):
+        ToolRunner([], attempts=0)
+    with pytest.raises(ValueError, match="retry_wait_s must be finite and not negative, got -1"):
+        ToolRunner([], retry_wait_s=-1)
     with pytest.raises(RuntimeError, match="must be started"):
         ToolRunner([Scripted(str.upper)]).submit(0, "tool", "")
     release = threading.Event()
@@ -231,3 +243,124 @@ def test_wrong_use_is_refused(run):
     with pytest.raises(ValueError, match="key must be unique among the calls in flight, got 3 again"):
         runner.submit(3, "tool", "")
     release.set()
+
+
+class Numbered(ToolProvider):
+    """Offers two tools once it is started."""
+
+    def __init__(self):
+        self.is_started = False
+
+    @property
+    def tools(self):
+        return [Scripted(str.upper, "first"), Scripted(str.lower, "second")] if self.is_started else []
+
+    def start(self):
+        self.is_started = True
+
+    def stop(self):
+        self.is_started = False
+
+
+def test_tools_of_a_provider_are_known_once_it_is_started():
+    provider = Numbered()
+    runner = ToolRunner([provider, Scripted(str.title, "third")])
+    with pytest.raises(RuntimeError, match="must be started before it knows its tools"):
+        runner.schemas()
+    runner.start()
+    assert [schema["function"]["name"] for schema in runner.schemas()] == ["first", "second", "third"]
+    runner.submit(0, "second", "ABC")
+    assert collect(runner)[0].text == "abc"
+    runner.stop()
+    assert not provider.is_started
+
+
+def test_a_name_that_two_providers_offer_stops_what_was_started():
+    provider = Numbered()
+    with pytest.raises(ValueError, match="tools must have different names, got 'first' more than once"):
+        ToolRunner([provider, Scripted(str.upper, "first")]).start()
+    assert not provider.is_started
+
+
+def test_arguments_by_name_become_the_text_that_the_tool_takes(run):
+    runner = run(Scripted(str.upper))
+    for key, arguments in enumerate([{"input": " a "}, {"text": "a"}, {"input": 1}, {"input": "a", "more": "b"}, {}]):
+        runner.submit(key, "tool", arguments)
+    answers = collect(runner)
+    assert (answers[0].text, answers[0].failure) == ("A", None)
+    assert {answers[key].failure for key in range(1, 5)} == {"invalid"}
+    assert answers[2].text == "Error: tool takes one argument, the text 'input', got {'input': 1}"
+
+
+def test_failures_say_of_what_kind_they_are(run):
+    errors = [ToolError("e"), ToolTimeoutError("t"), ToolArgumentError("a"), ToolUnavailableError("u")]
+    runner = run(*[Scripted(raiser(error), str(error)) for error in errors])
+    for key, error in enumerate(errors):
+        runner.submit(key, str(error), "")
+    answers = collect(runner)
+    assert [answers[key].failure for key in range(4)] == ["error", "timeout", "invalid", "unavailable"]
+
+
+def flaky(errors, seen):
+    def call(argument):
+        seen.append(argument)
+        if errors:
+            raise errors.pop(0)
+        return ""
+
+    return call
+
+
+def test_a_tool_that_breaks_is_tried_again_as_often_as_allowed(run):
+    seen = []
+    runner = run(Scripted(flaky([OSError("net"), OSError("net")], seen)), attempts=3, retry_wait_s=0.0)
+    runner.submit(0, "tool", "x")
+    answer = collect(runner)[0]
+    assert (answer.text, answer.failure, seen) == ("", None, ["x"] * 3)
+    runner.tools["tool"].function = flaky([OSError("net")] * 3, seen)
+    runner.submit(0, "tool", "y")
+    answer = collect(runner)[0]
+    assert (answer.text, answer.failure, seen[3:]) == ("Error: OSError: net", "error", ["y"] * 3)
+
+
+@pytest.mark.parametrize("error", [ToolError("no"), ToolTimeoutError("no"), None])
+def test_an_answer_is_not_asked_for_again_be_it_a_failure_or_empty(run, error):
+    seen = []
+    runner = run(Scripted(flaky([error] if error else [], seen)), attempts=3, retry_wait_s=0.0)
+    runner.submit(0, "tool", "x")
+    assert collect(runner)[0].text == ("no" if error else "")
+    assert seen == ["x"]
+
+
+def test_a_broken_tool_is_not_tried_again_beyond_its_time(run):
+    seen = []
+    runner = run(Scripted(flaky([OSError("net")] * 9, seen), timeout_s=20.0), attempts=9, retry_wait_s=60.0)
+    runner.submit(0, "tool", "x")
+    begun = time.monotonic()
+    assert collect(runner)[0].text == "Error: OSError: net"
+    assert time.monotonic() - begun < 10.0
+    assert seen == ["x"]
+
+
+def test_stop_does_not_wait_for_the_next_attempt(run):
+    tried = threading.Event()
+
+    def fail(argument):
+        tried.set()
+        raise OSError("net")
+
+    others = set(threading.enumerate())
+    runner = run(Scripted(fail, timeout_s=600.0), attempts=2, retry_wait_s=60.0)
+    threads = set(threading.enumerate()) - others
+    runner.submit(0, "tool", "x")
+    tried.wait(30.0)
+    runner.stop()
+    for thread in threads:
+        thread.join(10.0)
+        assert not thread.is_alive()
+
+
+def test_an_answer_with_half_a_surrogate_pair_becomes_text(run):
+    runner = run(Scripted(lambda argument: "a\ud800b"))
+    runner.submit(0, "tool", "")
+    assert collect(runner)[0].text == "a?b"

@@ -1,6 +1,6 @@
 """Sampling trajectories and turning them into training rows."""
 
-from appo.rollouts.agent import AgentLoop, check_stop_strings, check_tools
+from appo.rollouts.agent import AgentLoop
 from appo.rollouts.buffer import RolloutBuffer
 from appo.rollouts.candidates import DEFAULT_EXCLUSIONS, CandidateFilter, Exclusion, check_exclusions
 from appo.rollouts.collector import NOT_MEASURED, BranchPlan, BranchRules, Collector, Measured, Rollouts
@@ -12,6 +12,7 @@ from appo.rollouts.probe import WeightProbe, default_tolerance
 from appo.rollouts.records import TrajectoryWriter, read_trajectories, trajectory_from_record, trajectory_record
 from appo.rollouts.stopwatch import Stopwatch
 from appo.rollouts.sync import EngineMismatchError, WeightSync
+from appo.rollouts.tool_checks import check_stop_strings, check_tools
 
 __all__ = [
     "DEFAULT_EXCLUSIONS",

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import count, groupby
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -102,18 +102,19 @@ class AgentLoop:
         rules = self.limits.rules
         for call in calls:
             refusal = self._refusal(episode, call)
-            if refusal and (rules.at_limit == "end" or episode.num_refusals >= rules.max_refusals):
+            if refusal is not None and (rules.at_limit == "end" or episode.num_refusals >= rules.max_refusals):
                 episode.pending.clear()
                 episode.finish_reason = "tool_limit"
                 return False
-            key, text, failure = next(self._keys), refusal, None
-            if refusal:
-                failure = "refused"
-            elif call.error:
-                text, failure = call.error, "malformed"
+            key = next(self._keys)
+            answer = None
+            if refusal is not None:
+                answer = ToolAnswer(key, refusal, "refused", 0.0)
+            elif call.error is not None:
+                answer = ToolAnswer(key, call.error, "malformed", 0.0)
             elif rules.repeated_calls == "reuse":
-                text = episode.earlier_result(call.tool, call.argument)
-            answer = None if text is None else ToolAnswer(key, text, failure, 0.0)
+                earlier = episode.earlier_result(call.tool, call.argument)
+                answer = None if earlier is None else ToolAnswer(key, earlier, None, 0.0)
             episode.pending.append(PendingCall(key, call, answer))
         return True
 
@@ -256,55 +257,11 @@ class AgentLoop:
 
 def chat_renderer(tokenizer: PreTrainedTokenizerBase, runner: ToolRunner) -> RenderChat:
     """The chat template of a tokenizer, with the tools of a started runner."""
-    render: RenderChat = partial(tokenizer.apply_chat_template, tools=runner.schemas() or None, tokenize=False)
+    tools: list[Any] | None = runner.schemas() or None
+
+    def render(messages: Sequence[dict[str, str]], **options: Any) -> str:
+        text = tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, **options)
+        assert isinstance(text, str)
+        return text
+
     return render
-
-
-def check_tools(
-    tokenizer: PreTrainedTokenizerBase, syntax: CallSyntax, runner: ToolRunner, limits: AgentLimits
-) -> None:
-    """Refuses a syntax that the policy cannot write, or its chat template cannot, and limits on tools there are not.
-
-    Args:
-        tokenizer: of the policy.
-        syntax: how calls and results are written.
-        runner: started.
-        limits: what one trajectory may use.
-
-    Raises:
-        ValueError: if one of them does not fit.
-        Exception: whatever the chat template raises.
-    """
-    if unknown := sorted(limits.rules.max_calls_per_tool.keys() - runner.tools.keys()):
-        raise ValueError(
-            f"rollout.tool_rules.max_calls_per_tool must name tools there are ({', '.join(runner.tools)}), "
-            f"got {unknown[0]!r}"
-        )
-    if not runner.tools:
-        return
-    check_stop_strings(tokenizer, syntax.stop_strings(tuple(runner.tools)))
-    try:
-        shown = syntax.format_results(["3 + 4 = 7"], "", chat_renderer(tokenizer, runner))
-    except Exception as error:
-        error.add_note("raised while a tool's result was written as rollout.syntax and the policy's chat template say")
-        raise
-    if "3 + 4 = 7" not in shown:
-        raise ValueError(
-            "rollout.syntax must show the results of tools, but it and the policy's chat template make "
-            f"{shown!r} of the result '3 + 4 = 7'"
-        )
-
-
-def check_stop_strings(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
-    """Refuses stop strings that no sequence of the policy's tokens can spell.
-
-    Raises:
-        ValueError: if there is one.
-    """
-    for string in stop:
-        spelled = decode(tokenizer, encode(tokenizer, string))
-        if string not in spelled:
-            raise ValueError(
-                "rollout.syntax must end calls with strings that the policy can produce, but its tokenizer makes "
-                f"{spelled!r} of {string!r}"
-            )

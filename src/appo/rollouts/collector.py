@@ -17,8 +17,9 @@ from appo.batch import TrainBatch, TrajectoryBatch, collate
 from appo.engines import SamplingParams
 from appo.functional import select_branch_points
 from appo.rewards import RewardRunner
-from appo.rollouts.agent import AgentLoop, Start
+from appo.rollouts.agent import AgentLoop
 from appo.rollouts.candidates import CandidateFilter, has_room
+from appo.rollouts.episode import Start
 from appo.rollouts.stopwatch import Stopwatch
 from appo.scorers import Scorer, Scores
 from appo.seeding import derive_seed

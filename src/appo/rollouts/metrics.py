@@ -26,7 +26,7 @@ def rollout_metrics(rounds: Sequence[Rollouts]) -> dict[str, float]:
         **_log_ratios(rounds),
         **_scores(rounds),
         **_branches(rounds, branches),
-        **_trajectories([*initial, *branches]),
+        **trajectory_metrics([*initial, *branches]),
         **_mismatch(rounds),
         **_prefix_reuse([*initial, *branches]),
     }
@@ -61,7 +61,7 @@ def _outcomes(outcomes: Sequence[Outcome]) -> dict[str, float]:
     return {name: _mean(outcome.parts.get(name, 0.0) for outcome in outcomes) for name in names}
 
 
-def _trajectories(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+def trajectory_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     """Lengths, tool use and endings."""
     calls = [call for trajectory in trajectories for call in trajectory.tool_calls]
     metrics = {

@@ -160,7 +160,8 @@ class MCPTools(ToolProvider):
         except Exception as error:
             link.close()
             server = self.url or " ".join(self.command)
-            reason = str(error) or type(error).__name__
+            is_late = isinstance(error, TimeoutError)
+            reason = f"no answer within {self.start_timeout_s:g} seconds" if is_late else str(error)
             raise RuntimeError(f"the MCP server {server!r} could not be started or reached: {reason}") from error
         names = list(remotes) if self.include is None else list(self.include)
         if missing := [name for name in names if name not in remotes]:
