@@ -278,7 +278,8 @@ def test_a_call_cut_by_the_response_limit_is_none(chat, runner):
     turn = called("double", number="2") + END
     prompt = ask(chat, runner)
     engine = ScriptedEngine(chat, {chat.decode(prompt.token_ids): turn})
-    limits = AgentLimits(len(chat.encode(turn)) - 1, 8, 200)
+    # The call is whole, the turn is not; had it been a call, it would have been one too many.
+    limits = AgentLimits(len(chat.encode(turn)) - 1, 0, 200)
     (trajectory,) = AgentLoop(engine, chat, runner, ChatTemplateSyntax(), limits).run([Start(prompt, 0)], None)
     assert trajectory.finish_reason == "length"
     assert trajectory.tool_calls == ()
@@ -295,6 +296,12 @@ def test_a_template_without_a_place_for_results_is_refused(chat, runner):
     with pytest.raises(Exception, match="no tools here") as caught:
         check_tools(deaf, ChatTemplateSyntax(), runner, LIMITS)
     assert "rollout.syntax" in caught.value.__notes__[0]
+
+
+def test_a_template_of_its_own_for_tools_is_used(runner):
+    tokenizer = make_chat_tokenizer()
+    tokenizer.chat_template = {"default": "{{ messages[0].content }}", "tool_use": tokenizer.chat_template}
+    check_tools(tokenizer, ChatTemplateSyntax(), runner, LIMITS)
 
 
 def test_limits_of_tools_that_are_not_there_are_refused(chat, runner):

@@ -5,8 +5,7 @@ import pytest
 from appo.rollouts import cost_metrics
 from appo.rollouts.metrics import trajectory_metrics
 from appo.trajectory import ToolCall
-
-from ..episodes import parent_trajectory
+from tests.episodes import parent_trajectory
 
 
 def test_what_is_neither_engine_nor_policy_is_overhead():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -48,6 +49,11 @@ class HttpServer:
     def kill(self) -> None:
         self.process.kill()
         self.process.communicate()
+
+
+def own_threads() -> set[threading.Thread]:
+    """Ours: asyncio has threads that wait for child processes, and end soon after them."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("appo-")}
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +204,27 @@ def test_a_server_that_is_out_of_reach_is_tried_again_with_growing_waits(started
     server.kill()
 
 
+def test_stop_does_not_wait_for_a_server_that_does_not_answer():
+    server = HttpServer()
+    provider = MCPTools(url=server.url, timeout_s=600.0, start_timeout_s=600.0)
+    provider.start()
+    (shout, *_) = provider.tools
+    server.kill()
+    with pytest.raises(ToolUnavailableError):
+        shout("a")
+    with socket.create_server(("127.0.0.1", server.port)) as silent, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(shout, "a")
+        connection, _ = silent.accept()
+        begun = time.monotonic()
+        provider.stop()
+        assert time.monotonic() - begun < 8.0
+        with pytest.raises(ToolUnavailableError, match="the tool was stopped"):
+            call.result(30.0)
+        connection.close()
+    with pytest.raises(ToolUnavailableError, match="the tool was stopped"):
+        shout("a")
+
+
 def test_a_server_started_anew_is_found_under_its_address(started):
     server = HttpServer()
     tools = started(url=server.url, timeout_s=20.0)
@@ -235,7 +262,7 @@ def test_only_tools_asked_for_are_offered_under_a_prefix(started):
 
 
 def test_a_runner_calls_them_like_any_other_tool_and_leaves_no_process(tmp_path):
-    others = set(threading.enumerate())
+    others = own_threads()
     runner = ToolRunner([MCPTools(command=SERVER, timeout_s=20.0)])
     runner.start()
     assert [schema["function"]["name"] for schema in runner.schemas()] == NAMES
@@ -254,7 +281,7 @@ def test_a_runner_calls_them_like_any_other_tool_and_leaves_no_process(tmp_path)
     runner.stop()
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
-    assert set(threading.enumerate()) <= others
+    assert own_threads() <= others
 
 
 def test_stop_fails_the_calls_in_flight_and_start_works_again():
@@ -290,11 +317,11 @@ def test_stop_fails_the_calls_in_flight_and_start_works_again():
     ],
 )
 def test_a_server_that_cannot_be_used_is_refused_at_the_start(options, error, message):
-    others = set(threading.enumerate())
+    others = own_threads()
     provider = MCPTools(**options)
     with pytest.raises(error, match=message):
         provider.start()
-    assert set(threading.enumerate()) <= others
+    assert own_threads() <= others
 
 
 @pytest.mark.parametrize(

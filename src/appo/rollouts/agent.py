@@ -87,7 +87,6 @@ class AgentLoop:
             return
         remaining = self.limits.max_response_tokens - episode.response_length
         if remaining <= 0:
-            episode.pending.clear()
             episode.finish_reason = "length"
         elif calls:
             self._submit_calls(number, episode)
@@ -103,7 +102,6 @@ class AgentLoop:
         for call in calls:
             refusal = self._refusal(episode, call)
             if refusal is not None and (rules.at_limit == "end" or episode.num_refusals >= rules.max_refusals):
-                episode.pending.clear()
                 episode.finish_reason = "tool_limit"
                 return False
             key = next(self._keys)

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
-from contextlib import AbstractAsyncContextManager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any
 
 from appo.tools.base import ToolError, ToolTimeoutError, ToolUnavailableError
 
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _LONGEST_WAIT_S = 60.0
 """Between two attempts to reach a server that is gone."""
+_LEAVE_S = 10.0
+"""Seconds that a connection may take to end as it should; a server of our own is killed within them."""
+_STOPPED = "Error: the tool was stopped."
 
 
 class MCPLink:
@@ -55,6 +56,8 @@ class MCPLink:
         self._closing = asyncio.Event()
         self._num_failures = 0
         self._retry_at = 0.0
+        self._submitting = threading.Lock()
+        self._is_closed = False
 
     def open(self) -> list[Tool]:
         """Connects and asks what tools there are; `close` must follow, also after an error.
@@ -64,12 +67,14 @@ class MCPLink:
             Exception: whatever keeps the client from connecting.
         """
         self._thread.start()
-        return self._run(self._list_tools())
+        return asyncio.run_coroutine_threadsafe(self._list_tools(), self._loop).result()
 
     def close(self) -> None:
         """Ends the connection, and the server if it is one of our own; calls in flight fail."""
+        with self._submitting:
+            self._is_closed = True
         if self._thread.is_alive():
-            self._run(self._shut_down())
+            asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
         self._loop.close()
@@ -82,15 +87,15 @@ class MCPLink:
             ToolTimeoutError: if it does not answer in time.
             ToolUnavailableError: if it is out of reach; a call that was under way may have had its effect.
         """
+        # What is submitted after the last task of the loop would never end.
+        with self._submitting:
+            if self._is_closed:
+                raise ToolUnavailableError(_STOPPED)
+            answer = asyncio.run_coroutine_threadsafe(self._call(name, arguments, timeout_s), self._loop)
         try:
-            return self._run(self._call(name, arguments, timeout_s))
-        except (CancelledError, RuntimeError) as error:
-            if not self._loop.is_running():
-                raise ToolUnavailableError("Error: the tool was stopped.") from error
-            raise
-
-    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+            return answer.result()
+        except CancelledError as error:
+            raise ToolUnavailableError(_STOPPED) from error
 
     async def _list_tools(self) -> list[Tool]:
         client = await self._open()
@@ -191,13 +196,12 @@ class MCPLink:
 
     async def _shut_down(self) -> None:
         self._closing.set()
-        if self._keeper is not None:
-            await asyncio.wait([self._keeper])
+        if self._client is not None and self._keeper is not None:
+            await asyncio.wait([self._keeper], timeout=_LEAVE_S)
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 def _cause(error: Exception) -> Exception:
