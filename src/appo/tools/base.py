@@ -91,7 +91,8 @@ class Tool(ToolProvider):
 
     timeout_s: float = 30.0
     """Seconds after which a call is given up."""
-    parameter_name: ClassVar[str] = "input"
+    # Not annotated: the command line reads annotations of a base in the module of the tool, which may not import them.
+    parameter_name = "input"
     """What call syntaxes that name arguments call the one text that the tool takes."""
 
     @property
