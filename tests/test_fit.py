@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from appo import cli
 from appo.rollouts import read_trajectories
 
+from .rollouts.chat import TEMPLATE
 from .toy import run
 
 
@@ -243,3 +244,17 @@ def test_a_file_of_conversations_is_enough_for_a_cold_start(tmp_path, policy_fol
     losses = [row["train/loss"] for row in history(tmp_path) if "train/loss" in row]
     assert losses[-1] < losses[0]
     assert not torch.equal(weights(tmp_path / "policy")["lm_head.weight"], weights(policy_folder)["lm_head.weight"])
+
+
+def test_a_syntax_of_the_chat_template_tells_the_policy_of_its_tools(tmp_path, policy_folder):
+    talking = tmp_path / "policy"
+    shutil.copytree(policy_folder, talking)
+    (talking / "chat_template.jinja").write_text(TEMPLATE)
+    folder = run(
+        "fit", tmp_path / "run", talking, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens",
+        "--rollout.syntax=ChatTemplateSyntax", "--rollout.tools=[PythonTool]", "--data.max_prompt_tokens=480",
+    )  # fmt: skip
+    (record, *_) = read_trajectories(folder / "trajectories/iteration_00000.jsonl.zst")
+    prompt = AutoTokenizer.from_pretrained(talking).decode(record["prompt"]["token_ids"]).replace(" ", "")
+    assert '"name":"python"' in prompt
+    assert '"code":{"type":"string"}' in prompt

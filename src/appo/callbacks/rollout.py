@@ -201,6 +201,9 @@ class RolloutCallback(L.Callback):
         self._check_positions(module, data)
         self.reward.start()
         self.runner.start()
+        if self.syntax.describes_tools and data.tool_schemas is None:
+            # Servers of tools say only now which they have.
+            data.describe_tools(self.runner.schemas())
         check_tools(data.tokenizer, self.syntax, self.runner, self.limits)
         self.engine.start(module.policy_folder)
         self._sync = None

@@ -23,6 +23,8 @@ class ChatTemplateSyntax(CallSyntax):
     ended the turn. What it writes in a thought, up to the last `thought_end`, calls nothing.
     """
 
+    describes_tools = True
+
     call_start: str = "<tool_call>"
     """Opens a call."""
     call_end: str = "</tool_call>"

@@ -30,6 +30,8 @@ class PythonTool(Tool):
     Python and the system, and can write nowhere else; where it does not, limits alone keep it, and the log says so.
     """
 
+    parameter_name = "code"
+
     timeout_s: float = 5.0
     """Seconds after which a call is killed."""
     memory_mb: int = 512

@@ -61,6 +61,8 @@ class SearchTool(Tool):
     passage keeps its beginning.
     """
 
+    parameter_name = "query"
+
     backend: SearchBackend
     """What is searched."""
     max_results: int = 3

@@ -36,6 +36,10 @@ class ParsedCall:
 class CallSyntax(ABC):
     """Finds tool calls in generated text and puts their results into words of the context."""
 
+    # Without an annotation, or the command line would take it for an option.
+    describes_tools = False
+    """Whether prompts must describe the tools, through ``tools=`` of the chat template."""
+
     @abstractmethod
     def stop_strings(self, tools: Sequence[str]) -> tuple[str, ...]:
         """The strings that end a call to one of the tools named; none if calls are complete when the turn is."""
