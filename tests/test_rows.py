@@ -6,7 +6,16 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, MambaConfig, MistralConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    FalconH1Config,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    PreTrainedModel,
+)
 
 from appo.rows import RowForward, padded_spans
 
@@ -17,10 +26,14 @@ SIZES = {
 CONFIGS = {
     "attention": LlamaConfig(**SIZES),
     "sliding window": MistralConfig(**SIZES, num_key_value_heads=1, sliding_window=3),
+    "learned positions": GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2),
     "another attention": LlamaConfig(**SIZES, attn_implementation="eager"),
     "state": MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=2),
+    "attention and state": FalconH1Config(
+        **SIZES, num_key_value_heads=1, mamba_d_ssm=16, mamba_n_heads=2, mamba_d_head=8, mamba_d_state=8
+    ),
 }
-PACKED = {"attention", "sliding window"}
+PACKED = {"attention", "sliding window", "learned positions"}
 each_config = pytest.mark.parametrize("name", CONFIGS)
 
 LENGTHS = [9, 4, 7, 0, 8]
@@ -126,6 +139,40 @@ def test_a_model_whose_rows_would_see_each_other_is_padded():
     model = model_of("attention")
     assert not RowForward(model, WithoutPositions(model.get_decoder())).packs
     assert model.config._attn_implementation == "sdpa"
+
+
+class Recorder(torch.nn.Module):
+    """A decoder that returns the embedded tokens and keeps what it was told: FlashAttention itself needs a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(32, 4)
+        self.told: dict[str, object] = {}
+
+    def forward(self, input_ids, **kwargs):
+        self.told = kwargs
+        return (self.embedding(input_ids),)
+
+
+def test_flash_attention_is_told_where_rows_begin_and_how_long_the_longest_is():
+    model, decoder = model_of("attention"), Recorder()
+    model.config._attn_implementation_internal = "flash_attention_2"
+    forward = RowForward(model, decoder)
+    token_ids, is_wanted = rows()
+    assert forward.packs
+    torch.testing.assert_close(forward(token_ids, is_wanted), decoder.embedding(token_ids[is_wanted]))
+    assert "attention_mask" not in decoder.told
+    for name in ("cu_seq_lens_q", "cu_seq_lens_k"):
+        assert decoder.told[name].tolist() == [0, 9, 13, 20, 28]
+        assert decoder.told[name].dtype == torch.int32
+    assert decoder.told["max_length_q"] == decoder.told["max_length_k"] == 9
+    assert decoder.told["position_ids"].tolist() == [[*range(9), *range(4), *range(7), *range(8)]]
+
+
+def test_a_state_passes_from_row_to_row_whatever_the_attention():
+    model = model_of("attention and state")
+    model.config._attn_implementation_internal = "flash_attention_2"
+    assert not RowForward(model, model.get_decoder()).packs
 
 
 @pytest.mark.parametrize(
