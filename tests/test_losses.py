@@ -355,3 +355,14 @@ def test_a_ratio_to_sampling_compares_with_the_policy_that_sampled(name):
     expected, _ = LOSSES[name](behavior_correction="off")(log_probs, entropies, as_if_fresh)
     torch.testing.assert_close(loss, expected)
     assert not torch.isclose(loss, LOSSES[name](behavior_correction="off")(log_probs, entropies, batch)[0])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_old_log_probs_are_needed_where_the_ratio_compares_with_them(name):
+    batch = train_batch()
+    log_probs, entropies = live(batch)
+    for ratio_to in ("update", "sampling"):
+        compute = LOSSES[name](ratio_to=ratio_to)
+        loss, _ = compute(log_probs, entropies, batch)
+        other, _ = compute(log_probs, entropies, replace(batch, old_log_probs=batch.old_log_probs - 0.3))
+        assert compute.needs_old_log_probs == (loss != other)

@@ -15,6 +15,7 @@ from transformers import (
     MambaConfig,
     MistralConfig,
     PreTrainedModel,
+    RecurrentGemmaConfig,
 )
 
 from appo.rows import RowForward, padded_spans
@@ -31,6 +32,9 @@ CONFIGS = {
     "state": MambaConfig(vocab_size=32, hidden_size=16, num_hidden_layers=2),
     "attention and state": FalconH1Config(
         **SIZES, num_key_value_heads=1, mamba_d_ssm=16, mamba_n_heads=2, mamba_d_head=8, mamba_d_state=8
+    ),
+    "state that layers do not name": RecurrentGemmaConfig(
+        **SIZES, head_dim=8, num_key_value_heads=1, lru_width=16, attention_window_size=12
     ),
 }
 PACKED = {"attention", "sliding window", "learned positions"}
@@ -169,8 +173,9 @@ def test_flash_attention_is_told_where_rows_begin_and_how_long_the_longest_is():
     assert decoder.told["position_ids"].tolist() == [[*range(9), *range(4), *range(7), *range(8)]]
 
 
-def test_a_state_passes_from_row_to_row_whatever_the_attention():
-    model = model_of("attention and state")
+@pytest.mark.parametrize("name", ["state", "attention and state", "state that layers do not name"])
+def test_a_state_passes_from_row_to_row_whatever_the_attention(name):
+    model = model_of(name)
     model.config._attn_implementation_internal = "flash_attention_2"
     assert not RowForward(model, model.get_decoder()).packs
 

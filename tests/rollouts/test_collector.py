@@ -218,7 +218,8 @@ def test_what_the_training_step_tells_is_logged_like_what_is_measured(tokenizer,
         (rollouts,) = iterations.rounds
         # Branches are trained as well, so neither batch has all of its old log-probs.
         assert batch.old_log_probs is None
-        assert ("log_ratio_mean" in rollout_metrics(iterations.rounds)) == scorer.reads_measurements
+        for name in ("log_ratio_mean", "entropy", "mismatch_mean"):
+            assert (name in rollout_metrics(iterations.rounds)) == scorer.reads_measurements
         iterations.note(_measure([t for prompt in rollouts.by_prompt() for t in _of(rollouts, prompt.rows)]))
         metrics.append(rollout_metrics(iterations.rounds))
         mask = rollouts.batch.response_mask[:4]
