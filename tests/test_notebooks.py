@@ -10,7 +10,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_notebook_runs_on_a_run_of_the_quickstart(path, small_run, monkeypatch):
+def test_every_notebook_runs_on_a_run(path, small_run, monkeypatch):
     monkeypatch.setenv("APPO_RUN", str(small_run))
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()

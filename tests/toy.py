@@ -1,4 +1,4 @@
-"""Rewards that an untrained policy can earn, and a small quickstart: a test trains for real within seconds."""
+"""Rewards that an untrained policy can earn, and a small run of APPO: a test trains for real within seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from appo import cli
 from appo.rewards import Reward
 from appo.trajectory import Outcome, Trajectory
 
-CONFIG = str(Path(__file__).parents[1] / "configs/quickstart.yaml")
+CONFIG = str(Path(__file__).parents[1] / "configs/appo.yaml")
 FEW_TOKENS = [
     "--data.source.problems.num_train=64",
     "--data.source.problems.num_validation=6",
@@ -20,6 +20,7 @@ FEW_TOKENS = [
     "--rollout.max_response_tokens=24",
     "--rollout.evaluation_samples=1",
     "--trainer.enable_progress_bar=false",
+    "--trainer.accelerator=cpu",
 ]
 SMALL = [*FEW_TOKENS, "--rollout.num_trajectories=6", "--rollout.num_initial=4"]
 
@@ -57,7 +58,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 
 
 def run(command: str, folder: Path, policy: Path, *options: str) -> Path:
-    """Runs the command line on a small version of the quickstart; returns the run's folder."""
+    """Runs the command line on a small version of `configs/appo.yaml`; returns the run's folder."""
     args = [command, "--config", CONFIG, *SMALL, f"--model.policy={policy}", f"--trainer.default_root_dir={folder}"]
     cli.run([*args, *options])
     return folder

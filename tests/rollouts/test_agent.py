@@ -115,6 +115,17 @@ def test_a_branch_off_the_second_turn_calls_a_tool_again(tokenizer, runner, prom
     assert [request.max_tokens for request in engine.requests] == [500 - 48, 500 - 80]
 
 
+def test_a_branch_that_may_not_call_tools_ends_at_its_first_call(tokenizer, runner, prompt, three_calls):
+    point = BranchPoint(three_calls, position=49, score=0.0)
+    shared = tokenizer.decode(three_calls.token_ids[:50])
+    (branch,), engine = _run(tokenizer, runner, {shared: "7</python>"}, [Start(prompt, 0, point, may_call_tools=False)])
+    assert tokenizer.decode(branch.token_ids) == shared + "7</python>"
+    assert branch.finish_reason == "tool_limit"
+    # The call of the shared prefix stays.
+    assert [call.argument for call in branch.tool_calls] == ["1"]
+    assert len(engine.requests) == 1
+
+
 def test_what_the_policy_says_and_the_scores_stand_at_the_sampled_tokens(tokenizer, runner, prompt, three_calls):
     point = BranchPoint(three_calls, position=49, score=1.0)
     shared = tokenizer.decode(three_calls.token_ids[:50])

@@ -22,6 +22,7 @@ from appo.rollouts import (
     IterationRunner,
     Measured,
     Rollouts,
+    Start,
     Stopwatch,
     rollout_metrics,
 )
@@ -132,6 +133,17 @@ def test_a_branch_at_a_turn_leaves_before_it_whatever_stands_there(tokenizer, ru
     # The only turn begins with white space at 1; the branch shares the prompt alone.
     assert [tokenizer.decode(request.token_ids) for request in engine.requests] == ["P", "P"]
     assert rollouts.batch.branch_position.tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_branches_alone_are_kept_from_calling_tools(tokenizer, runner, allowed):
+    engine = ScriptedEngine(tokenizer, SCRIPT)
+    collector = _collector(engine, runner, BranchRules(1, 1, branch_tool_calls=allowed))
+    seen: list[Start] = []
+    run = collector.agent.run
+    collector.agent.run = lambda starts, sampling: seen.extend(starts) or run(starts, sampling)
+    collector.collect(collector.sample_initial(_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    assert [start.may_call_tools for start in seen] == [True, allowed]
 
 
 def test_white_space_the_end_and_positions_without_room_are_no_branch_points(tokenizer, runner):

@@ -79,6 +79,8 @@ class RolloutCallback(L.Callback):
         fallback: branches at positions that the scorer does not prefer when the preferred ones do not suffice.
         repeat: branches several times from a position when even those do not suffice.
         min_remaining_tokens: fewest tokens that a branch must have left.
+        branch_tool_calls: whether branches call tools, as they must for their outcome to say something of their parent;
+            False ends a branch at its first call, which is what the authors' release comes to.
         exclude: tokens that are no branch points: `whitespace` alone, `punctuation` and symbols alone, `special` ones,
             those that touch `tags`, the inside of tool `calls`. The last token of a trajectory never is one.
         replacement_rounds: how often the prompts of an iteration that train nothing, since their rewards do not differ,
@@ -125,6 +127,7 @@ class RolloutCallback(L.Callback):
         fallback: bool = True,
         repeat: bool = False,
         min_remaining_tokens: int = 1,
+        branch_tool_calls: bool = True,
         exclude: tuple[Exclusion, ...] = DEFAULT_EXCLUSIONS,
         replacement_rounds: int = 0,
         temperature: float = 1.0,
@@ -162,7 +165,14 @@ class RolloutCallback(L.Callback):
         self.exclude = exclude
         self.replacement_rounds = replacement_rounds
         self.rules = BranchRules(
-            num_initial, num_trajectories - num_initial, selection, split, fallback, repeat, min_remaining_tokens
+            num_initial,
+            num_trajectories - num_initial,
+            selection,
+            split,
+            fallback,
+            repeat,
+            min_remaining_tokens,
+            branch_tool_calls,
         )
         self.engine = engine
         self.scorer = scorer

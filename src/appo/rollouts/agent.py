@@ -101,7 +101,8 @@ class AgentLoop:
         rules = self.limits.rules
         for call in calls:
             refusal = self._refusal(episode, call)
-            if refusal is not None and (rules.at_limit == "end" or episode.num_refusals >= rules.max_refusals):
+            no_more = rules.at_limit == "end" or episode.num_refusals >= rules.max_refusals
+            if not episode.start.may_call_tools or (refusal is not None and no_more):
                 episode.finish_reason = "tool_limit"
                 return False
             key = next(self._keys)

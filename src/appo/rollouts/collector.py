@@ -76,6 +76,7 @@ class BranchRules:
         fallback: also takes positions that the scorer does not prefer when the preferred ones do not suffice.
         repeat: takes positions several times when even those do not suffice.
         min_remaining_tokens: fewest tokens a branch must have left under the response limit.
+        branch_tool_calls: whether branches call tools; False ends them at their first call.
     """
 
     num_initial: int
@@ -85,6 +86,7 @@ class BranchRules:
     fallback: bool = True
     repeat: bool = False
     min_remaining_tokens: int = 1
+    branch_tool_calls: bool = True
 
     def __post_init__(self) -> None:
         if self.num_initial < 1:
@@ -304,6 +306,7 @@ class Collector:
                 point.trajectory.prompt,
                 derive_seed(self.seed, "branch", iteration, point.trajectory.prompt.id, i),
                 point,
+                self.rules.branch_tool_calls,
             )
             for i, point in enumerate(plan.points)
         ]

@@ -18,11 +18,13 @@ class Start:
         prompt: what is asked.
         seed: of all that is sampled from here on.
         origin: the branch point to start from; None starts behind the prompt.
+        may_call_tools: False ends the trajectory at its first call.
     """
 
     prompt: Prompt
     seed: int
     origin: BranchPoint | None = None
+    may_call_tools: bool = True
 
 
 @dataclass(frozen=True)
