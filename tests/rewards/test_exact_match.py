@@ -56,7 +56,10 @@ SCALE = Grading(right=1.0, right_malformed=0.8, wrong=0.2, wrong_malformed=0.1, 
 def test_form_and_rightness_earn_what_the_scale_says(text, reward, parts):
     outcome = ExactMatchReward(SCALE)(trajectory(text))
     assert outcome.reward == reward
-    assert outcome.parts == dict(zip(("accuracy", "format", "answered"), parts, strict=True))
+    assert {name: outcome.parts[name] for name in ("accuracy", "format", "answered")} == dict(
+        zip(("accuracy", "format", "answered"), parts, strict=True)
+    )
+    assert outcome.parts["exact_match"] == outcome.parts["accuracy"]
 
 
 def test_reason_says_what_was_answered_and_what_is_wrong_with_the_form():
@@ -120,3 +123,9 @@ def test_place_is_an_option():
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Grading(**options)
+
+
+def test_a_wrong_answer_tells_how_many_words_it_shares():
+    outcome = ExactMatchReward()(trajectory(r"\boxed{New York City}", answers=["Rome", "New York"]))
+    # Two of three words are right, and both of the two wanted: 2 * 2 / (3 + 2) = 0.8, whatever the form.
+    assert (outcome.reward, outcome.parts["exact_match"], outcome.parts["f1"]) == (0.0, 0.0, pytest.approx(0.8))

@@ -181,7 +181,8 @@ def test_the_scale_applies_between_wrong_and_right(endpoint, make_judge):
 def test_without_an_answer_the_judge_is_not_asked(endpoint, make_judge):
     outcome = make_judge(grading=Grading(no_answer=-0.5))(trajectory("I do not know."))
     assert outcome.reward == -0.5
-    assert outcome.parts == {"accuracy": 0.0, "format": 0.0, "answered": 0.0, "unparsable": 0.0}
+    assert set(outcome.parts) == {"accuracy", "exact_match", "f1", "format", "answered", "unparsable"}
+    assert not any(outcome.parts.values())
     assert endpoint.requests == []
 
 

@@ -56,17 +56,29 @@ def reward() -> Iterator[MathReward]:
 )
 def test_answers_are_equal_as_mathematics(reward, answer, accepted, is_right):
     outcome = reward(boxed(answer, ["-77", accepted]))
-    assert outcome.parts == {"accuracy": is_right, "format": 1.0, "answered": 1.0, "undecided": 0.0}
+    wanted = {"accuracy": is_right, "format": 1.0, "answered": 1.0, "undecided": 0.0}
+    assert {name: outcome.parts[name] for name in wanted} == wanted
     assert outcome.reward == is_right
 
 
 def test_a_response_without_an_answer_is_not_compared(reward):
     assert reward(trajectory("I do not know.")).parts == {
         "accuracy": 0.0,
+        "exact_match": 0.0,
+        "f1": 0.0,
         "format": 0.0,
         "answered": 0.0,
         "undecided": 0.0,
     }
+
+
+def test_words_are_compared_beside_the_mathematics(reward):
+    outcome = reward(boxed("x + 1 = y", ["1 + x"]))
+    assert outcome.parts["exact_match"] == 0.0
+    equal = reward(boxed(r"2\sqrt{2}", [r"\sqrt{8}"]))
+    assert (equal.parts["accuracy"], equal.parts["exact_match"]) == (1.0, 0.0)
+    same = reward(boxed("0.5", [r"\frac{1}{2}"]))
+    assert (same.parts["accuracy"], same.parts["exact_match"], same.parts["f1"]) == (1.0, 1.0, 1.0)
 
 
 def test_the_scale_applies(reward):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -164,6 +165,23 @@ def test_a_failure_may_count_as_zero_instead(caplog):
     assert outcomes[3].parts == {"accuracy": 3.0, "half": 0.5, "reward_failed": 0.0, "reward_timed_out": 0.0}
     assert outcomes[2].reason == "not judged: KeyError: 'no such page'"
     assert "Calls failed on trajectory 3 of 4, of prompt 'q2' (KeyError: 'no such page')" in caplog.text
+
+
+@pytest.mark.parametrize("on_failure", ["error", "zero"])
+def test_a_failure_on_a_prompt_that_is_not_public_does_not_say_what_was_written(caplog, on_failure):
+    def quote(text: str) -> Outcome:
+        raise ValueError(f"cannot judge {text}")
+
+    shown = trajectory("CANARY")
+    runner = RewardRunner(Calls(quote), on_failure=on_failure)
+    hidden = replace(shown, prompt=replace(shown.prompt, is_public=False))
+    text = ""
+    try:
+        runner([hidden])
+    except RewardError as error:
+        text = "".join(traceback.format_exception(error))
+    assert "of prompt 'p' (ValueError)" in text + caplog.text
+    assert "CANARY" not in text + caplog.text
 
 
 def test_failures_of_one_kind_are_logged_once(caplog):

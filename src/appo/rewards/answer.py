@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from appo.rewards.base import REWARDS, Reward
 from appo.rewards.format import FormatError, boxed_answer
 from appo.rewards.released import released_answer, released_f1, released_normalization
-from appo.rewards.text import agree, normalize_answer, token_f1
+from appo.rewards.text import agreement, normalize_answer
 from appo.trajectory import Outcome, Trajectory
 
 
@@ -74,11 +74,8 @@ class AnswerReward(Reward):
             normalized = released_normalization(boxed)
             is_right = bool(normalized) and normalized in map(released_normalization, accepted)
             return max((released_f1(boxed, answer) for answer in accepted), default=0.0), is_right
-        prediction = normalize_answer(boxed)
-        answers = [normalize_answer(answer) for answer in accepted]
-        if any(agree(prediction, answer) for answer in answers):
-            return 1.0, True
-        return max((token_f1(prediction, answer) for answer in answers), default=0.0), False
+        is_right, f1 = agreement(normalize_answer(boxed), [normalize_answer(answer) for answer in accepted])
+        return f1, is_right
 
     def _used_all_tools(self, trajectory: Trajectory) -> bool:
         if self.released_rules:

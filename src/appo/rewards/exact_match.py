@@ -15,7 +15,7 @@ from appo.trajectory import Outcome, Trajectory
 class ExactMatchReward(Reward):
     """1 if the final answer equals an accepted one, spelling aside; numbers are compared by value.
 
-    Its parts are `accuracy`, `format` and `answered`.
+    Its parts are `accuracy`, `exact_match` (the same), `f1`, `format` and `answered`.
 
     `grading` of ``right=1, right_malformed=0.8, wrong=0.2, wrong_malformed=0.1`` is the reward of "Tree Search for LLM
     Agent Reinforcement Learning" (https://arxiv.org/abs/2509.21240).

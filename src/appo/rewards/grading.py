@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from appo.rewards.format import FormatError, boxed_answer, final_answer
-from appo.rewards.text import normalize_answer
+from appo.rewards.text import agreement, normalize_answer
 from appo.trajectory import Outcome, Trajectory
 
 AnswerPlace = Literal["box", "answer", "response"]
@@ -66,6 +66,9 @@ class Grading:
     ) -> Outcome:
         """Judges the final answer of a trajectory.
 
+        The parts are `accuracy`, what the verdict says; `exact_match` and `f1`, how the words agree with those of the
+        best accepted answer, whatever the verdict; `format` and `answered`.
+
         Args:
             trajectory: a finished one.
             judge: says how far an answer is right; not asked if there is none.
@@ -79,9 +82,18 @@ class Grading:
             form, flaw = 0.0, f"; bad format: {error}"
         answer = final_answer(trajectory.segments, self.answer_from)
         if not answer:
-            unanswered = {"accuracy": 0.0, "format": form, "answered": 0.0, **parts}
+            unanswered = {"accuracy": 0.0, "exact_match": 0.0, "f1": 0.0, "format": form, "answered": 0.0, **parts}
             return Outcome(self.no_answer, unanswered, f"there is no answer{flaw}")
         verdict = judge(answer)
+        normalized = normalize_answer(answer)
+        is_match, f1 = agreement(normalized, [normalize_answer(other) for other in trajectory.prompt.answers])
+        common = {
+            "accuracy": verdict.score,
+            "exact_match": float(is_match),
+            "f1": f1,
+            "format": form,
+            "answered": 1.0,
+        }
         right, wrong = (self.right, self.wrong) if form else (self.right_malformed, self.wrong_malformed)
         word = verdict.reason or (
             "right" if verdict.score == 1.0 else "wrong" if verdict.score == 0.0 else "partly right"
@@ -89,7 +101,7 @@ class Grading:
         accepted = " or ".join(map(repr, trajectory.prompt.answers))
         return Outcome(
             verdict.score * right + (1.0 - verdict.score) * wrong,
-            {"accuracy": verdict.score, "format": form, "answered": 1.0, **parts, **verdict.parts},
+            {**common, **parts, **verdict.parts},
             f"{word}: answered {answer!r}, accepted {accepted}{flaw}",
-            answer=normalize_answer(answer) or None,
+            answer=normalized or None,
         )

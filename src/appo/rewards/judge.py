@@ -44,7 +44,8 @@ class JudgeReward(Reward):
     The verdict must be the last line of the judge's reply, and nothing else may stand in it; words in its reasoning
     decide nothing. Requests that fail in a way that need not last are repeated with growing pauses.
 
-    Its parts are `accuracy`, `format`, `answered` and `unparsable`: 1 where the reply does not end with a verdict.
+    Its parts are `accuracy`, `exact_match` and `f1` (of the words), `format`, `answered` and `unparsable`: 1 where the
+    reply does not end with a verdict.
     """
 
     model: str

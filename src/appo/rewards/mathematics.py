@@ -30,8 +30,8 @@ class MathReward(Reward):
     own that are killed at the limit: there are answers that take forever to compare. An accepted answer in words, and a
     choice such as ``(A)``, is compared as `ExactMatchReward` does.
 
-    Its parts are `accuracy`, `format`, `answered` and `undecided`: 1 where time or memory did not suffice to compare,
-    which counts as a wrong answer.
+    Its parts are `accuracy`, `exact_match` and `f1` (of the words), `format`, `answered` and `undecided`: 1
+    where time or memory did not suffice to compare, which counts as a wrong answer.
     """
 
     grading: Grading = field(default_factory=Grading)

@@ -82,7 +82,9 @@ class RewardRunner:
             outcomes = [result for result in results if isinstance(result, Outcome)]
         elif self.on_failure == "error":
             number, error = min(failures.items())
-            raise RewardError(self._failure(number, trajectories, error)) from error
+            # A traceback would show what the error says.
+            cause = error if trajectories[number].prompt.is_public else None
+            raise RewardError(self._failure(number, trajectories, error)) from cause
         else:
             self._log(failures, trajectories)
             outcomes = _zeros_for_failures(results)
@@ -92,9 +94,10 @@ class RewardRunner:
 
     def _failure(self, number: int, trajectories: Sequence[Trajectory], error: BaseException) -> str:
         prompt = trajectories[number].prompt
+        told = f": {error}" if prompt.is_public else ""
         return (
             f"{type(self.reward).__name__} failed on trajectory {number + 1} of {len(trajectories)}, of prompt "
-            f"{prompt.id!r} ({type(error).__name__}: {error}); rollout.on_reward_failure=zero would go on"
+            f"{prompt.id!r} ({type(error).__name__}{told}); rollout.on_reward_failure=zero would go on"
         )
 
     def _log(self, failures: dict[int, BaseException], trajectories: Sequence[Trajectory]) -> None:
@@ -105,7 +108,7 @@ class RewardRunner:
                 log.warning(
                     "%s; further errors of this kind are only counted",
                     self._failure(number, trajectories, error).partition("; rollout.")[0],
-                    exc_info=error,
+                    exc_info=error if trajectories[number].prompt.is_public else None,
                 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
@@ -105,6 +106,13 @@ def agree(prediction: str, answer: str) -> bool:
         return bool(prediction)
     value = rational(prediction)
     return value is not None and value == rational(answer)
+
+
+def agreement(prediction: str, accepted: Sequence[str]) -> tuple[bool, float]:
+    """Whether a normalized text is one of the accepted answers, and its largest `token_f1` with one; 1 if it is."""
+    if any(agree(prediction, answer) for answer in accepted):
+        return True, 1.0
+    return False, max((token_f1(prediction, answer) for answer in accepted), default=0.0)
 
 
 def token_f1(prediction: str, answer: str) -> float:
