@@ -29,6 +29,7 @@ class Prompt:
         token_ids: the question in its chat template, up to where the response begins.
         answers: accepted answers; any of them is right.
         source: the part of the data it comes from; metrics are also reported by source.
+        is_public: whether logs and files may hold its text, and that of responses to it.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Prompt:
     token_ids: tuple[int, ...]
     answers: tuple[str, ...]
     source: str = ""
+    is_public: bool = True
 
 
 @dataclass(frozen=True)

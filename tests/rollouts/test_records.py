@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from appo.rollouts import TrajectoryWriter, read_trajectories, trajectory_from_record, trajectory_record
+from appo.rollouts import (
+    TrajectoryWriter,
+    read_trajectories,
+    trajectory_from_record,
+    trajectory_record,
+    without_text,
+)
 from appo.trajectory import BranchPoint, Outcome, Prompt, Segment, ToolCall, Trajectory
 
 
@@ -33,6 +39,22 @@ def test_a_trajectory_survives_its_record(tmp_path, trajectory):
         assert getattr(again, name) == getattr(trajectory, name)
     for name in ("token_ids", "response_mask", "behavior_log_probs", "policy_versions"):
         assert torch.equal(getattr(again, name), getattr(trajectory, name)), name
+
+
+def test_without_text_what_was_said_is_gone_and_what_was_measured_stays(trajectory):
+    record = trajectory_record(trajectory, Outcome(1.5, {"f1": 1.0}, "right: answered 'é'"))
+    bare = without_text(record)
+    assert bare.keys() == record.keys()
+    assert {key for key, value in bare.items() if value is None} == {
+        "text", "segments", "token_ids", "reward_reason", "branch_position", "branch_score",
+    }  # fmt: skip
+    assert bare["prompt"] == {
+        "id": "q", "question": None, "token_ids": None, "answers": None, "source": "toy", "is_public": True,
+    }  # fmt: skip
+    assert bare["tool_calls"] == [
+        {"tool": "python", "argument": None, "result": None, "failure": None, "duration_s": 0.25, "position": 3}
+    ]
+    assert record["prompt"]["question"] == "Ä?"
 
 
 def test_what_is_not_finite_becomes_null(trajectory):

@@ -37,6 +37,7 @@ class Question:
         part: the part of a mixture it is drawn with; see `PromptSource.weights`.
         origin: file or dataset it was read from; empty for what is generated.
         row: its number in `origin`; lines of text count from 1, rows of tables from 0.
+        is_public: whether logs and files may hold its text, and that of responses to it.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Question:
     part: str = ""
     origin: str = ""
     row: int | None = None
+    is_public: bool = True
 
     @property
     def text(self) -> str:

@@ -102,7 +102,10 @@ class BenchmarkQuestions(PromptSource):
     folder: str = "data/benchmarks"
     """Folder with the files ``<name>.jsonl`` or, as in the authors' evaluation data, ``<name>/test.jsonl``."""
     system_prompt: str | None = None
-    """Text that opens every conversation."""
+    """Text that opens every conversation; `data.system_prompt` goes before it."""
+    save_text: bool | None = None
+    """Whether the trajectories that an evaluation saves hold questions, answers and responses; none asks the makers,
+    who say no for gaia, hle and xbench."""
 
     def __post_init__(self) -> None:
         if self.name not in BENCHMARKS:
@@ -121,7 +124,7 @@ class BenchmarkQuestions(PromptSource):
         num_rows = 0
         for row in self._source().rows("test"):
             num_rows += 1
-            yield replace(row, source=self.name) if isinstance(row, Question) else row
+            yield self._named(row) if isinstance(row, Question) else row
         if num_rows != BENCHMARKS[self.name].num_rows:
             log.warning(
                 "the file of %s has %d questions, that of the authors %d: results do not compare",
@@ -147,6 +150,10 @@ class BenchmarkQuestions(PromptSource):
             f"folder must hold the benchmark {self.name} as one of {', '.join(dict.fromkeys(map(str, paths)))}, got "
             f"none; get it from {benchmark.where.format(folder=folder)}"
         )
+
+    def _named(self, question: Question) -> Question:
+        is_public = question.is_public if self.save_text is None else self.save_text
+        return replace(question, source=self.name, is_public=is_public)
 
     def _source(self) -> PromptSource:
         path, benchmark = self.file(), BENCHMARKS[self.name]

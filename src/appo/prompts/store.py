@@ -19,6 +19,7 @@ class PromptStore:
         self._texts: list[str] = []
         self._answers: list[tuple[str, ...]] = []
         self._sources: list[str] = []
+        self._are_public = array("b")
         self._token_ids = array("i")
         self._ends = array("q", [0])
 
@@ -29,6 +30,7 @@ class PromptStore:
         self._texts.append(question.text)
         self._answers.append(question.answers)
         self._sources.append(sys.intern(question.source))
+        self._are_public.append(question.is_public)
         self._token_ids.extend(token_ids)
         self._ends.append(len(self._token_ids))
 
@@ -40,7 +42,12 @@ class PromptStore:
             raise IndexError(f"number must lie in [0, {len(self)}), got {number}")
         token_ids = self._token_ids[self._ends[number] : self._ends[number + 1]]
         return Prompt(
-            self.ids[number], self._texts[number], tuple(token_ids), self._answers[number], self._sources[number]
+            self.ids[number],
+            self._texts[number],
+            tuple(token_ids),
+            self._answers[number],
+            self._sources[number],
+            bool(self._are_public[number]),
         )
 
     def __iter__(self) -> Iterator[Prompt]:

@@ -74,7 +74,8 @@ class TableQuestions(PromptSource):
     repair: bool = True
     r"""Whether ``\boxed`` and ``\frac`` are restored where a control character stands for their first two letters."""
     quote_rows: bool = True
-    """Whether messages about unusable rows quote them; they give row numbers in any case."""
+    """Whether messages about unusable rows quote them, and the trajectories that an evaluation saves hold their text;
+    both give row numbers or ids in any case."""
 
     def __post_init__(self) -> None:
         if self.answer_pattern is not None:
@@ -165,6 +166,7 @@ class TableQuestions(PromptSource):
             source="" if self.source_key is None else sys.intern(fields.text(self.source_key, "no_source")),
             origin=origin,
             row=record.number,
+            is_public=self.quote_rows,
         )
         return question, repaired != messages
 

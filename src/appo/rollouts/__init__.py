@@ -9,7 +9,13 @@ from appo.rollouts.evaluation import Evaluated, EvaluationMetrics
 from appo.rollouts.iteration import IterationRunner
 from appo.rollouts.metrics import cost_metrics, rollout_metrics
 from appo.rollouts.probe import WeightProbe, default_tolerance
-from appo.rollouts.records import TrajectoryWriter, read_trajectories, trajectory_from_record, trajectory_record
+from appo.rollouts.records import (
+    TrajectoryWriter,
+    read_trajectories,
+    trajectory_from_record,
+    trajectory_record,
+    without_text,
+)
 from appo.rollouts.stopwatch import Stopwatch
 from appo.rollouts.sync import EngineMismatchError, WeightSync
 from appo.rollouts.tool_checks import check_stop_strings, check_tools
@@ -46,4 +52,5 @@ __all__ = [
     "rollout_metrics",
     "trajectory_from_record",
     "trajectory_record",
+    "without_text",
 ]

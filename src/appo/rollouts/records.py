@@ -55,6 +55,25 @@ def trajectory_record(
     return record
 
 
+def without_text(record: Record) -> Record:
+    """What may be kept of a trajectory whose prompt is not public.
+
+    Left are ids, the rewards, why it ended, which tools were called and how that went, and what is measured a token.
+    Question, answers, response, token ids, arguments and results of tools, and reasons, which quote answers, are null.
+    `trajectory_from_record` cannot read it.
+
+    Args:
+        record: by `trajectory_record`.
+    """
+    prompt: Record = record["prompt"]
+    return {
+        **record,
+        "prompt": prompt | dict.fromkeys(("question", "token_ids", "answers")),
+        "tool_calls": [call | dict.fromkeys(("argument", "result")) for call in record["tool_calls"]],
+        **dict.fromkeys(key for key in ("text", "segments", "token_ids", "reward_reason") if key in record),
+    }
+
+
 def trajectory_from_record(record: Record, origin: BranchPoint | None = None) -> Trajectory:
     """The trajectory that `trajectory_record` wrote down.
 
