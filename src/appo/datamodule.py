@@ -37,6 +37,8 @@ class RolloutDataModule(L.LightningDataModule):
         unusable_rows: `error` refuses data with a row that makes no prompt (no question, no answer, too long, ...),
             `skip` leaves such rows out. They are counted in the log and listed in ``skipped_rows_<split>.jsonl`` in the
             run's folder.
+        system_prompt: text that opens every conversation, of training and evaluation alike, in place of what the
+            source has; none leaves that.
         system_addition: text that is put behind every system prompt; a conversation without one gets it as its own.
         tool_schemas: descriptions of the tools for chat templates that take them (``tools=``), in the JSON form of
             function calls; none leaves them to the system prompt.
@@ -60,6 +62,7 @@ class RolloutDataModule(L.LightningDataModule):
         update_epochs: int = 1,
         max_prompt_tokens: int = 2048,
         unusable_rows: Literal["error", "skip"] = "error",
+        system_prompt: str | None = None,
         system_addition: str | None = None,
         tool_schemas: list[dict[str, Any]] | None = None,
         template_options: dict[str, Any] | None = None,
@@ -91,6 +94,7 @@ class RolloutDataModule(L.LightningDataModule):
         self.update_epochs = update_epochs
         self.max_prompt_tokens = max_prompt_tokens
         self.unusable_rows = unusable_rows
+        self.system_prompt = system_prompt
         self.system_addition = system_addition
         self.tool_schemas = tool_schemas
         self.template_options = template_options
@@ -210,7 +214,9 @@ class RolloutDataModule(L.LightningDataModule):
     def _load(self, split: Split) -> None:
         if split in self._prompts:
             return
-        encode = ChatEncoder(self.tokenizer, self.system_addition, self.tool_schemas, self.template_options)
+        encode = ChatEncoder(
+            self.tokenizer, self.system_addition, self.tool_schemas, self.template_options, self.system_prompt
+        )
         load = PromptLoader(
             encode, self.max_prompt_tokens, self.unusable_rows, self.contamination_sources, self.contaminated_rows
         )

@@ -65,6 +65,13 @@ def test_addition_stands_behind_the_system_prompt_or_for_it(tokenizer):
     assert without.startswith("<|system|>Mark stages.<|end|><|user|>")
 
 
+def test_a_system_prompt_for_all_stands_in_the_place_of_each_ones_own(tokenizer):
+    encoder = ChatEncoder(tokenizer, system_addition="Mark stages.", system_prompt="Use tools.")
+    first, second = encoder.render([question(SYSTEM, USER), question(USER)])
+    assert first == second
+    assert first.startswith("<|system|>Use tools.\n\nMark stages.<|end|><|user|>")
+
+
 def test_tools_reach_a_template_that_takes_them(tool_tokenizer):
     (text,) = ChatEncoder(tool_tokenizer, tool_schemas=[SCHEMA]).render([question()])
     assert text.startswith("<tools>[")

@@ -20,6 +20,7 @@ class ChatEncoder:
             a conversation without one gets it as its system message.
         tool_schemas: descriptions of the tools, as chat templates take them in ``tools=``; none for templates without.
         template_options: further variables of the chat template.
+        system_prompt: system message of every conversation, in place of its own; none leaves that.
 
     Raises:
         ValueError: if the tokenizer has no chat template, or one that leaves `tool_schemas` out.
@@ -31,11 +32,13 @@ class ChatEncoder:
         system_addition: str | None = None,
         tool_schemas: Sequence[Mapping[str, Any]] | None = None,
         template_options: Mapping[str, Any] | None = None,
+        system_prompt: str | None = None,
     ) -> None:
         if tokenizer.chat_template is None:
             raise ValueError("the tokenizer of model.policy must have a chat template, got none")
         self.tokenizer = tokenizer
         self.system_addition = system_addition
+        self.system_prompt = system_prompt
         self.template_options = dict(template_options or {})
         self.tool_schemas: list[dict[str, Any]] | None = None
         if tool_schemas:
@@ -83,6 +86,9 @@ class ChatEncoder:
 
     def _messages(self, question: Question) -> list[dict[str, str]]:
         messages = list(question.messages)
+        if self.system_prompt is not None:
+            said = messages[1:] if messages[0]["role"] == "system" else messages
+            messages = [{"role": "system", "content": self.system_prompt}, *said]
         if self.system_addition is None:
             return messages
         if messages[0]["role"] != "system":
