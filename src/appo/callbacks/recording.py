@@ -8,8 +8,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from appo.rollouts import NOT_MEASURED, Evaluated, Rollouts, TrajectoryWriter, trajectory_record
+from appo.rollouts import NOT_MEASURED, Evaluated, Rollouts, TrajectoryWriter, trajectory_record, without_text
 from appo.rollouts.records import Record
+from appo.trajectory import Outcome, Trajectory
+
+_BY_PART = "accuracy/"
+"""How the name of a metric of a part of the data begins."""
+
+_BOUNDS = ("_low", "_high")
+"""How the names of the ends of a metric's interval end."""
+
+_ORDER = ("accuracy", "exact_match", "f1", "pass", "maj", "answered", "format", "finished", "reward", "response_length")
+"""What a reader looks for first."""
 
 
 def write_rollouts(path: Path, rounds: Sequence[Rollouts]) -> None:
@@ -29,16 +39,21 @@ def write_rollouts(path: Path, rounds: Sequence[Rollouts]) -> None:
 
 
 def write_evaluated(path: Path, batches: Iterable[Evaluated]) -> Iterator[Evaluated]:
-    """Passes evaluated trajectories on and writes them as they come."""
+    """Passes evaluated trajectories on and writes them as they come; without text where the prompt is not public."""
     with TrajectoryWriter(path) as writer:
         first_id = 0
         for batch in batches:
             writer.write(
-                {"id": first_id + i, "parent_id": None, **trajectory_record(trajectory, outcome)}
+                {"id": first_id + i, "parent_id": None, **_evaluated_record(trajectory, outcome)}
                 for i, (trajectory, outcome) in enumerate(batch)
             )
             first_id += len(batch)
             yield batch
+
+
+def _evaluated_record(trajectory: Trajectory, outcome: Outcome) -> Record:
+    record = trajectory_record(trajectory, outcome)
+    return record if trajectory.prompt.is_public else without_text(record)
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Tensor]) -> None:
@@ -46,7 +61,7 @@ def write_metrics(path: Path, metrics: Mapping[str, Tensor]) -> None:
 
     Args:
         path: of the JSON file.
-        metrics: by name, ``<stage>/<metric>``; those of a part of the data are ``<stage>/<metric>/<part>``.
+        metrics: by name, ``<stage>/<metric>``; accuracy on a part of the data is ``<stage>/accuracy/<part>``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     values = {name: float(value) for name, value in sorted(metrics.items())}
@@ -55,18 +70,34 @@ def write_metrics(path: Path, metrics: Mapping[str, Tensor]) -> None:
 
 
 def _table(values: Mapping[str, float]) -> list[str]:
-    """A row a metric and a column a part of the data, by line; the first column is all of it."""
-    split = {name: name.split("/", maxsplit=2)[1:] for name in values}
-    parts = sorted({rest[1] for rest in split.values() if len(rest) > 1})
-    cells: dict[str, dict[str, float]] = {}
-    for name, value in values.items():
-        metric, *part = split[name]
-        cells.setdefault(metric, {})[part[0] if part else ""] = value
-    lines = [" | ".join(["| metric", "all", *parts]) + " |", "|---|" + "---:|" * (len(parts) + 1)]
-    for metric, row in cells.items():
-        shown = [f"{row[part]:.4g}" if part in row else "" for part in ("", *parts)]
-        lines.append(" | ".join([f"| {metric}", *shown]) + " |")
+    """A row a metric and a column a part of the data, by line; the first column is all of it.
+
+    Accuracy alone is measured by part. Where there is one part, it is all of the data.
+    """
+    metrics = {name.partition("/")[2]: value for name, value in values.items()}
+    parts = sorted(name.removeprefix(_BY_PART) for name in metrics if name.startswith(_BY_PART))
+    columns = parts if len(parts) > 1 else []
+    lines = [" | ".join(["| metric", parts[0] if len(parts) == 1 else "all", *columns]) + " |"]
+    lines.append("|---|" + "---:|" * (len(columns) + 1))
+    for name in sorted(metrics, key=_place):
+        if name.startswith(_BY_PART) or name.endswith(_BOUNDS):
+            continue
+        low, high = (metrics.get(f"{name}{bound}") for bound in _BOUNDS)
+        interval = "" if low is None or high is None else f" [{_number(low)}, {_number(high)}]"
+        by_part = [_number(metrics[f"{_BY_PART}{part}"]) if name == "accuracy" else "" for part in columns]
+        lines.append(" | ".join([f"| {name}", f"{_number(metrics[name])}{interval}", *by_part]) + " |")
     return lines
+
+
+def _place(name: str) -> tuple[int, str, int, str]:
+    """Sorts by `_ORDER`, k by its value, and the rest by name behind it."""
+    kind, _, k = name.partition("@")
+    rank = next((i for i, known in enumerate(_ORDER) if kind == known), len(_ORDER))
+    return rank, kind, int(k) if k.isdigit() else 0, name
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
 
 
 def _records(rollouts: Rollouts, first_id: int) -> Iterator[Record]:
