@@ -7,17 +7,18 @@ import yaml
 from appo.cli import run
 from appo.losses import ClippedLoss, ProceduralLoss
 
-from .toy import FEW_TOKENS, metrics
+from .toy import CONFIG, FEW_TOKENS, metrics
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.yaml"))
 OVERLAYS = {"random_branching", "stage_markers"}
-PRESETS = [path for path in CONFIGS if path.stem not in OVERLAYS | {"cold_start"}]
+BENCHMARKS = [path for path in CONFIGS if path.parent.name == "benchmarks"]
+PRESETS = [path for path in CONFIGS if path.stem not in OVERLAYS | {"cold_start"} and path not in BENCHMARKS]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_accepted(path, capsys):
     command = "sft" if path.stem == "cold_start" else "fit"
-    base = ["--config", str(path.with_name("appo.yaml"))] if path.stem in OVERLAYS else []
+    base = ["--config", CONFIG] if path.stem in OVERLAYS or path in BENCHMARKS else []
     with pytest.raises(SystemExit) as exit_info:
         run([command, *base, "--config", str(path), "--print_config"])
     assert exit_info.value.code == 0, capsys.readouterr().err
@@ -55,7 +56,7 @@ def test_interpolations_see_what_the_command_line_says(capsys):
 
 def resolved(capsys, *options: str):
     with pytest.raises(SystemExit):
-        run(["fit", "--config", str(CONFIGS[0].with_name("appo.yaml")), *options, "--print_config"])
+        run(["fit", "--config", str(CONFIG), *options, "--print_config"])
     return yaml.safe_load(capsys.readouterr().out)
 
 
