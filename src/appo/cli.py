@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
-from jsonargparse import Namespace, auto_cli, set_parsing_settings
 from jsonargparse import _typehints as typehints
+from jsonargparse import auto_cli, set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -81,7 +81,7 @@ def _start_afresh(parser_or_action: Any, previous: Any, value: Any) -> None:
     the place of the `ProceduralLoss` would clip where that one does (https://github.com/mauvilsa/jsonargparse/issues/460).
     """
     if previous and previous.get("init_args") and previous["class_path"] != value["class_path"]:
-        previous["init_args"] = Namespace()
+        previous["init_args"] = type(previous)()
 
 
 typehints.discard_init_args_on_class_path_change = _start_afresh  # it has no setting for this

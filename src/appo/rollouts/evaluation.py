@@ -135,7 +135,7 @@ class EvaluationMetrics(nn.Module):
         """The values since the last `reset`, by name; with several processes, over all of them."""
         for name in self._names_of_all_processes():
             self._metric(name)
-        values = {key.replace(":", "."): metric.compute() for key, metric in sorted(self._metrics.items())}
+        values = {name: self._metric(name).compute() for name in sorted(self._names())}
         for name in values:
             if name.startswith(_OF_TOOL):
                 values[name] = values[name] / values[_NUMBER]
@@ -150,9 +150,12 @@ class EvaluationMetrics(nn.Module):
         """Forgets everything."""
         self._metrics = nn.ModuleDict()
 
+    def _names(self) -> list[str]:
+        return [key.replace(":", ".") for key in self._metrics]
+
     def _names_of_all_processes(self) -> list[str]:
         """The metrics that any process has: all of them must take part when one is summed up, and in the same order."""
-        names = [key.replace(":", ".") for key in self._metrics]
+        names = self._names()
         if not (dist.is_available() and dist.is_initialized()):
             return names
         gathered: list[list[str]] = [[]] * dist.get_world_size()
