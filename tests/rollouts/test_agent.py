@@ -13,7 +13,7 @@ from appo.engines import SamplingParams
 from appo.policy import PolicyLogProbs
 from appo.rollouts import AgentLimits, AgentLoop, Start
 from appo.scorers import BranchingScore
-from appo.tools import SearchBackend, SearchTool, TagSyntax, Tool, ToolError, ToolRunner
+from appo.tools import PythonTool, SearchBackend, SearchTool, TagSyntax, Tool, ToolError, ToolRunner
 from appo.trajectory import NOT_SAMPLED, BranchPoint, Prompt, Segment, Trajectory
 
 from .conftest import EOS, ScriptedEngine
@@ -203,6 +203,21 @@ def test_a_failing_call_becomes_the_result_and_is_counted(tokenizer, runner, pro
     (trajectory,), _ = _run(tokenizer, runner, script, [Start(prompt, 0)])
     assert trajectory.tool_calls[0].failure == "error"
     assert trajectory.finish_reason == "eos"
+
+
+def test_variables_last_for_a_trajectory_and_a_branch_finds_those_of_its_prefix_alone(tokenizer, prompt):
+    runner = ToolRunner([PythonTool(keep_variables=True, timeout_s=30.0)])
+    runner.start()
+    turns = ["<python>x = 4</python>", "<python>x += 1; x</python>", "<python>x</python>", EOS]
+    results = [f" <result>\n{result}\n</result>" for result in ("(no output)", "5", "5")]
+    (parent,), _ = _run(tokenizer, runner, _script(turns, results), [Start(prompt, 0)])
+    assert [call.result for call in parent.tool_calls] == ["(no output)", "5", "5"]
+    shared = "Q?" + turns[0] + results[0]
+    point = BranchPoint(parent, position=len(shared) - 1, score=1.0)
+    script = {shared: "<python>x</python>", f"{shared}<python>x</python> <result>\n4\n</result>": EOS}
+    (branch,), _ = _run(tokenizer, runner, script, [Start(prompt, 0, point)])
+    assert [call.result for call in branch.tool_calls] == ["(no output)", "4"]
+    runner.stop()
 
 
 def test_a_call_beyond_the_limit_ends_the_trajectory_on_its_last_sampled_token(tokenizer, runner, prompt):

@@ -1,6 +1,8 @@
 """The fork server and its caller, with namespaces and with limits alone."""
 
 import os
+import platform
+import resource
 import select
 import signal
 import subprocess
@@ -9,9 +11,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from appo.tools import ToolError
 from appo.tools.interpreter import Interpreter, InterpreterLostError
 from appo.tools.sandbox.settings import Settings
 from tests.tools.processes import descendants, interpreters, is_alive, wait_for_child, wait_until_busy
@@ -69,11 +73,41 @@ def test_working_folder_is_empty_and_removed(interpreter):
     assert run(interpreter, "import os\nos.listdir()").output == "[]\n"
 
 
+def test_working_folder_leaves_no_mount_behind(interpreter):
+    mounts = Path(f"/proc/{interpreters()[-1]}/mountinfo")
+    before = mounts.read_text()
+    run(interpreter, "open('file', 'w').close()")
+    assert mounts.read_text() == before
+
+
+def test_namespaces_cannot_be_made_by_code(interpreter):
+    if platform.machine() != "x86_64":
+        pytest.skip("knows the number of clone on x86_64 alone")
+    code = "import ctypes\nctypes.CDLL(None).syscall(56, 0x10000011, 0, 0, 0, 0)"
+    assert run(interpreter, code).output == "-1\n"
+
+
 def test_sockets_and_threads_beyond_the_limit_are_refused(interpreter):
     assert "PermissionError" in run(interpreter, "import socket\nsocket.socket()").output
     code = "import threading\n[threading.Thread(target=threading.Event().wait, daemon=True).start() for _ in range(99)]"
     if os.geteuid() != 0 or interpreter.report.user_id != 0:
         assert "can't start new thread" in run(interpreter, code).output
+
+
+def test_call_for_which_there_is_no_process_fails_alone(interpreter):
+    if interpreter.report.user_id == 0:
+        pytest.skip("root has as many processes as it likes")
+    server = interpreters()[-1]
+    try:
+        before = resource.prlimit(server, resource.RLIMIT_NPROC)
+        resource.prlimit(server, resource.RLIMIT_NPROC, (0, before[1]))
+    except PermissionError:
+        pytest.skip("may not change the limits of another process")
+    with pytest.raises(ToolError, match="no room for another process"):
+        run(interpreter, "1")
+    resource.prlimit(server, resource.RLIMIT_NPROC, before)
+    assert run(interpreter, "1").output == "1\n"
+    assert interpreters()[-1] == server
 
 
 def test_nothing_is_left_when_a_process_that_was_killed_is_replaced(settings):

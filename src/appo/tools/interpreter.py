@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from appo.tools.base import ToolError
-from appo.tools.sandbox.settings import ANSWER, CODE_LENGTH, Report, Settings
+from appo.tools.sandbox.settings import ANSWER, CODE_LENGTH, NO_PROCESS, Report, Settings
 
 _START_S = 60.0
 """Seconds that a new interpreter may take to become ready."""
@@ -161,6 +161,7 @@ class Session:
 
         Raises:
             InterpreterLostError: if the process had ended before.
+            ToolError: if the machine had none to give.
         """
         try:
             execution = self._follow(code, time.monotonic() + timeout_s, max_bytes)
@@ -205,6 +206,7 @@ class Session:
         except TimeoutError:
             return Execution("", "timeout")
         except OSError as error:
+            self._receive()
             raise InterpreterLostError(_LOST) from error
         printed = bytearray()
         poller = select.poll()
@@ -223,11 +225,7 @@ class Session:
         return Execution(_decode(printed), "cut")
 
     def _finish(self, printed: bytearray, max_bytes: int) -> Execution:
-        try:
-            answer = self._call.recv(ANSWER.size)
-        except ConnectionResetError as error:
-            # The other end closed with our code unread.
-            raise InterpreterLostError(_LOST) from error
+        answer = self._receive()
         try:
             while len(printed) <= max_bytes and (chunk := os.read(self._output, _CHUNK_BYTES)):
                 printed += chunk
@@ -240,6 +238,16 @@ class Session:
             return Execution(_decode(printed), "cut")
         is_alive, exit_code = ANSWER.unpack(answer)
         return Execution(_decode(printed), "exit", exit_code, is_alive)
+
+    def _receive(self) -> bytes:
+        try:
+            answer = self._call.recv(ANSWER.size)
+        except ConnectionResetError as error:
+            # The other end closed with our code unread.
+            raise InterpreterLostError(_LOST) from error
+        if answer == NO_PROCESS:
+            raise ToolError("The machine has no room for another process.")
+        return answer
 
 
 def _decode(printed: bytearray) -> str:

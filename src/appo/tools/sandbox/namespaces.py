@@ -97,12 +97,18 @@ def fork_call(own_processes: int) -> int:
 
     Args:
         own_processes: descriptor of the caller's process namespace.
+
+    Raises:
+        OSError: if the machine has no room for another process.
     """
     call("unshare", CLONE_NEWPID)
-    pid = os.fork()
-    if pid != 0:
-        # Only from here may another process namespace be made.
-        call("setns", own_processes, CLONE_NEWPID)
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid != 0:
+            # Only from here may another process namespace be made.
+            call("setns", own_processes, CLONE_NEWPID)
     return pid
 
 

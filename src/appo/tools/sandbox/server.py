@@ -23,7 +23,7 @@ from . import namespaces
 from .cell import Notebook, join_threads
 from .linux import IS_LINUX, PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
 from .seccomp import install_filter, make_filter
-from .settings import ANSWER, CODE_LENGTH, Report, Settings
+from .settings import ANSWER, CODE_LENGTH, NO_PROCESS, Report, Settings
 
 _PRELOADED = (
     *("bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "fractions", "functools", "heapq"),
@@ -81,7 +81,14 @@ class Server:
             return False
         call_descriptor, output = descriptors
         call = socket.socket(fileno=call_descriptor)
-        pid = namespaces.fork_call(self.own_processes) if self.settings.namespaces else os.fork()
+        try:
+            pid = namespaces.fork_call(self.own_processes) if self.settings.namespaces else os.fork()
+        except OSError:
+            # This call fails alone: others go on.
+            os.close(output)
+            with call, contextlib.suppress(OSError):
+                call.send(NO_PROCESS, socket.MSG_DONTWAIT)
+            return True
         if pid == 0:
             self._run(call, output)
         os.close(output)
@@ -107,7 +114,7 @@ class Server:
             _confine(self.settings, self.filter)
             exit_code = _serve_cells(socket.socket(fileno=_CALL_DESCRIPTOR), self.settings.keep_variables)
         except OSError as error:
-            sys.stderr.write(f"The sandbox failed: {error}\n")
+            sys.stderr.write(f"The code could not be run: {error}\n")
         finally:
             os._exit(exit_code)
 

@@ -10,6 +10,8 @@ CODE_LENGTH = struct.Struct(">Q")
 """Precedes the code of a call: its bytes."""
 ANSWER = struct.Struct(">?i")
 """Ends a call: whether its process lives on, and the exit code, or minus the number of the signal that ended it."""
+NO_PROCESS = ANSWER.pack(False, -(2**31))
+"""Answers a call for which no process could be made."""
 
 
 @dataclass(frozen=True)
