@@ -1,0 +1,153 @@
+"""The policy's weights in a checkpoint of a run, a single file or a folder of shards; nothing in it is executed."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+
+SHARD_INDEX = ".metadata"
+"""The file of a sharded checkpoint that says which shard holds what."""
+
+_POLICY = "policy."
+"""What the module puts before the names of its policy's parameters."""
+
+_SHARDED_MODEL = ("state_dict.", "model.")
+"""What `ModelParallelStrategy` and `FSDPStrategy` put before the names of all weights in a sharded checkpoint."""
+
+_INDEX_CLASSES = {
+    "torch": ("Size",),
+    "torch.serialization": ("_get_layout",),
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "torch.distributed.checkpoint.metadata": (
+        "_MEM_FORMAT_ENCODING",
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+    ),
+    "pathlib": ("Path", "PosixPath", "PurePosixPath"),
+    "collections": ("OrderedDict",),
+}
+"""All that the index of shards consists of, beside data types."""
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyWeights:
+    """The weights of a policy, not read yet.
+
+    Attributes:
+        tensors: by parameter name, to look at shape and data type; those of shards are on the meta device.
+        read: the tensors of some names, on the CPU; those of a single file stay in it until they are touched.
+    """
+
+    tensors: Mapping[str, Tensor]
+    read: Callable[[Iterable[str]], dict[str, Tensor]]
+
+
+def open_weights(checkpoint: Path) -> PolicyWeights:
+    """The policy's weights in a checkpoint of any strategy.
+
+    Args:
+        checkpoint: a file that Lightning wrote, or a folder that one of its strategies wrote by
+            `torch.distributed.checkpoint`.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+        ValueError: if it is no such checkpoint, holds no policy, or holds what would have to be executed.
+    """
+    if checkpoint.is_dir():
+        weights = _open_folder(checkpoint)
+    elif checkpoint.is_file():
+        weights = _open_file(checkpoint)
+    else:
+        raise FileNotFoundError(f"ckpt must be a checkpoint of a run, a file or a folder, got {str(checkpoint)!r}")
+    if not weights.tensors:
+        raise ValueError(f"ckpt must hold weights named {_POLICY}..., as runs of appo save them, got {checkpoint}")
+    return weights
+
+
+def _open_file(checkpoint: Path) -> PolicyWeights:
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"ckpt must be a checkpoint that Lightning wrote, got {checkpoint}: {error}") from error
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    tensors: dict[str, Tensor] = {
+        name.removeprefix(_POLICY): tensor for name, tensor in (state or {}).items() if name.startswith(_POLICY)
+    }
+    return PolicyWeights(tensors, lambda names: {name: tensors[name] for name in names})
+
+
+def _open_folder(checkpoint: Path) -> PolicyWeights:
+    if not (checkpoint / SHARD_INDEX).is_file():
+        raise ValueError(f"ckpt must have a file {SHARD_INDEX} if it is a folder, got {checkpoint}")
+    reader = ShardReader(checkpoint)
+    stored = {
+        key: entry
+        for key, entry in reader.read_metadata().state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+    keys = {
+        key.removeprefix(model + _POLICY): key
+        for model in _SHARDED_MODEL
+        for key in stored
+        if key.startswith(model + _POLICY)
+    }
+
+    def read(names: Iterable[str]) -> dict[str, Tensor]:
+        tensors = {
+            keys[name]: torch.empty(stored[keys[name]].size, dtype=stored[keys[name]].properties.dtype)
+            for name in names
+        }
+        load(tensors, storage_reader=reader, no_dist=True)
+        return {key.partition(_POLICY)[2]: tensor for key, tensor in tensors.items()}
+
+    shapes = {
+        name: torch.empty(stored[key].size, dtype=stored[key].properties.dtype, device="meta")
+        for name, key in keys.items()
+    }
+    return PolicyWeights(shapes, read)
+
+
+class ShardReader(FileSystemReader):
+    """Reads shards without executing what a stranger may have put into their index.
+
+    The index is a pickle, and torch's own reader trusts it. Tensors are read with ``weights_only=True`` by both.
+    """
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        path = Path(self.path) / SHARD_INDEX
+        with path.open("rb") as file:
+            try:
+                metadata = IndexUnpickler(file).load()
+            except (pickle.UnpicklingError, EOFError) as error:
+                raise ValueError(f"ckpt must have an index of shards in {path}: {error}") from error
+        if not isinstance(metadata, Metadata):
+            raise ValueError(f"ckpt must have an index of shards in {path}, got {type(metadata).__name__}")
+        return metadata
+
+
+class IndexUnpickler(pickle.Unpickler):
+    """Builds nothing but what the index of shards consists of.
+
+    See "pickle: Restricting Globals" (https://docs.python.org/3/library/pickle.html#restricting-globals).
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
+            return dtype
+        if name not in _INDEX_CLASSES.get(module, ()):
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in it")
+        return super().find_class(module, name)
