@@ -12,6 +12,8 @@ COMMANDS = {
     "predict": "write the trajectories of a policy on the test questions",
     "ablate": "train combinations of options over seeds at the same budget of tokens, and compare them",
     "report": "write a table, a reward curve and a few trajectories of a finished run",
+    "export": "write the policy of a checkpoint as a Hugging Face folder",
+    "plan": "print the memory that a run takes on every GPU, before it starts",
     "sft": "train a policy on demonstrations: the cold start before reinforcement learning",
 }
 

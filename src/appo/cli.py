@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,8 +24,10 @@ from appo.advantages import ADVANTAGES
 from appo.callbacks import ExportPolicy, IterationProgress, RolloutCallback
 from appo.datamodule import RolloutDataModule
 from appo.engines import ENGINES
+from appo.export import export_policy
 from appo.losses import LOSSES
 from appo.module import APPOModule
+from appo.planning import SHAPES, PolicySize, describe, plan_memory, plan_of_run, policy_config
 from appo.prompts import PROMPT_SOURCES
 from appo.registry import Registry
 from appo.report import write_report
@@ -53,10 +55,14 @@ _CLI_OPTIONS: dict[str, Any] = {
     "auto_configure_optimizers": False,
 }
 
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"report": write_report, "export": export_policy}
+"""Commands that are no training: their options are the arguments of a function, what it returns is printed."""
+
 _EXPECTED_WARNINGS = (
     "LightningCLI's args parameter",  # a command of ours may stand for one of Lightning's
     "Your `IterableDataset` has `__len__` defined",  # on purpose: see RolloutBuffer
     ".*isinstance.treespec, LeafSpec.. is deprecated",
+    "torch.distributed is disabled, unavailable or uninitialized",  # shards are put together by one process
     "The '(train|val|test|predict)_dataloader' does not have many workers",  # batches are made in this process
 )
 """What libraries warn of and this project does on purpose, or cannot change."""
@@ -172,6 +178,33 @@ class UnstartedFit(AppoCLI):
         """In the place of the trainer's."""
 
 
+class PlanCLI(AppoCLI):
+    """The settings of a run, read and planned instead of started."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--gpus", type=int | None, default=None, help="Of the trainer; none takes trainer.devices x num_nodes."
+        )
+        parser.add_argument("--gpu-memory-gib", type=float, default=80.0, help="Memory of one GPU.")
+        parser.add_argument(
+            "--shape", type=str | None, default=None, help=f"Plans for {', '.join(SHAPES)} instead of model.policy."
+        )
+
+    def instantiate_classes(self) -> None:
+        # Without a trainer: it would look for the devices that the plan is for.
+        try:
+            parts = self.parser.instantiate_classes(self.config)
+            config = policy_config(parts.model.policy_folder, self.config.shape)
+            run = plan_of_run(
+                parts.model, parts.data, parts.rollout, self.config.trainer, config,
+                self.config.gpus, self.config.gpu_memory_gib,
+            )  # fmt: skip
+            sys.stdout.write(f"{describe(plan_memory(PolicySize.of_config(config), run))}\n")
+        except (FileNotFoundError, ValueError) as error:
+            self.parser.error(str(error))
+
+
 class SupervisedCLI(RunFolderCLI):
     """Supervised training on demonstrations."""
 
@@ -190,8 +223,8 @@ def run(args: list[str]) -> None:
     disable_progress_bar()  # of loading and saving weights: it would break the one over iterations
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for every request
-    if args[0] == "report":
-        sys.stdout.write(f"{auto_cli(write_report, args=args[1:], as_positional=False)}\n")
+    if args[0] in _FUNCTIONS:
+        sys.stdout.write(f"{auto_cli(_FUNCTIONS[args[0]], args=args[1:], as_positional=False)}\n")
         return
     # Interpolations see the merged config, not one file: an override reaches every ${...} that names it.
     set_parsing_settings(docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True)
@@ -202,6 +235,8 @@ def run(args: list[str]) -> None:
             raise SystemExit(status)
     elif args[0] == "sft":
         SupervisedCLI(SupervisedModule, SupervisedDataModule, args=["fit", *args[1:]], **_CLI_OPTIONS)
+    elif args[0] == "plan":
+        PlanCLI(APPOModule, RolloutDataModule, args=args[1:], run=False, **_CLI_OPTIONS)
     else:
         AppoCLI(APPOModule, RolloutDataModule, args=args, **_CLI_OPTIONS)
 

@@ -1,0 +1,244 @@
+"""Peak memory of real optimizer steps on a CPU against what `appo plan` says of them.
+
+``python -m benchmarks.memory_plan --out runs/benchmarks``
+
+Every case runs in a process of its own: the module and Lightning's trainer take two optimizer steps of two
+micro-batches each with a random policy. Measured is the greatest resident memory of the process above what it had
+before the policy was there; large tensors are given back to the system as soon as they are freed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from appo.planning import RUNTIME_BYTES, EnginePlan, PolicySize, Precision, RunPlan, plan_memory
+
+MODELS: dict[str, dict[str, Any]] = {
+    "llama-small": {
+        "model_type": "llama", "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 2048, "tie_word_embeddings": False,
+    },
+    "llama-wide": {
+        "model_type": "llama", "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6,
+        "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 4096, "tie_word_embeddings": False,
+    },
+    "qwen2-deep": {
+        "model_type": "qwen2", "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 12,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 8192, "tie_word_embeddings": True,
+    },
+    "qwen2-vocabulary": {
+        "model_type": "qwen2", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 1, "vocab_size": 65536, "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+"""Shapes in which layers, activations or the vocabulary weigh most."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run.
+
+    Attributes:
+        model: key of `MODELS`.
+        optimizer: class of ``torch.optim``.
+        dtype: of the parameters.
+        checkpointing: whether layers are computed again in the backward pass.
+        rows: of a micro-batch.
+        row_tokens: of each row.
+        scored: tokens of each row whose log-probs are taken.
+    """
+
+    model: str
+    optimizer: str = "AdamW"
+    dtype: str = "float32"
+    checkpointing: bool = False
+    rows: int = 4
+    row_tokens: int = 512
+    scored: int = 64
+
+
+CASES = (
+    Case("llama-wide"),
+    Case("llama-wide", checkpointing=True),
+    Case("llama-wide", optimizer="SGD"),
+    Case("llama-wide", optimizer="SGD", checkpointing=True, rows=8),
+    Case("qwen2-deep"),
+    Case("qwen2-deep", checkpointing=True),
+    Case("qwen2-deep", dtype="bfloat16", rows=2),
+    Case("qwen2-vocabulary", rows=1, scored=256),
+    Case("qwen2-vocabulary", checkpointing=True, rows=1, scored=256),
+)
+
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+"""What makes the C library give memory back at once; without it, a peak holds what was freed long before."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Predicted and measured bytes of one case."""
+
+    case: Case
+    predicted: int
+    measured: int
+
+    @property
+    def ratio(self) -> float:
+        """Predicted over measured."""
+        return self.predicted / self.measured
+
+
+def predict(case: Case) -> int:
+    """The update phase of a plan for one process without a GPU."""
+    num_bytes = getattr(torch, case.dtype).itemsize
+    run = RunPlan(
+        precision=Precision(num_bytes, num_bytes, num_bytes),
+        optimizer_states={"AdamW": 2, "SGD": 0}[case.optimizer],
+        foreach=False,
+        checkpointing=case.checkpointing,
+        micro_batch_tokens=case.rows * case.row_tokens,
+        scored_tokens=case.rows * case.scored,
+        prompt_tokens=case.row_tokens - case.scored,
+        response_tokens=case.scored,
+        chunk_bytes=None,
+        engine=EnginePlan("server"),
+    )
+    return plan_memory(PolicySize.of_shape(MODELS[case.model]), run).total("update") - RUNTIME_BYTES
+
+
+def measure(case: Case) -> int:
+    """Runs the case in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        transformers.utils.logging.disable_progress_bar()
+        config = transformers.AutoConfig.for_model(**MODELS[case.model])
+        torch.manual_seed(0)
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.memory_plan",
+            "--case",
+            json.dumps(asdict(case)),
+            "--folder",
+            folder,
+        ]
+        done = subprocess.run(command, env={**os.environ, **GIVE_BACK}, check=True, capture_output=True, text=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+def resident(name: str) -> int:
+    """Bytes of this process: ``VmRSS`` at present, ``VmHWM`` at most."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}")
+
+
+def forget_peak() -> None:
+    """Lets ``VmHWM`` begin anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def take_steps(case: Case, folder: str) -> int:
+    """The greatest resident memory of two optimizer steps, above what there was before the policy."""
+    import gc
+
+    import lightning as L
+    from torch.utils.data import DataLoader
+
+    from appo.batch import TrainBatch
+    from appo.losses import ClippedLoss
+    from appo.module import APPOModule
+
+    def batch(rows: int, length: int, scored: int) -> TrainBatch:
+        mask = (torch.arange(length) >= length - scored).expand(rows, length)
+        zeros = torch.zeros(rows, length)
+        return TrainBatch(
+            token_ids=torch.randint(0, 1000, (rows, length)),
+            lengths=torch.full((rows,), length),
+            response_mask=mask,
+            behavior_log_probs=zeros,
+            old_log_probs=zeros,
+            advantages=torch.randn(rows, 1) * mask,
+        )
+
+    class Peak(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            gc.collect()
+            forget_peak()
+
+    def fit(model: str, batches: list[TrainBatch], dtype: str, callbacks: list[L.Callback]) -> None:
+        module = APPOModule(
+            model,
+            ClippedLoss(behavior_correction="off"),
+            optimizer=lambda parameters: getattr(torch.optim, case.optimizer)(parameters, lr=1e-6),
+            max_tokens_per_microbatch=case.rows * case.row_tokens,
+            gradient_checkpointing=case.checkpointing,
+            dtype=dtype,
+        )
+        trainer = L.Trainer(
+            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=callbacks,
+        )  # fmt: skip
+        trainer.fit(module, DataLoader(batches, batch_size=None))
+
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as tiny:
+        config = transformers.LlamaConfig(
+            vocab_size=1000, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1
+        )
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tiny)
+        # Libraries load what they need in the first step.
+        fit(tiny, [batch(2, 8, 4)], case.dtype, [])
+    batches = [batch(2 * case.rows, case.row_tokens, case.scored) for _ in range(2)]
+    gc.collect()
+    before = resident("VmRSS")
+    fit(folder, batches, case.dtype, [Peak()])
+    return resident("VmHWM") - before
+
+
+def main() -> None:
+    """Prints the table and writes it as JSON."""
+    parser = argparse.ArgumentParser(prog="benchmarks.memory_plan", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of memory_plan.json")
+    parser.add_argument("--case", help="one case as JSON, in this process: prints its bytes")
+    parser.add_argument("--folder", help="policy of that case")
+    options = parser.parse_args()
+    if options.case:
+        print(take_steps(Case(**json.loads(options.case)), options.folder))
+        return
+    print(
+        f"{'model':17} {'optimizer':9} {'dtype':9} {'checkpointing':13} {'predicted':>10} {'measured':>10} {'ratio':>6}"
+    )
+    results = []
+    for case in CASES:
+        result = Result(case, predict(case), measure(case))
+        results.append(result)
+        print(
+            f"{case.model:17} {case.optimizer:9} {case.dtype:9} {case.checkpointing!s:13} "
+            f"{result.predicted / 2**20:6.0f} MiB {result.measured / 2**20:6.0f} MiB {result.ratio:6.2f}",
+            flush=True,
+        )
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": platform.machine(),
+        "results": [{**asdict(result), "ratio": round(result.ratio, 3)} for result in results],
+    }
+    (options.out / "memory_plan.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

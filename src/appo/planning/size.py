@@ -1,0 +1,118 @@
+"""How large a policy is, counted on a model that has shapes and no data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+_GATED_LAYER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class PolicySize:
+    """Numbers of weights and widths of a causal language model whose layers are attention and a gated MLP.
+
+    Attributes:
+        num_weights: numbers in all parameters, tied ones counted once.
+        layer_weights: of the largest decoder layer.
+        embedding_weights: of the input embedding.
+        head_weights: of the output head; 0 if it is tied to the embedding.
+        largest_weight: numbers in the largest single parameter.
+        num_layers: decoder layers.
+        hidden_size: width of the residual stream.
+        mlp_size: width inside the MLP.
+        num_heads: attention heads.
+        num_kv_heads: heads of keys and values.
+        head_size: width of a head.
+        vocab_size: rows of the output head.
+    """
+
+    num_weights: int
+    layer_weights: int
+    embedding_weights: int
+    head_weights: int
+    largest_weight: int
+    num_layers: int
+    hidden_size: int
+    mlp_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    vocab_size: int
+
+    @property
+    def attention_size(self) -> int:
+        """Width of all heads together."""
+        return self.num_heads * self.head_size
+
+    @property
+    def kv_size(self) -> int:
+        """Width of all key heads together, which is also that of the value heads."""
+        return self.num_kv_heads * self.head_size
+
+    @property
+    def linear_layer_weights(self) -> int:
+        """``2 * hidden * (attention + kv) + 3 * hidden * mlp``: the matrices of one decoder layer."""
+        return self.hidden_size * (2 * self.attention_size + 2 * self.kv_size + 3 * self.mlp_size)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> PolicySize:
+        """The size of a model; the data of its parameters is not looked at.
+
+        Raises:
+            ValueError: if its layers are not attention with separate projections and one gated MLP.
+        """
+        decoder = model.get_decoder()
+        layers = getattr(decoder, "layers", None)
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        if not isinstance(layers, nn.ModuleList) or head is None or not all(_is_gated_layer(layer) for layer in layers):
+            raise ValueError(
+                f"model.policy must have layers of {', '.join(_GATED_LAYER)} to be planned, got {type(model).__name__}"
+            )
+        text = model.config.get_text_config(decoder=True)
+        head_is_tied = head.weight is embedding.weight
+        return cls(
+            num_weights=_count(model),
+            layer_weights=max(_count(layer) for layer in layers),
+            embedding_weights=_count(embedding),
+            head_weights=0 if head_is_tied else _count(head),
+            largest_weight=max(parameter.numel() for parameter in model.parameters()),
+            num_layers=len(layers),
+            hidden_size=text.hidden_size,
+            mlp_size=text.intermediate_size,
+            num_heads=text.num_attention_heads,
+            num_kv_heads=text.num_key_value_heads or text.num_attention_heads,
+            head_size=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            vocab_size=head.weight.shape[0],
+        )
+
+    @classmethod
+    def of_config(cls, config: PreTrainedConfig) -> PolicySize:
+        """The size of a model that is not loaded."""
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model.tie_weights()
+        return cls.of(model)
+
+    @classmethod
+    def of_shape(cls, shape: Mapping[str, Any]) -> PolicySize:
+        """The size of the model that a ``config.json`` describes.
+
+        Args:
+            shape: what stands in the file; ``model_type`` is needed.
+        """
+        return cls.of_config(AutoConfig.for_model(**shape))
+
+
+def _is_gated_layer(layer: nn.Module) -> bool:
+    names = [name.rpartition(".")[2] for name, module in layer.named_modules() if isinstance(module, nn.Linear)]
+    return sorted(names) == sorted(_GATED_LAYER)
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,99 @@
+"""The memory sums of ``docs/scale.md``; ``python -m appo.planning.tables docs/scale.md`` writes them anew."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from appo.planning.command import verdict
+from appo.planning.memory import Precision
+from appo.planning.plan import GIB, PHASES, EnginePlan, MemoryPlan, RunPlan, plan_memory
+from appo.planning.shapes import SHAPES
+from appo.planning.size import PolicySize
+
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+
+PROMPT_TOKENS, RESPONSE_TOKENS, MICRO_BATCH_TOKENS = 2048, 8192, 16384
+
+ENGINES: dict[tuple[str, int], tuple[int, float]] = {
+    ("Qwen2.5-7B", 8): (1, 0.5),
+    ("Qwen2.5-7B", 64): (1, 0.7),
+    ("Qwen2.5-14B", 8): (2, 0.5),
+    ("Qwen2.5-14B", 64): (2, 0.7),
+    ("Llama-3.1-70B", 8): (8, 0.4),
+    ("Llama-3.1-70B", 64): (8, 0.5),
+}
+"""`tensor_parallel_size` and `gpu_memory_utilization` of the engine, by model and number of GPUs."""
+
+
+def scale_plan(model: str, num_gpus: int) -> MemoryPlan:
+    """The plan for a public model on GPUs of 80 GiB, with the settings that the page recommends.
+
+    Args:
+        model: key of `SHAPES`.
+        num_gpus: 8 or 64.
+    """
+    tensor_parallel, memory_share = ENGINES[model, num_gpus]
+    run = RunPlan(
+        num_gpus=num_gpus,
+        strategy="fsdp",
+        precision=Precision(weight=4, compute=2, residual=2),
+        foreach=False,
+        checkpointing=True,
+        micro_batch_tokens=MICRO_BATCH_TOKENS,
+        prompt_tokens=PROMPT_TOKENS,
+        response_tokens=RESPONSE_TOKENS,
+        engine=EnginePlan("vllm", tensor_parallel=tensor_parallel, memory_share=memory_share),
+    )
+    return plan_memory(PolicySize.of_shape(SHAPES[model]), run)
+
+
+def scale_tables() -> str:
+    """Settings and memory of every model and number of GPUs, as Markdown."""
+    plans = {key: scale_plan(*key) for key in ENGINES}
+    names = dict.fromkeys(item.name for plan in plans.values() for item in plan.items if item.num_bytes)
+    rows = [
+        ["GiB on every GPU", *(f"{model}, {num_gpus} GPUs" for model, num_gpus in plans)],
+        ["---", *("---:" for _ in plans)],
+        ["`rollout.engine.tensor_parallel_size`", *(str(tensor_parallel) for tensor_parallel, _ in ENGINES.values())],
+        ["`rollout.engine.gpu_memory_utilization`", *(str(share) for _, share in ENGINES.values())],
+        *([name, *(_bytes_of(plan, name) for plan in plans.values())] for name in names),
+        *(
+            [f"**all while {phase}**", *(f"{plan.total(phase) / GIB:.1f}" for plan in plans.values())]
+            for phase in PHASES
+        ),
+        ["fits", *("yes" if plan.fits else "no" for plan in plans.values())],
+        [
+            "trajectories at once in the cache of an engine",
+            *(f"{plan.cache_trajectories:,}" for plan in plans.values()),
+        ],
+        ["engines", *(str(num_gpus // tensor_parallel) for (_, num_gpus), (tensor_parallel, _) in ENGINES.items())],
+    ]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    refused = "\n".join(
+        f"- {model} on {num_gpus} GPUs {'; '.join(verdict(plan)[:2])}."
+        for (model, num_gpus), plan in plans.items()
+        if not plan.fits
+    )
+    return f"{table}\n\n{refused}" if refused else table
+
+
+def _bytes_of(plan: MemoryPlan, name: str) -> str:
+    return f"{sum(item.num_bytes for item in plan.items if item.name == name) / GIB:.1f}"
+
+
+def insert_tables(page: str) -> str:
+    """The page with its tables as they are now."""
+    head, _, rest = page.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n\n{scale_tables()}\n\n{END}{tail}"
+
+
+def main() -> None:
+    """Writes the tables into the page that the command line names."""
+    path = Path(sys.argv[1])
+    path.write_text(insert_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
