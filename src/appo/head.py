@@ -44,10 +44,13 @@ def find_linear_head(model: PreTrainedModel) -> LinearHead | None:
         return None
     head = LinearHead(linear, _transform(model.config.get_text_config()))
     probe = torch.arange(4, device=linear.weight.device).unsqueeze(0)
+    was_training = model.training
+    model.eval()  # with dropout, no two passes are equal
     hidden = model.get_decoder()(input_ids=probe, use_cache=False)[0]
+    expected = model(input_ids=probe, use_cache=False).logits
+    model.train(was_training)
     if hidden.shape[-1] != linear.in_features:
         return None
-    expected = model(input_ids=probe, use_cache=False).logits
     logits = head.transform.apply_(linear(hidden))
     return head if torch.allclose(logits, expected, atol=1e-5, rtol=1e-4) else None
 

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from appo.adapter import Adapter, LoRA
 from appo.batch import TrainBatch, length_buckets
 from appo.losses import Loss, ProceduralLoss
+from appo.memory import memory_of_step
 from appo.policy import PolicyLogProbs, load_policy, named_weights
 from appo.rollouts import Evaluated, EvaluationMetrics, Measured
 from appo.trajectory import Trajectory
@@ -31,10 +33,10 @@ class APPOModule(L.LightningModule):
     Args:
         policy: Hugging Face model folder or name of the initial policy.
         loss: what an optimizer step minimizes.
-        optimizer: over all parameters.
+        optimizer: over all parameters that are trained.
         scheduler: of the learning rate, stepped after every optimizer step; none keeps it constant.
         reference: Hugging Face model folder or name of the frozen reference, loaded only if the loss needs one; none
-            takes `policy`.
+            takes `policy`, which `lora` has in memory already.
         temperature: divides the logits before log-probs are taken; the command line sets it to `rollout.temperature`.
         max_tokens_per_microbatch: tokens that go through the model at once, padding not included; a longer row goes
             alone.
@@ -43,6 +45,9 @@ class APPOModule(L.LightningModule):
         gradient_checkpointing: recomputes activations in the backward pass, which saves memory.
         attention: implementation of transformers, such as `flash_attention_2`, which needs its package and a GPU; none
             takes what transformers would.
+        lora: trains an adapter beside the policy's weights; none trains the weights.
+        compile: compiles the decoder with `torch.compile`, for sequences of all lengths at once.
+        memory_report: logs, before the first step, what it will need.
     """
 
     def __init__(
@@ -58,6 +63,9 @@ class APPOModule(L.LightningModule):
         dtype: str = "float32",
         gradient_checkpointing: bool = False,
         attention: str | None = None,
+        lora: LoRA | None = None,
+        compile: bool = False,
+        memory_report: bool = False,
     ) -> None:
         super().__init__()
         if max_tokens_per_microbatch < 1:
@@ -66,6 +74,8 @@ class APPOModule(L.LightningModule):
             raise ValueError(f"model.max_grad_norm must not be negative, got {max_grad_norm}")
         if temperature <= 0.0:
             raise ValueError(f"model.temperature must be positive, got {temperature}")
+        if lora is not None:
+            lora.check_installed()
         self.policy_folder = policy
         self.loss = loss
         self.optimizer = optimizer
@@ -77,37 +87,81 @@ class APPOModule(L.LightningModule):
         self.dtype_name = dtype
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
+        self.lora = lora
+        self.is_compiled = compile
+        self.reports_memory = memory_report
         self.automatic_optimization = False
-        self.policy_version = 0
-        """Number of optimizer steps behind the current weights."""
+        self.policy_version = int(lora is not None and lora.quantize is not None)
+        """Number of optimizer steps behind the current weights; weights that are quantized begin at 1, since an engine
+        that has read the policy's folder does not have them."""
         self.evaluation = EvaluationMetrics()
         self.policy: PreTrainedModel | None = None
+        self.adapter: Adapter | None = None
         self._log_probs: PolicyLogProbs | None = None
         self._reference: list[PolicyLogProbs] = []  # in a list: its parameters must not enter the checkpoint
 
     def configure_model(self) -> None:
         if self.policy is not None:
             return
+        quantization = self.lora and self.lora.quantization(self.dtype_name)
         self.policy = load_policy(
-            self.policy_folder, self.dtype_name, self.gradient_checkpointing, self.attention
-        ).train()
+            self.policy_folder, self.dtype_name, self.gradient_checkpointing, self.attention, quantization
+        )
+        if self.lora is not None:
+            self.adapter = Adapter(self.policy, self.lora)
+            self.strict_loading = False  # a checkpoint has the adapter alone
+        self.policy.train()
+        if self.is_compiled:
+            self.policy.get_decoder().compile(dynamic=True)
         self._log_probs = PolicyLogProbs(self.policy, self.temperature)
         if self.loss.needs_reference:
-            reference = load_policy(self.reference_folder, self.dtype_name, attention=self.attention)
-            reference.eval().requires_grad_(False)
-            self._reference = [PolicyLogProbs(reference, self.temperature)]
+            self._reference = [self._make_reference(self._log_probs)]
+
+    def _make_reference(self, log_probs: PolicyLogProbs) -> PolicyLogProbs:
+        if self.adapter is not None and self.reference_folder == self.policy_folder:
+            return log_probs
+        reference = load_policy(self.reference_folder, self.dtype_name, attention=self.attention)
+        reference.eval().requires_grad_(False)
+        return PolicyLogProbs(reference, self.temperature)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
+        optimizer = self.optimizer(self.trained().values())
         if self.scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
 
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that an optimizer step changes, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def on_train_start(self) -> None:
+        if self.reports_memory:
+            assert self.policy is not None
+            optimizer = self.optimizers()
+            assert not isinstance(optimizer, list)
+            references = {id(each.model): each.model for each in self._reference if each is not self._log_probs}
+            with self.trainer.precision_plugin.forward_context():
+                need = memory_of_step(
+                    self.policy,
+                    next(iter(references.values()), None),
+                    optimizer.optimizer,
+                    self.max_tokens_per_microbatch,
+                )
+            log.info("one step needs about\n%s", need)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["policy_version"] = self.policy_version
+        if self.adapter is not None:
+            trained = self.trained()
+            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.policy_version = checkpoint["policy_version"]
+        if self.adapter is not None and (names := checkpoint["state_dict"].keys()) != self.trained().keys():
+            raise ValueError(
+                "ckpt_path must hold the adapter that model.lora describes and nothing else, got "
+                f"{len(names - self.trained().keys())} other tensors and {len(self.trained().keys() - names)} missing"
+            )
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -119,7 +173,7 @@ class APPOModule(L.LightningModule):
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The policy's parameters for an engine, tied ones under each of their names."""
         assert self.policy is not None
-        return named_weights(self.policy)
+        return named_weights(self.policy) if self.adapter is None else self.adapter.named_weights()
 
     def measure(self, trajectories: Sequence[Trajectory]) -> Measured:
         """Log-probs and exact entropies of the sampled tokens under the policy as it is now."""
@@ -129,6 +183,10 @@ class APPOModule(L.LightningModule):
     def measure_reference(self, trajectories: Sequence[Trajectory]) -> Measured:
         """The same under the frozen reference."""
         reference = self._reference[0]
+        if reference is self._log_probs:
+            assert self.adapter is not None
+            with self.adapter.off():
+                return self._measure(reference, trajectories)
         nn.Module.to(reference.model, self.device)
         return self._measure(reference, trajectories)
 

@@ -8,7 +8,14 @@ from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from appo.functional import predicting_positions, scatter_scored, token_log_probs
 from appo.head import LinearHead, find_linear_head
@@ -66,7 +73,11 @@ def max_positions(policy: str) -> int | None:
 
 
 def load_policy(
-    policy: str, dtype: str = "float32", gradient_checkpointing: bool = False, attention: str | None = None
+    policy: str,
+    dtype: str = "float32",
+    gradient_checkpointing: bool = False,
+    attention: str | None = None,
+    quantization: BitsAndBytesConfig | None = None,
 ) -> PreTrainedModel:
     """A causal language model, ready to train.
 
@@ -75,12 +86,15 @@ def load_policy(
         dtype: of the parameters: `float32`, `bfloat16`, or `auto` for that of the checkpoint.
         gradient_checkpointing: recomputes activations in the backward pass.
         attention: implementation of transformers, such as `sdpa` or `flash_attention_2`; None takes its choice.
+        quantization: of the linear layers but the head, on the present GPU; None leaves them in `dtype`.
 
     Raises:
         FileNotFoundError: if the folder is missing.
     """
     check_policy_folder(policy)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype, attn_implementation=attention)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        policy, dtype=dtype, attn_implementation=attention, quantization_config=quantization
+    )
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model

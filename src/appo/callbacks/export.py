@@ -9,10 +9,18 @@ from appo.policy import save_policy
 
 
 class ExportPolicy(L.Callback):
-    """Writes the policy and its tokenizer to ``policy/`` in the run's folder when the training ends."""
+    """Writes the policy and its tokenizer to ``policy/`` in the run's folder when the training ends.
+
+    An adapter is merged into it, and stands alone in ``policy/adapter/``, in peft's format.
+    """
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module, data = parts_of(trainer, pl_module)
         if trainer.is_global_zero:
             assert module.policy is not None
-            save_policy(module.policy, data.tokenizer, run_folder(trainer) / "policy")
+            folder = run_folder(trainer) / "policy"
+            if module.adapter is None:
+                save_policy(module.policy, data.tokenizer, folder)
+            else:
+                save_policy(module.adapter.merged(), data.tokenizer, folder)
+                module.adapter.save(folder / "adapter")

@@ -7,6 +7,7 @@ from appo.functional.divergence import KLEstimator, kl_estimate
 from appo.functional.groups import Std, group_standardize
 from appo.functional.log_probs import (
     LogitTransform,
+    chunk_bytes,
     linear_log_probs,
     predicting_positions,
     scatter_scored,
@@ -40,6 +41,7 @@ __all__ = [
     "Scope",
     "Std",
     "aggregation_weights",
+    "chunk_bytes",
     "clip_balanced_surrogate",
     "clip_events",
     "clipped_importance_surrogate",

@@ -166,13 +166,33 @@ def linear_log_probs(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    bytes_per_token = _CHUNK_BUFFERS * len(weight) * _precise(hidden.dtype).itemsize
-    most = max(1, (max_bytes or _CHUNK_BYTES.get(device, _CHUNK_BYTES_ELSEWHERE)) // bytes_per_token)
+    most = max(1, (max_bytes or _most_bytes(device)) // _bytes_per_token(len(weight), hidden.dtype))
     with torch.autocast(device, enabled=False):
         log_probs, entropies = _LinearLogProbs.apply(  # type: ignore[no-untyped-call]
             hidden, weight, bias, token_ids, transform, most
         )
     return log_probs, entropies
+
+
+def chunk_bytes(num_tokens: int, vocab_size: int, dtype: torch.dtype, device: str) -> int:
+    """Memory that `linear_log_probs` takes for its chunks, in bytes.
+
+    Args:
+        num_tokens: N.
+        vocab_size: V.
+        dtype: of the hidden states.
+        device: type of the device, such as `cuda`.
+    """
+    per_token = _bytes_per_token(vocab_size, dtype)
+    return per_token * min(num_tokens, max(1, _most_bytes(device) // per_token))
+
+
+def _most_bytes(device: str) -> int:
+    return _CHUNK_BYTES.get(device, _CHUNK_BYTES_ELSEWHERE)
+
+
+def _bytes_per_token(vocab_size: int, dtype: torch.dtype) -> int:
+    return _CHUNK_BUFFERS * vocab_size * _precise(dtype).itemsize
 
 
 class _LinearLogProbs(torch.autograd.Function):

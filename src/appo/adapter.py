@@ -1,0 +1,185 @@
+"""A low-rank adapter: trained in place of the policy's weights, merged into them for engines and for the export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_NAME = "default"
+"""Of the adapter, as peft keeps it."""
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Trains a product of two thin matrices beside each linear layer, and leaves the policy's own weights as they are.
+
+    ``W' = W + alpha / rank * B A`` with ``A [rank, in]`` and ``B [out, rank]``; B starts at 0. See "LoRA: Low-Rank
+    Adaptation of Large Language Models" (https://arxiv.org/abs/2106.09685) and, for weights of 4 bits, "QLoRA:
+    Efficient Finetuning of Quantized LLMs" (https://arxiv.org/abs/2305.14314).
+    """
+
+    rank: int = 16
+    """Inner dimension of the product."""
+    alpha: int = 32
+    """The product is multiplied by alpha / rank."""
+    dropout: float = 0.0
+    """Share of a layer's inputs that the product does not see while it is trained, in [0, 1); importance ratios then
+    begin near 1 instead of at 1."""
+    target_modules: tuple[str, ...] = ()
+    """Linear layers by the last parts of their names, such as `q_proj`; none takes all of them but the output head."""
+    quantize: Literal["nf4"] | None = None
+    """`nf4` keeps the linear layers' own weights in 4 bits, which needs bitsandbytes and CUDA; none as they are."""
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "alpha"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.lora.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"model.lora.dropout must lie in [0, 1), got {self.dropout}")
+
+    def check_installed(self) -> None:
+        """Refuses what cannot be had here, before anything is loaded.
+
+        Raises:
+            ValueError: if a package or the GPU is missing.
+        """
+        if find_spec("peft") is None:
+            raise ValueError('model.lora must have peft, got none: pip install "appo[lora]"')
+        if self.quantize is None:
+            return
+        if find_spec("bitsandbytes") is None:
+            raise ValueError(
+                f'model.lora.quantize = {self.quantize} must have bitsandbytes, got none: pip install "appo[qlora]"'
+            )
+        if not torch.cuda.is_available():
+            raise ValueError(f"model.lora.quantize = {self.quantize} must have a GPU with CUDA, got none")
+
+    def quantization(self, dtype: str) -> BitsAndBytesConfig | None:
+        """How transformers is to load the linear layers.
+
+        Args:
+            dtype: of everything else; `float32` computes in it, all others in bfloat16.
+        """
+        if self.quantize is None:
+            return None
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.quantize,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32 if dtype == "float32" else torch.bfloat16,
+        )
+
+
+class Adapter:
+    """The adapter inside of a policy; no module of its own, so that it stands in a checkpoint once.
+
+    Args:
+        model: the policy; its linear layers get the adapter and everything else is frozen.
+        options: of the adapter.
+
+    Raises:
+        ValueError: if a target is no linear layer, or shares its weight with another layer.
+    """
+
+    def __init__(self, model: PreTrainedModel, options: LoRA) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        _check_targets(model, options.target_modules)
+        config = LoraConfig(
+            r=options.rank,
+            lora_alpha=options.alpha,
+            lora_dropout=options.dropout,
+            target_modules=list(options.target_modules) or "all-linear",
+            task_type="CAUSAL_LM",
+        )
+        self.model = model
+        self.peft: PeftModel = get_peft_model(model, config, adapter_name=_NAME)
+
+    def off(self) -> AbstractContextManager[None]:
+        """Inside, the policy is what it was before the training."""
+        without: AbstractContextManager[None] = self.peft.disable_adapter()
+        return without
+
+    @torch.no_grad()
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter of the policy with the adapter merged into it, by its name in a model without one.
+
+        A layer is merged when its turn comes, so there is never a second copy of more than one. Tied parameters come
+        under each of their names; quantized ones in the precision that the layer computes in.
+        """
+        from peft.tuners.lora import LoraLayer
+
+        layers = {name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
+        own = set(LoraLayer.adapter_layer_names)
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            path, _, leaf = name.rpartition(".")
+            if own & set(path.split(".")):
+                continue
+            weight, path = _full(parameter), path.removesuffix(".base_layer")
+            if leaf == "weight" and path in layers:
+                weight = (weight + layers[path].get_delta_weight(_NAME)).to(weight.dtype)
+            yield f"{path}.{leaf}", weight
+
+    def merged(self) -> PreTrainedModel:
+        """A copy of the policy on the CPU to be saved: merged, and not quantized.
+
+        It cannot be evaluated, since what a model computes when it is made, such as frequencies of positions, is left
+        out.
+        """
+        config = deepcopy(self.model.config)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        weights = {name: tensor.cpu() for name, tensor in self.named_weights()}
+        buffers = dict(self.model.named_buffers())
+        weights |= {name: buffers[name].cpu() for name in model.state_dict() if name not in weights}
+        model.load_state_dict(weights, assign=True)
+        model.tie_weights()
+        model.generation_config = self.model.generation_config
+        return model
+
+    def save(self, folder: Path) -> None:
+        """Writes the adapter alone, in peft's format."""
+        self.peft.save_pretrained(str(folder), save_embedding_layers=False)
+
+
+def _check_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
+    head = model.get_output_embeddings()
+    for target in targets:
+        chosen = [layer for name, layer in layers.items() if f".{name}".endswith(f".{target}")]
+        if not chosen:
+            names = sorted({name.rpartition(".")[2] for name in layers})
+            raise ValueError(
+                f"model.lora.target_modules must name linear layers of the policy ({', '.join(names)}), got {target!r}"
+            )
+        if head in chosen and model.config.get_text_config().tie_word_embeddings:
+            raise ValueError(
+                f"model.lora.target_modules must not name a layer that shares its weight with the embeddings, "
+                f"got {target!r}"
+            )
+
+
+def _full(parameter: nn.Parameter) -> Tensor:
+    """The numbers of a parameter, those of a quantized one as they enter a product."""
+    if type(parameter).__name__ != "Params4bit":
+        return parameter.detach()
+    from bitsandbytes.functional import dequantize_4bit
+
+    quantized: Any = parameter
+    full: Tensor = dequantize_4bit(quantized.data, quantized.quant_state)
+    return full
