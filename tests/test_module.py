@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import lightning as L
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from appo.adapter import LoRA
 from appo.batch import TrainBatch
 from appo.losses import ClippedLoss, Loss, ProceduralLoss
 from appo.module import APPOModule
@@ -47,8 +49,7 @@ def step(tmp_path, policy_folder: str, batch: TrainBatch, loss: Loss = PLAIN, ca
     module = APPOModule(
         policy_folder,
         loss,
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
-        **options,
+        **{"optimizer": partial(torch.optim.SGD, lr=0.1), **options},
     )
     trainer = L.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -199,3 +200,24 @@ def test_the_attention_of_the_policy_can_be_chosen(policy_folder, attention, cho
     module = APPOModule(policy_folder, attention=attention)
     module.configure_model()
     assert module.policy.config._attn_implementation == chosen
+
+
+def test_a_compiled_decoder_trains_as_the_plain_one_does_and_keeps_its_names(tmp_path, policy_folder):
+    modules = [
+        step(tmp_path, policy_folder, ragged_batch(5), max_tokens_per_microbatch=12, compile=is_compiled)
+        for is_compiled in (False, True)
+    ]
+    plain, compiled = (dict(module.named_weights()) for module in modules)
+    torch.testing.assert_close(compiled, plain, atol=1e-6, rtol=1e-5)
+    assert modules[1].policy.get_decoder()._compiled_call_impl is not None
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=4)])
+def test_an_optimizer_of_fused_kernels_makes_the_same_step(policy_folder, tmp_path, lora):
+    weights = []
+    for is_fused in (False, True):
+        torch.manual_seed(0)
+        optimizer = partial(torch.optim.AdamW, lr=0.01, fused=is_fused)
+        module = step(tmp_path, policy_folder, ragged_batch(5), optimizer=optimizer, lora=lora)
+        weights.append(dict(module.named_weights()))
+    torch.testing.assert_close(weights[1], weights[0])
