@@ -204,9 +204,7 @@ def test_options_that_cannot_be_met_are_refused_before_anything_is_loaded(policy
     if "quantize" in option and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(SystemExit):
-        cli.run(
-            ["fit", "--config", "configs/quickstart.yaml", f"--model.policy={policy_folder}", f"--model.lora.{option}"]
-        )
+        cli.run(["fit", "--config", "configs/appo.yaml", f"--model.policy={policy_folder}", f"--model.lora.{option}"])
     assert re.search(message, capsys.readouterr().err)
 
 
