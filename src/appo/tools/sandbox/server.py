@@ -162,10 +162,10 @@ class Server:
             _kill(pid)
         with contextlib.suppress(ChildProcessError):
             while True:
-                pid, _ = os.waitpid(-1, 0)
-                self.calls.pop(pid, None)
                 if not self.settings.namespaces:
                     self._kill_orphans()
+                pid, _ = os.waitpid(-1, 0)
+                self.calls.pop(pid, None)
 
 
 def _kill(pid: int) -> None:
