@@ -130,7 +130,8 @@ class Adapter:
                 continue
             weight, path = _full(parameter), path.removesuffix(".base_layer")
             if leaf == "weight" and path in layers:
-                weight = (weight + layers[path].get_delta_weight(_NAME)).to(weight.dtype)
+                layer: Any = layers[path]
+                weight = (weight + layer.get_delta_weight(_NAME)).to(weight.dtype)
             yield f"{path}.{leaf}", weight
 
     def merged(self) -> PreTrainedModel:

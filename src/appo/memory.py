@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 
 import torch
@@ -95,7 +95,8 @@ def _optimizer_bytes(optimizer: Optimizer) -> int:
             if key not in known:
                 stand_in = nn.Parameter(torch.zeros_like(parameter))
                 stand_in.grad = torch.zeros_like(parameter)
-                trial = type(optimizer)([{**group, "params": [stand_in]}])
+                make: Callable[..., Optimizer] = type(optimizer)
+                trial = make([{**group, "params": [stand_in]}])
                 trial.step()
                 known[key] = _bytes(value for value in trial.state[stand_in].values() if isinstance(value, Tensor))
             total += known[key]
@@ -120,7 +121,7 @@ def _kept_per_token(policy: PreTrainedModel) -> float:
 
 
 def _kept_bytes(policy: PreTrainedModel, length: int) -> int:
-    device = policy.get_input_embeddings().weight.device
+    device = policy.device
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -138,7 +139,7 @@ def _kept_bytes(policy: PreTrainedModel, length: int) -> int:
 
 
 def _log_prob_bytes(policy: PreTrainedModel, num_tokens: int) -> int:
-    vocab_size = policy.config.get_text_config().vocab_size
+    vocab_size: int = policy.config.get_text_config().vocab_size
     head = find_linear_head(policy)
     if head is None:
         return _PLAIN_LOGITS * num_tokens * vocab_size * torch.float32.itemsize

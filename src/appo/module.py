@@ -103,7 +103,7 @@ class APPOModule(L.LightningModule):
     def configure_model(self) -> None:
         if self.policy is not None:
             return
-        quantization = self.lora and self.lora.quantization(self.dtype_name)
+        quantization = None if self.lora is None else self.lora.quantization(self.dtype_name)
         self.policy = load_policy(
             self.policy_folder, self.dtype_name, self.gradient_checkpointing, self.attention, quantization
         )

@@ -24,7 +24,8 @@ _TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, t
 """Relative distance of a packed forward pass from a padded one that rounding may make."""
 
 
-@torch.compiler.disable  # it would be compiled anew for every number of rows
+# It would be compiled anew for every number of rows.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def sdpa_in_rows(
     module: nn.Module,
     query: Tensor,
