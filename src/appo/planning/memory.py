@@ -49,6 +49,8 @@ def layer_activations(size: PolicySize, precision: Precision, tensor_parallel: i
         compute * products * hidden
         + (compute * (2 * attention + 2 * kv + 4 * mlp) + f * num_heads) / tensor_parallel
 
+    Left out is a second copy of the attention's output, which `sdpa` makes where rows are packed.
+
     Args:
         size: of the model.
         precision: of the step.
