@@ -63,6 +63,13 @@ def test_log_probs_agree_before_and_after_updates(engine, policies, tokenizer, p
             assert largest_difference(engine, model, requests) < 1e-4
 
 
+def test_starts_in_a_process_that_has_imported_llvmlite(engine, policies):
+    pytest.importorskip("bm25s")  # through numba
+    pytest.importorskip("llvmlite.binding")
+    engine.stop()
+    engine.start(policies["llama"])
+
+
 def test_weights_that_vllm_repacks_arrive_through_its_reload(engine, policies, tokenizer):
     # What a GPU does. Here the tensors are not repacked, so the engine would copy into them.
     engine.stop()

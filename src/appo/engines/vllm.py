@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -239,7 +240,19 @@ def _start_core(arguments: dict[str, Any], *, on_cpu: bool) -> Any:
         # Packed copies of the weights are no faster here, take as much memory again, and have to be made anew at every
         # update: that took ten times as long as the copying.
         _custom_ops._supports_onednn = False
+        _give_llvmlite_a_dict()
     return LLMEngine.from_engine_args(EngineArgs(**arguments))
+
+
+def _give_llvmlite_a_dict() -> None:
+    """Let vLLM look at llvmlite, if something has imported it (bm25s does, through numba).
+
+    vLLM 0.32 on CPUs reads `vars(value).get` of every value in every module; llvmlite's library object answers any
+    attribute, `__dict__` too, with a function of its shared library, and the engine fails to start.
+    """
+    ffi = sys.modules.get("llvmlite.binding.ffi")
+    if ffi is not None:
+        ffi.lib._fntab.setdefault("__dict__", {})
 
 
 def _num_weights(core: Any) -> int:
