@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from jsonargparse import auto_cli, set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from transformers.utils.logging import disable_progress_bar
 
 from appo.ablation import Resolved, ablate
@@ -33,6 +35,7 @@ from appo.registry import Registry
 from appo.report import write_report
 from appo.rewards import REWARDS
 from appo.scorers import SCORERS
+from appo.sharding import FSDP2Strategy
 from appo.supervised import CONVERSATION_SOURCES, SupervisedDataModule, SupervisedModule
 from appo.tools import CALL_SYNTAXES, SEARCH_BACKENDS, TOOLS
 
@@ -146,6 +149,15 @@ class RunFolderCLI(LightningCLI):
 
 class AppoCLI(RunFolderCLI):
     """Reinforcement learning: a ``rollout`` section beside ``model``, ``data`` and ``trainer``."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        config = self._get(self.config_init, "trainer")
+        timeout = timedelta(seconds=self._get(self.config_init, "rollout").rank_timeout_s)
+        if config.strategy == "ddp":
+            config.strategy = DDPStrategy(timeout=timeout)
+        elif config.strategy == "fsdp2":
+            config.strategy = FSDP2Strategy(timeout=timeout)
+        return super().instantiate_trainer(**kwargs)
 
     def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
         return [ExportPolicy(), *([IterationProgress()] if with_progress else [])]

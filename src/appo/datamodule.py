@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from appo import ranks
 from appo.batch import TrainBatch
 from appo.policy import load_tokenizer
 from appo.prompts import ChatEncoder, PromptLoader, PromptSource, PromptStore, PromptStream, Split, write_account
@@ -154,6 +155,8 @@ class RolloutDataModule(L.LightningDataModule):
     def iteration_prompts(self, iteration: int) -> list[Prompt]:
         """The training prompts of one iteration; none occurs twice in it.
 
+        With several processes these are the prompts of this one: its share of each mini-batch.
+
         Args:
             iteration: counted from 0.
 
@@ -161,8 +164,10 @@ class RolloutDataModule(L.LightningDataModule):
             ValueError: if the resumed run had drawn this iteration with another `prompts_per_iteration`.
         """
         assert self._stream is not None, "setup('fit') comes first"
-        prompts = self._prompts["train"]
-        return [prompts[number] for number in self._stream.draw(iteration)]
+        prompts, numbers = self._prompts["train"], self._stream.draw(iteration)
+        size = len(numbers) // self.num_minibatches
+        minibatches = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+        return [prompts[number] for minibatch in minibatches for number in ranks.share(minibatch)]
 
     def state_dict(self) -> dict[str, Any]:
         return self._stream.state_dict() if self._stream is not None else {}
@@ -179,14 +184,15 @@ class RolloutDataModule(L.LightningDataModule):
             iteration: counted from 0.
         """
         prompts = self._prompts["train"]
-        taken = {prompt.id for prompt in self.iteration_prompts(iteration)}
+        assert self._stream is not None, "setup('fit') comes first"
+        taken = {prompts[number].id for number in self._stream.draw(iteration)}
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "spare", iteration))
         for i in torch.randperm(len(prompts), generator=generator).tolist():
             if prompts[i].id not in taken:
                 yield prompts[i]
 
     def evaluation_batches(self, split: Split) -> list[Sequence[Prompt]]:
-        """The prompts of a split in the batches in which they are evaluated."""
+        """The prompts of a split in the batches in which they are evaluated, by all processes together."""
         prompts, size = self._prompts[split], self.prompts_per_evaluation_batch
         num_used = min(len(prompts), self.limits.get(split) or len(prompts))
         used = [prompts[i * len(prompts) // num_used] for i in range(num_used)]

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from appo import ranks
 from appo.adapter import Adapter, LoRA
 from appo.batch import TrainBatch, length_buckets
 from appo.losses import Loss, ProceduralLoss
 from appo.memory import memory_of_step
 from appo.policy import PolicyLogProbs, load_policy, named_weights
 from appo.rollouts import Evaluated, EvaluationMetrics, Measured
+from appo.sharding import Sharding, data_mesh, is_sharded, whole
 from appo.trajectory import Trajectory
 
 log = logging.getLogger(__name__)
 
 _DEFAULT_LOSS = ProceduralLoss()
+_DEFAULT_SHARDING = Sharding()
+_SECOND = torch.tensor([[False, True]])
+"""Mask of a row of two tokens, of which one can be scored."""
 
 
 class APPOModule(L.LightningModule):
@@ -48,6 +55,7 @@ class APPOModule(L.LightningModule):
         lora: trains an adapter beside the policy's weights; none trains the weights.
         compile: compiles the decoder with `torch.compile`, for sequences of all lengths at once.
         memory_report: logs, before the first step, what it will need.
+        sharding: how the policy is spread over processes if `trainer.strategy` does so.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class APPOModule(L.LightningModule):
         lora: LoRA | None = None,
         compile: bool = False,
         memory_report: bool = False,
+        sharding: Sharding = _DEFAULT_SHARDING,
     ) -> None:
         super().__init__()
         if max_tokens_per_microbatch < 1:
@@ -90,6 +99,7 @@ class APPOModule(L.LightningModule):
         self.lora = lora
         self.is_compiled = compile
         self.reports_memory = memory_report
+        self.sharding = sharding
         self.automatic_optimization = False
         self.policy_version = int(lora is not None and lora.quantize is not None)
         """Number of optimizer steps behind the current weights; weights that are quantized begin at 1, since an engine
@@ -103,6 +113,9 @@ class APPOModule(L.LightningModule):
     def configure_model(self) -> None:
         if self.policy is not None:
             return
+        mesh = data_mesh(self.device_mesh)
+        if mesh is not None and self.lora is not None:
+            raise ValueError("model.lora must be null with a strategy that shards the policy, got an adapter")
         quantization = None if self.lora is None else self.lora.quantization(self.dtype_name)
         self.policy = load_policy(
             self.policy_folder, self.dtype_name, self.gradient_checkpointing, self.attention, quantization
@@ -111,6 +124,8 @@ class APPOModule(L.LightningModule):
             self.adapter = Adapter(self.policy, self.lora)
             self.strict_loading = False  # a checkpoint has the adapter alone
         self.policy.train()
+        if mesh is not None:
+            self.sharding(self.policy, mesh)
         if self.is_compiled:
             self.policy.get_decoder().compile(dynamic=True)
         self._log_probs = PolicyLogProbs(self.policy, self.temperature)
@@ -122,6 +137,9 @@ class APPOModule(L.LightningModule):
             return log_probs
         reference = load_policy(self.reference_folder, self.dtype_name, attention=self.attention)
         reference.eval().requires_grad_(False)
+        mesh = data_mesh(self.device_mesh)
+        if mesh is not None:
+            self.sharding(reference, mesh)
         return PolicyLogProbs(reference, self.temperature)
 
     def configure_optimizers(self) -> Any:
@@ -165,8 +183,10 @@ class APPOModule(L.LightningModule):
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """Precision in which the policy is evaluated: that of its parameters, or a lower one of `trainer.precision`."""
+        """Precision in which the policy is evaluated: that of its parameters, or a lower one that is asked for."""
         assert self.policy is not None
+        if is_sharded(self.policy) and self.sharding.compute_dtype is not None:
+            return self.sharding.compute_dtype
         by_precision = {"bf16": torch.bfloat16, "16": torch.float16}
         return by_precision.get(str(self.trainer.precision).partition("-")[0], self.policy.dtype)
 
@@ -187,7 +207,8 @@ class APPOModule(L.LightningModule):
             assert self.adapter is not None
             with self.adapter.off():
                 return self._measure(reference, trajectories)
-        nn.Module.to(reference.model, self.device)
+        if not is_sharded(reference.model):
+            nn.Module.to(reference.model, self.device)
         return self._measure(reference, trajectories)
 
     @torch.no_grad()
@@ -196,7 +217,10 @@ class APPOModule(L.LightningModule):
         evaluate.model.eval()
         measured = Measured.nothing(len(trajectories), self.policy_version)
         lengths = torch.tensor([len(trajectory) for trajectory in trajectories])
-        for rows in length_buckets(lengths, self.max_tokens_per_microbatch):
+        buckets = length_buckets(lengths, self.max_tokens_per_microbatch)
+        # Weights of a sharded policy are gathered in every pass: processes make the same number of them.
+        num_idle = max(ranks.gather(len(buckets))) - len(buckets) if is_sharded(evaluate.model) else 0
+        for rows in buckets:
             part = [trajectories[row] for row in rows.tolist()]
             # In the precision of the training step, or an importance ratio would not begin at 1.
             with self.trainer.precision_plugin.forward_context():
@@ -205,17 +229,21 @@ class APPOModule(L.LightningModule):
                     pad_sequence([t.response_mask for t in part], batch_first=True).to(self.device),
                 )
             measured.put(rows, lengths[rows], log_probs, entropies)
+        for _ in range(num_idle):
+            evaluate(token_ids=torch.zeros(1, 2, dtype=torch.int64, device=self.device), mask=_SECOND.to(self.device))
         evaluate.model.train(was_training)
         return measured
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> dict[str, Measured]:
         """One optimizer step; returns what the policy said before it, if nobody had asked (`old_log_probs` of None)."""
-        if not batch.advantages.any():
-            log.warning("step %d trains nothing: all rewards of its groups are equal", self.trainer.global_step)
-            self._log({"steps_without_signal": 1.0})
-            return {}
-        measured = Measured.nothing(len(batch), self.policy_version)
-        self._log({"steps_without_signal": 0.0, **self._update(batch, measured)})
+        with ranks.phase("update"):
+            if not any(ranks.gather(bool(batch.advantages.any()))):
+                log.warning("step %d trains nothing: all rewards of its groups are equal", self.trainer.global_step)
+                self._log({"steps_without_signal": 1.0})
+                return {}
+            measured = Measured.nothing(len(batch), self.policy_version)
+            metrics = self._update(batch, measured)
+        self._log({"steps_without_signal": 0.0, **metrics})
         return {"measured": measured} if batch.old_log_probs is None else {}
 
     def _update(self, batch: TrainBatch, measured: Measured) -> dict[str, Tensor | float]:
@@ -223,17 +251,22 @@ class APPOModule(L.LightningModule):
         assert self._log_probs is not None
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
+        micros, num_own = self._micro_batches(batch)
         totals: dict[str, Tensor] = {}
-        for rows, micro in batch.micro_batches(self.max_tokens_per_microbatch):
+        for number, (rows, micro) in enumerate(micros):
+            weight = float(number < num_own)
             log_probs, entropies = self._log_probs(micro.token_ids, micro.response_mask)
             if micro.old_log_probs is None:
                 measured.put(rows, micro.lengths, log_probs, entropies)
                 micro = replace(micro, old_log_probs=log_probs.detach())
             loss, metrics = self.loss(log_probs, entropies, micro)
-            self.manual_backward(loss)
+            with nullcontext() if number + 1 == len(micros) else self._keeping_gradients():
+                # Strategies take the mean of the gradients of all processes; the step is their sum.
+                self.manual_backward(loss * (weight * ranks.num_ranks()))
             for name, value in {"loss": loss.detach(), **metrics}.items():
-                totals[name] = totals[name] + value if name in totals else value
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.max_grad_norm or float("inf"))
+                totals[name] = totals.get(name, torch.zeros_like(value)) + weight * value
+        summed = dict(zip(totals, ranks.total(torch.stack(list(totals.values()))).float(), strict=True))
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters(), self.max_grad_norm or float("inf")))
         is_finite = bool(norm.isfinite())
         if is_finite:
             optimizer.step()
@@ -243,11 +276,27 @@ class APPOModule(L.LightningModule):
             log.warning("step %d is skipped: the norm of its gradient is %s", self.trainer.global_step, norm.item())
         optimizer.zero_grad(set_to_none=True)
         return {
-            **totals,
+            **summed,
             "grad_norm": norm.nan_to_num(posinf=0.0),
             "skipped_steps": float(not is_finite),
             "lr": optimizer.param_groups[0]["lr"],
         }
+
+    def _micro_batches(self, batch: TrainBatch) -> tuple[list[tuple[Tensor, TrainBatch]], int]:
+        """The micro-batches of this process, with the totals of all; then idle ones, up to the most that any has."""
+        own = batch.micro_batches(self.max_tokens_per_microbatch)
+        counts = ranks.gather((int(batch.response_mask.sum()), len(batch), len(own)))
+        num_tokens, num_rows, _ = (sum(column) for column in zip(*counts, strict=True))
+        micros = [(rows, replace(micro, num_tokens=num_tokens, num_rows=num_rows)) for rows, micro in own]
+        # Rows come longest first.
+        rows, last = micros[-1]
+        idle = (rows[-1:], last.select(torch.tensor([len(last) - 1], device=last.lengths.device)))
+        return micros + [idle] * (max(count for _, _, count in counts) - len(own)), len(own)
+
+    def _keeping_gradients(self) -> AbstractContextManager[None]:
+        """Gradients stay in the process as yet, where the strategy can wait for the last micro-batch."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
     def _step_scheduler(self) -> None:
         scheduler = self.lr_schedulers()

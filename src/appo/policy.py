@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor, nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,9 +18,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from appo import ranks
 from appo.functional import predicting_positions, scatter_scored, token_log_probs
 from appo.head import LinearHead, find_linear_head
 from appo.rows import RowForward
+from appo.sharding import gathered, is_sharded, whole, whole_state
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +104,12 @@ def load_policy(
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter by name, one at a time, tied ones under each of their names."""
+    """Every parameter by name, one at a time, tied ones under each of their names.
+
+    Sharded ones are gathered when they are asked for: all processes read on to the end.
+    """
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        yield name, parameter.detach()
+        yield name, whole(parameter.detach())
 
 
 class PolicyLogProbs:
@@ -121,6 +127,10 @@ class PolicyLogProbs:
     def __init__(self, model: PreTrainedModel, temperature: float = 1.0) -> None:
         self.model = model
         self.temperature = temperature
+        if is_sharded(model):
+            # Layers are called one by one, and the head is read: they need the weights that `forward` would gather.
+            model.evaluate_rows = self._evaluate
+            register_fsdp_forward_method(model, "evaluate_rows")
 
     @cached_property
     def _head(self) -> LinearHead | None:
@@ -134,7 +144,8 @@ class PolicyLogProbs:
 
     @cached_property
     def _rows(self) -> RowForward:
-        return RowForward(self.model, self.model if self._head is None else self.model.get_decoder())
+        with gathered(self.model):
+            return RowForward(self.model, self.model if self._head is None else self.model.get_decoder())
 
     def __call__(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluates the tokens that `mask` selects.
@@ -146,6 +157,13 @@ class PolicyLogProbs:
         Returns:
             ``[B, T]`` log-probs and ``[B, T]`` entropies in nats, float32 at least, both with gradient; 0 elsewhere.
         """
+        if not is_sharded(self.model):
+            return self._evaluate(token_ids, mask)
+        _ = self._rows  # made before the weights are gathered for it
+        log_probs, entropies = self.model.evaluate_rows(token_ids, mask)
+        return log_probs, entropies
+
+    def _evaluate(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self._rows(token_ids, predicting_positions(mask))
         if self._head is not None:
             log_probs, entropies = self._head.log_probs(outputs, token_ids[mask], self.temperature)
@@ -155,6 +173,12 @@ class PolicyLogProbs:
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes a Hugging Face folder that `AutoModelForCausalLM` and `AutoTokenizer` load."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    """Writes a Hugging Face folder that `AutoModelForCausalLM` and `AutoTokenizer` load.
+
+    All processes call it if the model is sharded; the first one writes.
+    """
+    is_first = ranks.rank() == 0
+    state = whole_state(model, keep=is_first) if is_sharded(model) else None
+    if is_first:
+        model.save_pretrained(folder, state_dict=state)
+        tokenizer.save_pretrained(folder)

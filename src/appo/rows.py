@@ -13,6 +13,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from appo.sharding import is_sharded
+
 log = logging.getLogger(__name__)
 
 _SDPA_IN_ROWS = "sdpa_in_rows"
@@ -80,7 +82,8 @@ class RowForward:
 
     Rows are packed without padding if the model attends by FlashAttention, or by `sdpa`, whose attention is then taken
     row by row; that no row sees another is found out by a probe. Otherwise neighbors are padded to the longest of them,
-    so few at a time that padding stays within 5 %; rows in order of their length need the fewest passes.
+    so few at a time that padding stays within 5 %; rows in order of their length need the fewest passes. Those of a
+    sharded model are padded all at once.
 
     Args:
         model: the causal language model.
@@ -89,6 +92,8 @@ class RowForward:
 
     def __init__(self, model: PreTrainedModel, module: nn.Module) -> None:
         self.module = module
+        # Layers of a sharded model are gathered in every pass, and processes must make the same number of them.
+        self.max_padding = 1.0 if is_sharded(model) else _MAX_PADDING
         self.is_flash = "flash" in str(model.config._attn_implementation)
         self.packs = _may_pack(model, module) and (self.is_flash or self._attends_in_rows(model))
 
@@ -129,7 +134,7 @@ class RowForward:
 
     def _padded(self, token_ids: Tensor, is_needed: Tensor, lengths: Sequence[int], is_wanted: Tensor) -> Tensor:
         parts = []
-        for rows in padded_spans(lengths, _MAX_PADDING):
+        for rows in padded_spans(lengths, self.max_padding):
             width = max(lengths[rows])
             outputs = self.module(
                 input_ids=token_ids[rows, :width], attention_mask=is_needed[rows, :width].long(), use_cache=False

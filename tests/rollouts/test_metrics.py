@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from appo.rollouts import cost_metrics
-from appo.rollouts.metrics import trajectory_metrics
+from appo.rollouts.metrics import trajectory_columns
 from appo.trajectory import ToolCall
 from tests.episodes import parent_trajectory
 
@@ -22,13 +22,10 @@ def test_failed_calls_are_counted_by_kind_and_made_up_names_are_not_names_of_met
 
     calls = (call("python", None), call("python", "timeout"), call("pyhton", "unknown"), call("", "malformed"))
     trajectory = replace(parent_trajectory(), tool_calls=calls)
-    metrics = trajectory_metrics([trajectory, replace(trajectory, tool_calls=())])
-    by_tool = {name: value for name, value in metrics.items() if name.startswith("tool_calls")}
-    assert by_tool == {"tool_calls": 2.0, "tool_calls_python": 1.0}
-    by_kind = {name: value for name, value in metrics.items() if name.startswith("tool_failures")}
-    assert by_kind == {
-        "tool_failures": 0.75,
-        "tool_failures_timeout": 0.25,
-        "tool_failures_unknown": 0.25,
-        "tool_failures_malformed": 0.25,
-    }
+    columns = trajectory_columns([trajectory, replace(trajectory, tool_calls=())])
+    sums = {name: float(column.sum()) for name, column in columns.items()}
+    by_tool = {name: value for name, value in sums.items() if name.startswith("calls of ")}
+    assert (sums["tool_calls"], by_tool) == (4.0, {"calls of python": 2.0})
+    by_kind = {name: value for name, value in sums.items() if name.startswith("failures ")}
+    assert sums["tool_failures"] == 3.0
+    assert by_kind == {"failures timeout": 1.0, "failures unknown": 1.0, "failures malformed": 1.0}

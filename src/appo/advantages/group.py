@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from math import sqrt
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from appo import ranks
 from appo.advantages.base import ADVANTAGES, AdvantageEstimator
 from appo.batch import TrajectoryBatch
 from appo.functional import Std, group_standardize
@@ -64,10 +66,13 @@ class LeaveOneOut(TrajectoryAdvantage):
 class GlobalBatchAdvantage(TrajectoryAdvantage):
     """Reward minus the prompt's mean, divided by the standard deviation of that over all trajectories of the batch.
 
+    With several processes the batch is that of all of them.
+
     See "REINFORCE++" (https://arxiv.org/abs/2501.03262), the variant with a group baseline.
     """
 
     def by_row(self, batch: TrajectoryBatch) -> Tensor:
         centered = group_standardize(batch.rewards, batch.group, std="none")
         # Deviations of each prompt add up to 0, so their mean over the batch is 0 too.
-        return centered / (centered.square().mean().sqrt() + _EPS)
+        squares, number = ranks.total(torch.stack([centered.square().sum(), torch.tensor(float(len(centered)))])).tolist()
+        return centered / (sqrt(squares / number) + _EPS)

@@ -16,11 +16,10 @@ class ExportPolicy(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module, data = parts_of(trainer, pl_module)
-        if trainer.is_global_zero:
-            assert module.policy is not None
-            folder = run_folder(trainer) / "policy"
-            if module.adapter is None:
-                save_policy(module.policy, data.tokenizer, folder)
-            else:
-                save_policy(module.adapter.merged(), data.tokenizer, folder)
-                module.adapter.save(folder / "adapter")
+        assert module.policy is not None
+        folder = run_folder(trainer) / "policy"
+        if module.adapter is None:
+            save_policy(module.policy, data.tokenizer, folder)
+        elif trainer.is_global_zero:
+            save_policy(module.adapter.merged(), data.tokenizer, folder)
+            module.adapter.save(folder / "adapter")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
 import lightning as L
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
+from appo import ranks
 from appo.advantages import AdvantageEstimator
 from appo.callbacks.common import parts_of, run_folder
 from appo.callbacks.recording import write_evaluated, write_metrics, write_rollouts
@@ -106,7 +109,9 @@ class RolloutCallback(L.Callback):
         evaluation_temperature: of these; 0 is greedy.
         stop_after_tokens: ends the training once so many tokens were sampled for it; none trains to the trainer's end.
         save_trajectories: writes every trajectory of an iteration, with scores, to ``trajectories/`` in the run's
-            folder.
+            folder; several processes write a file each.
+        rank_timeout_s: seconds that a process waits for the others of a run on several before it ends the run with an
+            error: the longest that one may sample or update while another is ready.
         seed: of everything sampled.
     """
 
@@ -147,6 +152,7 @@ class RolloutCallback(L.Callback):
         evaluation_temperature: float = 0.0,
         stop_after_tokens: int | None = None,
         save_trajectories: bool = True,
+        rank_timeout_s: float = 1800.0,
         seed: int = 0,
     ) -> None:
         for name, value in (
@@ -154,6 +160,7 @@ class RolloutCallback(L.Callback):
             ("max_result_tokens", max_result_tokens),
             ("evaluation_samples", evaluation_samples),
             ("temperature", temperature),
+            ("rank_timeout_s", rank_timeout_s),
         ):
             if not value > 0:
                 raise ValueError(f"rollout.{name} must be positive, got {value}")
@@ -189,6 +196,7 @@ class RolloutCallback(L.Callback):
         self.evaluation_sampling = SamplingParams(evaluation_temperature, top_p, top_k)
         self.stop_after_tokens = stop_after_tokens
         self.save_trajectories = save_trajectories
+        self.rank_timeout_s = rank_timeout_s
         self.seed = seed
         self.stopwatch = Stopwatch()
         self.num_generated_tokens = 0
@@ -202,10 +210,9 @@ class RolloutCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         module, data = parts_of(trainer, pl_module)
-        if trainer.world_size > 1:
-            raise ValueError(
-                f"trainer.devices x trainer.num_nodes must be 1 as yet, got {trainer.world_size} processes"
-            )
+        self._check_ranks(trainer, data)
+        ranks.join(trainer.world_size, self.rank_timeout_s)
+        ranks.watch(getattr(trainer.strategy.launcher, "procs", ()))
         # An engine may have a process group of its own, which Lightning takes for a distributed run.
         warnings.filterwarnings("ignore", "It is recommended to use `self.log.*sync_dist=True")
         self._check_positions(module, data)
@@ -223,6 +230,7 @@ class RolloutCallback(L.Callback):
         self.engine.stop()
         self.runner.stop()
         self.reward.stop()
+        ranks.leave()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")
@@ -286,13 +294,12 @@ class RolloutCallback(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert self._iteration is not None
         rounds = self._iteration.rounds
-        metrics = {**rollout_metrics(rounds), **self._costs()}
+        with ranks.phase("metrics"):
+            metrics = {**rollout_metrics(rounds), **self._costs()}
         self._warn_without_spread(metrics)
         pl_module.log_dict({f"rollout/{name}": float(value) for name, value in metrics.items()}, sync_dist=True)
         if self.save_trajectories:
-            write_rollouts(
-                run_folder(trainer) / f"trajectories/iteration_{trainer.current_epoch:05d}.jsonl.zst", rounds
-            )
+            write_rollouts(_trajectory_file(trainer, "iteration"), rounds)
         if self._is_budget_spent:
             log.info("rollout.stop_after_tokens is reached: %d tokens were sampled", self.num_generated_tokens)
             trainer.should_stop = True
@@ -308,16 +315,18 @@ class RolloutCallback(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "validate":
-            write_metrics(run_folder(trainer) / "validation.json", trainer.callback_metrics)
+            self._write_metrics(trainer, "validation")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        write_metrics(run_folder(trainer) / "test.json", trainer.callback_metrics)
+        self._write_metrics(trainer, "test")
 
     def state_dict(self) -> dict[str, Any]:
         pending = self._iteration.pending if self._iteration is not None else []
+        # The first process writes them for all, and any number of processes may read them.
+        gathered = ranks.gather_on_first([trajectory_record(trajectory) for trajectory in pending])
         return {
             "num_generated_tokens": self.num_generated_tokens,
-            "pending": [trajectory_record(trajectory) for trajectory in pending],
+            "pending": [record for records in gathered for record in records],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -330,7 +339,7 @@ class RolloutCallback(L.Callback):
 
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule, split: Split, stage: str) -> None:
         module, data = parts_of(trainer, pl_module)
-        path = run_folder(trainer) / f"trajectories/{stage}_{trainer.current_epoch:05d}.jsonl.zst"
+        path = _trajectory_file(trainer, stage)
         batches = self._evaluated(module, data, data.evaluation_batches(split), stage)
         data.evaluation_buffers[split].fill(write_evaluated(path, batches) if self.save_trajectories else batches)
 
@@ -339,14 +348,20 @@ class RolloutCallback(L.Callback):
     ) -> Iterator[Evaluated]:
         assert self._agent is not None
         for prompts in batches:
-            self._sync_weights(module, data)
-            starts = [
-                Start(prompt, derive_seed(self.seed, stage, prompt.id, number))
-                for prompt in prompts
-                for number in range(self.evaluation_samples)
-            ]
-            trajectories = self._agent.run(starts, self.evaluation_sampling)
-            yield list(zip(trajectories, self.reward(trajectories), strict=True))
+            with ranks.phase(stage):
+                self._sync_weights(module, data)
+                starts = [
+                    Start(prompt, derive_seed(self.seed, stage, prompt.id, number))
+                    for prompt in ranks.share(prompts)
+                    for number in range(self.evaluation_samples)
+                ]
+                trajectories = self._agent.run(starts, self.evaluation_sampling)
+                evaluated = list(zip(trajectories, self.reward(trajectories), strict=True))
+            yield evaluated
+
+    def _write_metrics(self, trainer: L.Trainer, split: str) -> None:
+        if trainer.is_global_zero:
+            write_metrics(run_folder(trainer) / f"{split}.json", trainer.callback_metrics)
 
     def _sync_weights(self, module: APPOModule, data: RolloutDataModule) -> None:
         """Brings the engine to the policy's version, and makes sure that it arrived there."""
@@ -355,20 +370,32 @@ class RolloutCallback(L.Callback):
             probe = WeightProbe(self.engine, module.measure, text, self.sampling.temperature)
             tolerance = self.max_mismatch or default_tolerance(self.engine, module.compute_dtype)
             self._sync = WeightSync(self.engine, module.named_weights, probe, tolerance)
-        with self.stopwatch("weights"):
+        with self.stopwatch("weights"), ranks.phase("weights"):
             self._sync(module.policy_version)
 
     def _costs(self) -> dict[str, float]:
         assert self._iteration is not None
-        num_tokens = self._iteration.collector.take_num_sampled_tokens()
-        self.num_generated_tokens += num_tokens
-        costs = cost_metrics(self.stopwatch.take(), perf_counter() - self._epoch_start, num_tokens)
         assert self._sync is not None
+        seconds, iteration_s, num_tokens, differences, num_replaced = zip(
+            *ranks.gather(
+                (
+                    self.stopwatch.take(),
+                    perf_counter() - self._epoch_start,
+                    self._iteration.collector.take_num_sampled_tokens(),
+                    self._sync.largest_difference,
+                    self._iteration.num_replaced,
+                )
+            ),
+            strict=True,
+        )
+        self.num_generated_tokens += sum(num_tokens)
+        # All wait for the slowest.
+        slowest = {name: max(part.get(name, 0.0) for part in seconds) for part in seconds for name in part}
         return {
-            **costs,
+            **cost_metrics(slowest, max(iteration_s), sum(num_tokens)),
             "generated_tokens_total": self.num_generated_tokens,
-            "probe_max": self._sync.largest_difference,
-            "prompts_replaced": float(self._iteration.num_replaced),
+            "probe_max": max(differences),
+            "prompts_replaced": float(sum(num_replaced)),
         }
 
     def _warn_without_spread(self, metrics: Mapping[str, float]) -> None:
@@ -379,6 +406,27 @@ class RolloutCallback(L.Callback):
                 "the policy has not changed between sampling and branching (spread of log-ratios %.1e nats), so the "
                 "likelihood gain says nothing and scores rest on entropy alone; see rollout.branch_when, rollout.lag",
                 spread,
+            )
+
+    def _check_ranks(self, trainer: L.Trainer, data: RolloutDataModule) -> None:
+        number, minibatch = trainer.world_size, data.prompts_per_iteration // data.num_minibatches
+        if number == 1:
+            return
+        if not isinstance(trainer.strategy, (DDPStrategy, ModelParallelStrategy)):
+            raise ValueError(
+                "trainer.strategy must be ddp, fsdp2 or ModelParallelStrategy on several processes, got "
+                f"{type(trainer.strategy).__name__}"
+            )
+        if not self.engine.works_beside_ranks:
+            raise ValueError(
+                f"rollout.engine must be one that each of several processes can have, such as HFEngine, got "
+                f"{type(self.engine).__name__} with {number} processes"
+            )
+        if minibatch < number:
+            raise ValueError(f"data.prompts_per_minibatch must be at least one a process, {number}, got {minibatch}")
+        if getattr(self.scorer, "scope", None) == "batch":
+            raise ValueError(
+                "rollout.scorer.scope must be trajectory or prompt on several processes, which score apart, got batch"
             )
 
     def _check_positions(self, module: APPOModule, data: RolloutDataModule) -> None:
@@ -392,3 +440,8 @@ class RolloutCallback(L.Callback):
                     f"data.max_prompt_tokens + rollout.max_response_tokens must not exceed {name.format(limit)}, "
                     f"got {data.max_prompt_tokens} + {self.limits.max_response_tokens}"
                 )
+
+
+def _trajectory_file(trainer: L.Trainer, stage: str) -> Path:
+    of_rank = f"_rank_{ranks.rank():05d}" if ranks.num_ranks() > 1 else ""
+    return run_folder(trainer) / f"trajectories/{stage}_{trainer.current_epoch:05d}{of_rank}.jsonl.zst"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -92,6 +92,9 @@ class Engine(ABC):
     continuation of one conversation while others still generate. Weights may only be updated while nothing is in
     flight.
     """
+
+    works_beside_ranks: ClassVar[bool] = True
+    """Whether each process of a training on several may have an engine of this class of its own."""
 
     max_length: int = 0
     """Tokens of a sequence, prompt and continuation, at most; 0 takes the policy's positions."""

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -47,6 +47,7 @@ class VLLMEngine(Engine):
     it from reporting its use; ``VLLM_LOGGING_LEVEL`` is ERROR unless it is set.
     """
 
+    works_beside_ranks: ClassVar[bool] = False
     max_batch_size: int = 256
     """Sequences generated at once; further ones wait."""
     max_length: int = 0

@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class VLLMServerEngine(Engine):
     stands in ``docs/vllm.md``.
     """
 
+    works_beside_ranks: ClassVar[bool] = False
     addresses: list[str] = field(default_factory=lambda: ["http://localhost:8000"])
     """Of the servers; those of one address are one server."""
     max_length: int = 0

@@ -12,6 +12,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from appo import ranks
 from appo.advantages import AdvantageEstimator
 from appo.batch import TrainBatch, TrajectoryBatch, collate
 from appo.engines import SamplingParams
@@ -303,12 +304,13 @@ class Collector:
         plan = self.plan_branches(initial, iteration)
         starts = [
             Start(
-                point.trajectory.prompt,
-                derive_seed(self.seed, "branch", iteration, point.trajectory.prompt.id, i),
+                prompt,
+                derive_seed(self.seed, "branch", iteration, prompt.id, number),
                 point,
                 self.rules.branch_tool_calls,
             )
-            for i, point in enumerate(plan.points)
+            for prompt, points in groupby(plan.points, key=lambda point: point.trajectory.prompt)
+            for number, point in enumerate(points)
         ]
         sampled = self._sample([*starts, *fresh], "branching")
         branches, fresh_trajectories = sampled[: len(starts)], sampled[len(starts) :]
@@ -362,7 +364,8 @@ class Collector:
         with self.stopwatch("rewards"):
             outcomes = self.reward(trajectories)
         measured = plan.measured
-        if measured and branches and self.advantage.trains_branches and self.advantage.reads_measurements:
+        # Also with no branches at all: others may have some, and all processes measure at the same time.
+        if measured and self.advantage.trains_branches and self.advantage.reads_measurements:
             more = self._measured(branches)
             measured = Measured(
                 measured.log_probs + more.log_probs, measured.entropies + more.entropies, more.policy_version
@@ -385,7 +388,7 @@ class Collector:
             for row, is_measured in zip(prompt.rows.tolist(), prompt.is_measured.tolist(), strict=True)
             if not is_measured
         ]
-        if rest:
+        if any(ranks.gather(bool(rest))):
             measured = self._measured([source.trajectories[int(source.trained_rows[row])] for source, row in rest])
             for i, (source, row) in enumerate(rest):
                 source.note([row], measured[i : i + 1])

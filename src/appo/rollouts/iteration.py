@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
+from appo import ranks
 from appo.batch import TrainBatch
 from appo.rollouts.collector import Collector, Measured, MiniBatch, PromptRows, Rollouts, mini_batches
 from appo.trajectory import Prompt, Trajectory
@@ -20,6 +21,8 @@ class IterationRunner:
     those of a mini-batch when it is drawn, by the policy that the mini-batches before it have updated. With ``lag=1``
     the trajectories were sampled in the iteration before, and those of the next one are sampled along with the
     branches.
+
+    Several processes take the same steps at the same time, each with prompts of its own.
 
     Args:
         collector: samples, branches and credits.
@@ -70,7 +73,7 @@ class IterationRunner:
 
         Args:
             iteration: counted from 0.
-            prompts: of this iteration.
+            prompts: of this iteration; with several processes, those of this one.
             next_prompts: of the next one, sampled along if there is a lag; empty if no iteration follows.
             spare: prompts that may replace those that train nothing.
         """
@@ -79,27 +82,35 @@ class IterationRunner:
         others = iter(spare)
         drawn: list[MiniBatch] = []
         for number in range(self.num_rounds):
-            self.sync_weights()
-            fresh = _share(next_prompts, number, self.num_rounds) if self.lag else ()
-            rollouts = self.collector.collect(
-                _share(initial, number, self.num_rounds),
-                iteration,
-                self.collector.initial_starts(fresh, iteration + 1),
-            )
-            self.rounds.append(rollouts)
-            self.pending += rollouts.fresh
-            trained = self._replaced(rollouts.by_prompt(), others, iteration)
-            batches = mini_batches(trained, self.num_minibatches // self.num_rounds)
-            if self.needs_old_log_probs:
-                # The first is trained by the policy as it is: unless it comes again, its training step measures it.
-                spared = 1 if self.update_epochs == 1 else 0
-                self.collector.measure_rest([prompt for batch in batches[spared:] for prompt in batch.prompts])
+            with ranks.phase("sampling"):
+                batches = self._round(
+                    iteration,
+                    _share(initial, number, self.num_rounds),
+                    _share(next_prompts, number, self.num_rounds) if self.lag else (),
+                    others,
+                )
             for batch in batches:
                 drawn.append(batch)
                 yield self._draw(batch)
         for _ in range(self.update_epochs - 1):
             for batch in drawn:
                 yield self._draw(batch)
+
+    def _round(
+        self, iteration: int, initial: Sequence[Trajectory], fresh: Sequence[Prompt], others: Iterator[Prompt]
+    ) -> list[MiniBatch]:
+        """Branches and credits some initial trajectories, and samples those of `fresh` along."""
+        self.sync_weights()
+        rollouts = self.collector.collect(initial, iteration, self.collector.initial_starts(fresh, iteration + 1))
+        self.rounds.append(rollouts)
+        self.pending += rollouts.fresh
+        trained = self._replaced(rollouts.by_prompt(), others, iteration)
+        batches = mini_batches(trained, self.num_minibatches // self.num_rounds)
+        if self.needs_old_log_probs:
+            # The first is trained by the policy as it is: unless it comes again, its training step measures it.
+            spared = 1 if self.update_epochs == 1 else 0
+            self.collector.measure_rest([prompt for batch in batches[spared:] for prompt in batch.prompts])
+        return batches
 
     def _draw(self, batch: MiniBatch) -> TrainBatch:
         self._drawn = batch
@@ -114,7 +125,7 @@ class IterationRunner:
         """Puts prompts that have a signal in the place of those that have none, as long as rounds and others last."""
         for _ in range(self.replacement_rounds):
             places = [place for place, prompt in enumerate(prompts) if not prompt.has_signal]
-            chosen = list(islice(others, len(places)))
+            chosen = _chosen(others, len(places))
             if not chosen:
                 break
             rollouts = self.collector.collect(self.collector.sample_initial(chosen, iteration), iteration)
@@ -126,11 +137,33 @@ class IterationRunner:
         return prompts
 
     def _initial(self, iteration: int, prompts: Sequence[Prompt]) -> Sequence[Trajectory]:
-        wanted = {prompt.id for prompt in prompts}
-        if self.pending and {trajectory.prompt.id for trajectory in self.pending} == wanted:
-            return self.pending
-        self.sync_weights()
-        return self.collector.sample_initial(prompts, iteration)
+        by_prompt: dict[str, list[Trajectory]] = {prompt.id: [] for prompt in prompts}
+        for trajectory in self.pending:
+            # Those of a checkpoint belong to all processes that there were.
+            if trajectory.prompt.id in by_prompt:
+                by_prompt[trajectory.prompt.id].append(trajectory)
+        if all(ranks.gather(all(by_prompt.values()))):
+            return [trajectory for trajectories in by_prompt.values() for trajectory in trajectories]
+        with ranks.phase("sampling"):
+            self.sync_weights()
+            return self.collector.sample_initial(prompts, iteration)
+
+
+def _chosen(others: Iterator[Prompt], num: int) -> list[Prompt]:
+    """This process's part of the next prompts in `others`, which all processes take from alike.
+
+    Processes collect at the same time or not at all: one that has no use for a prompt takes one all the same.
+    """
+    wanted = ranks.gather(num)
+    if not any(wanted):
+        return []
+    if len(wanted) > 1:
+        wanted = [max(1, number) for number in wanted]
+    taken = list(islice(others, sum(wanted)))
+    if len(wanted) > 1 and len(taken) < sum(wanted):
+        return []
+    start = sum(wanted[: ranks.rank()])
+    return taken[start : start + wanted[ranks.rank()]]
 
 
 def _share(items: Sequence[Item], number: int, of: int) -> Sequence[Item]:

@@ -1,0 +1,197 @@
+"""The processes that train one policy together, and what they tell each other besides weights and gradients.
+
+Lightning starts them and connects them; here they speak on the CPU through a process group of their own, so that an
+engine's group is never taken for theirs. A process that has not joined is alone: rank 0 of 1.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+
+class RankError(RuntimeError):
+    """Another process has stopped, or did not come in time."""
+
+
+@dataclass(eq=False)
+class _Team:
+    """What a process knows of the others."""
+
+    group: dist.ProcessGroup
+    timeout: timedelta
+    phase: str = "setup"
+    left: threading.Event = field(default_factory=threading.Event)
+
+
+# Of the process, as torch.distributed's own state is.
+_team: _Team | None = None
+
+_LOOK_AROUND = timedelta(seconds=5)
+"""How long the others are looked for once one of them was lost."""
+
+_LOST = re.compile(r"connection|closed by peer|time[d ]*\s?out|broken pipe|gloo|nccl", re.IGNORECASE)
+"""In what torch.distributed says when another process does not answer."""
+
+
+def join(world_size: int, timeout_s: float) -> None:
+    """Makes this process one of several; all of them call it, after Lightning has connected them.
+
+    Args:
+        world_size: of the training; 1 leaves the process alone, whatever group exists.
+        timeout_s: seconds that any of them waits for the others.
+    """
+    global _team
+    if world_size > 1 and _team is None:
+        timeout = timedelta(seconds=timeout_s)
+        group = dist.new_group(backend="gloo", timeout=timeout)
+        assert group is not None
+        _team = _Team(group, timeout)
+
+
+def leave() -> None:
+    """The process is alone again."""
+    global _team
+    if _team is not None:
+        _team.left.set()
+        _team = None
+
+
+def rank() -> int:
+    """Number of this process."""
+    return 0 if _team is None else dist.get_rank(_team.group)
+
+
+def num_ranks() -> int:
+    """How many there are."""
+    return 1 if _team is None else dist.get_world_size(_team.group)
+
+
+def share(items: Sequence[Item]) -> Sequence[Item]:
+    """Every `num_ranks()`-th item, beginning with that of this rank's number."""
+    return items[rank() :: num_ranks()]
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks, in float64; on the CPU."""
+    summed = values.detach().to("cpu", torch.float64)
+    if _team is not None:
+        with _hearing(_team):
+            summed = summed.clone()
+            dist.all_reduce(summed, group=_team.group)
+    return summed
+
+
+def gather(item: Item) -> list[Item]:
+    """What every rank has brought, in the order of ranks, on each of them."""
+    if _team is None:
+        return [item]
+    items = [item] * num_ranks()
+    with _hearing(_team):
+        dist.all_gather_object(items, item, group=_team.group)
+    return items
+
+
+def gather_on_first(item: Item) -> list[Item]:
+    """What every rank has brought, in the order of ranks, on rank 0; nothing elsewhere."""
+    if _team is None:
+        return [item]
+    items: list[Item] | None = [item] * num_ranks() if rank() == 0 else None
+    with _hearing(_team):
+        dist.gather_object(item, items, dst=0, group=_team.group)
+    return items or []
+
+
+def from_first(item: Item) -> Item:
+    """What rank 0 has brought, on each of them."""
+    items = [item]
+    if _team is not None:
+        with _hearing(_team):
+            dist.broadcast_object_list(items, src=0, group=_team.group)
+    return items[0]
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Work that all ranks do at the same time; nobody goes on before the last one has done it.
+
+    Raises:
+        RankError: if a rank has stopped, or does not come to the end within the time-out after this one.
+    """
+    if _team is None:
+        yield
+        return
+    before, _team.phase = _team.phase, name
+    try:
+        yield
+        with _hearing(_team):
+            dist.monitored_barrier(_team.group, _team.timeout, wait_all_ranks=True)
+    except RankError:
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and _LOST.search(str(error)):
+            raise _lost(_team, error) from error
+        error.add_note(f"raised on rank {rank()} of {num_ranks()} in phase {name!r}")
+        raise
+    _team.phase = before
+
+
+def watch(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Says which rank it was, and in which phase, when a process that this one has started ends with an error.
+
+    The run is then ended by the launcher that started them, without a word of its own.
+
+    Args:
+        processes: of rank 1 and the following ones.
+    """
+    if _team is not None and processes:
+        threading.Thread(target=_watch, args=(_team, list(processes)), name="ranks", daemon=True).start()
+
+
+def _watch(team: _Team, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    while not team.left.wait(0.2):
+        for number, process in enumerate(processes, start=1):
+            if process.poll():
+                log.error(
+                    "rank %d ended with exit code %d in phase %r; the run ends", number, process.returncode, team.phase
+                )
+                return
+
+
+@contextmanager
+def _hearing(team: _Team) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise _lost(team, error) from error
+
+
+def _lost(team: _Team, error: RuntimeError) -> RankError:
+    """Names those that do not answer, as far as this rank can tell: only rank 0 hears from each of the others."""
+    text = str(error)
+    if "monitoredBarrier" not in text and rank() == 0:
+        try:
+            dist.monitored_barrier(team.group, _LOOK_AROUND, wait_all_ranks=True)
+        except RuntimeError as found:
+            text = str(found)
+    named = re.search(r"Ranks? ([\d, ]+) failed to pass", text)
+    who = f"rank {named[1].strip(' ,')}" if named and rank() == 0 else "rank 0, or one that it waits for,"
+    return RankError(
+        f"{who} has stopped or did not answer rank {rank()} of {num_ranks()} in phase {team.phase!r}, within "
+        f"rollout.rank_timeout_s = {team.timeout.total_seconds():g} at most"
+    )

@@ -1,0 +1,153 @@
+"""A policy whose weights, gradients and optimizer state are spread over the processes (FSDP2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import torch
+from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Lightning's `ModelParallelStrategy` with the policy sharded over all processes, of all nodes.
+
+    Args:
+        save_distributed_checkpoint: each process writes its shard into a checkpoint folder; False writes one file.
+        process_group_backend: of torch.distributed; none takes that of the device.
+        timeout: of every collective.
+    """
+
+    def __init__(
+        self,
+        save_distributed_checkpoint: bool = True,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = default_pg_timeout,
+    ) -> None:
+        super().__init__(1, 1, save_distributed_checkpoint, process_group_backend, timeout)
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How a policy is sharded; read by `trainer.strategy=fsdp2` alone."""
+
+    param_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the gathered weights, and so of the computation; none keeps that of the parameters."""
+    reduce_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """In which gradients are added up over processes; none takes `param_dtype`."""
+    cpu_offload: bool = False
+    """Keeps shards, gradients and optimizer state in the memory of the CPU between their uses."""
+
+    @property
+    def compute_dtype(self) -> torch.dtype | None:
+        """`param_dtype` as torch has it."""
+        return None if self.param_dtype is None else _DTYPES[self.param_dtype]
+
+    def __call__(self, model: PreTrainedModel, mesh: DeviceMesh) -> None:
+        """Shards a model in place: each decoder layer by itself, and the rest with the whole.
+
+        Weights are freed again after every use, so that parameters are shards whenever nothing computes.
+
+        Args:
+            model: any causal language model of transformers.
+            mesh: of one dimension.
+
+        Raises:
+            ValueError: if the model has no list of decoder layers.
+        """
+        reduce_dtype = None if self.reduce_dtype is None else _DTYPES[self.reduce_dtype]
+        precision = MixedPrecisionPolicy(self.compute_dtype, reduce_dtype, cast_forward_inputs=False)
+        offload = CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy()
+        modules: list[nn.Module] = [*decoder_layers(model), model]
+        for module in modules:
+            fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=precision, offload_policy=offload)
+
+
+def data_mesh(mesh: DeviceMesh | None) -> DeviceMesh | None:
+    """The dimension of Lightning's mesh that a policy is sharded over; None without a mesh.
+
+    Raises:
+        ValueError: if the mesh asks for tensor parallelism.
+    """
+    if mesh is None:
+        return None
+    if mesh["tensor_parallel"].size() > 1:
+        raise ValueError(
+            f"trainer.strategy.tensor_parallel_size must be 1 as yet, got {mesh['tensor_parallel'].size()}; "
+            "trainer.strategy=fsdp2 shards over all processes"
+        )
+    return mesh["data_parallel"]
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The layers of a causal language model that follow one another.
+
+    Raises:
+        ValueError: if no list of modules has as many entries as the configuration has hidden layers.
+    """
+    number = model.config.get_text_config(decoder=True).num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == number:
+            return module
+    raise ValueError(
+        f"model.policy must have a list of its {number} decoder layers to be sharded by, got none in "
+        f"{type(model).__name__}"
+    )
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether every process holds only a part of the weights."""
+    return isinstance(model, FSDPModule)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor, gathered from the processes if it is sharded; all of them must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_state(model: nn.Module, keep: bool) -> dict[str, Tensor]:
+    """The state of a sharded model on the CPU, gathered tensor by tensor; all processes must ask.
+
+    Args:
+        model: the model.
+        keep: False on processes that do not want it; they get nothing.
+    """
+    state: dict[str, Tensor] = {}
+    by_parameter: dict[int, Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        # Tied parameters stay one tensor.
+        if id(value) not in by_parameter:
+            gathered = whole(value.detach())
+            by_parameter[id(value)] = gathered.cpu() if keep else gathered.new_empty(0)
+        state[name] = by_parameter[id(value)]
+    return state if keep else {}
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Keeps what a sharded model holds besides its decoder layers whole, as its `forward` does; all processes enter."""
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.set_reshard_after_forward(False, recurse=False)
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.set_reshard_after_forward(True, recurse=False)
+        model.reshard()
