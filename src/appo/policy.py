@@ -26,6 +26,9 @@ from appo.sharding import gathered, is_sharded, whole, whole_state
 
 log = logging.getLogger(__name__)
 
+_FORWARD = "evaluate_rows"
+"""A method of a sharded policy that gathers weights as its `forward` does."""
+
 
 def check_policy_folder(policy: str) -> None:
     """Refuses a path that is no model folder; what reads as a hub's ``owner/name`` passes.
@@ -129,8 +132,8 @@ class PolicyLogProbs:
         self.temperature = temperature
         if is_sharded(model):
             # Layers are called one by one, and the head is read: they need the weights that `forward` would gather.
-            model.evaluate_rows = self._evaluate
-            register_fsdp_forward_method(model, "evaluate_rows")
+            setattr(model, _FORWARD, self._evaluate)
+            register_fsdp_forward_method(model, _FORWARD)
 
     @cached_property
     def _head(self) -> LinearHead | None:
@@ -160,7 +163,7 @@ class PolicyLogProbs:
         if not is_sharded(self.model):
             return self._evaluate(token_ids, mask)
         _ = self._rows  # made before the weights are gathered for it
-        log_probs, entropies = self.model.evaluate_rows(token_ids, mask)
+        log_probs, entropies = getattr(self.model, _FORWARD)(token_ids, mask)
         return log_probs, entropies
 
     def _evaluate(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -149,7 +149,9 @@ class RowForward:
             return bool(model.config._attn_implementation == _SDPA_IN_ROWS)
         was_training = model.training
         model.eval()
-        token_ids = torch.arange(8, device=model.device).view(2, 4)
+        # Where the weights are when they are used: a shard may lie on the CPU.
+        embeddings = next(model.get_input_embeddings().parameters())
+        token_ids = torch.arange(8, device=embeddings.device).view(2, 4)
         is_wanted = token_ids != 7
         with torch.autocast(model.device.type, enabled=False):
             padded = self._padded(token_ids, is_wanted, [4, 3], is_wanted)

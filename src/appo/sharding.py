@@ -9,9 +9,9 @@ from datetime import timedelta
 from typing import Literal
 
 import torch
-from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -139,13 +139,15 @@ def whole_state(model: nn.Module, keep: bool) -> dict[str, Tensor]:
 
 
 @contextmanager
-def gathered(model: nn.Module) -> Iterator[None]:
+@torch.no_grad()
+def gathered(model: PreTrainedModel) -> Iterator[None]:
     """Keeps what a sharded model holds besides its decoder layers whole, as its `forward` does; all processes enter."""
     if not isinstance(model, FSDPModule):
         yield
         return
     model.set_reshard_after_forward(False, recurse=False)
-    model.unshard()
+    # The first use of a sharded model must be that of the whole.
+    model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), use_cache=False)
     try:
         yield
     finally:

@@ -261,6 +261,10 @@ class RolloutCallback(L.Callback):
             self.replacement_rounds,
             module.loss.needs_old_log_probs,
         )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Not before: a sharded checkpoint is restored after `on_fit_start`.
+        assert self._iteration is not None
         self._iteration.pending = [trajectory_from_record(record) for record in self._restored_pending]
         self._restored_pending = []
         # A run that had spent its budget before it was interrupted has only to write what it ends with.

@@ -118,9 +118,7 @@ def _joined(parts: Sequence[Columns]) -> Columns:
 
 
 def _named(columns: Mapping[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:
-    return sorted(
-        (name.removeprefix(prefix), column) for name, column in columns.items() if name.startswith(prefix)
-    )
+    return sorted((name.removeprefix(prefix), column) for name, column in columns.items() if name.startswith(prefix))
 
 
 def _outcomes(outcomes: Sequence[Outcome]) -> Columns:
@@ -200,7 +198,9 @@ def _log_ratios(rounds: Sequence[Rollouts]) -> Columns:
 
 def _scores(rounds: Sequence[Rollouts]) -> Columns:
     return {
-        f"{_FACTOR}{name}": torch.cat([part.plan.scores.factors[name][part.plan.batch.response_mask] for part in rounds])
+        f"{_FACTOR}{name}": torch.cat(
+            [part.plan.scores.factors[name][part.plan.batch.response_mask] for part in rounds]
+        )
         for name in rounds[0].plan.scores.factors
     }
 

@@ -1,0 +1,133 @@
+"""Runs on two processes, started by the command line as a user would start them, against runs on one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from appo.rollouts import read_trajectories
+
+from .toy import CONFIG, SMALL, metrics
+
+ROOT = Path(__file__).parents[1]
+TRAINED = [
+    # Three prompts an update on two processes, and few tokens a micro-batch: one of the two has more of them.
+    "--data.prompts_per_iteration=6",
+    "--data.prompts_per_minibatch=3",
+    "--model.max_tokens_per_microbatch=128",
+    "--rollout.reward=tests.toy.EvenTokens",
+    "--rollout.advantage=GlobalBatchAdvantage",
+    "--rollout.lag=1",
+    "--trainer.max_epochs=3",
+    "--trainer.check_val_every_n_epoch=3",
+]
+
+
+def fit(folder: Path, policy: Path, strategy: str, processes: int, *options: str) -> subprocess.CompletedProcess[str]:
+    """`appo fit` in processes of its own."""
+    command = [
+        sys.executable, "-m", "appo", "fit", "--config", CONFIG, *SMALL, f"--model.policy={policy}",
+        f"--trainer.default_root_dir={folder}", f"--trainer.strategy={strategy}", f"--trainer.devices={processes}",
+        "--rollout.rank_timeout_s=60", *options,
+    ]  # fmt: skip
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=300
+    )
+
+
+def difference(folder: Path, other: Path) -> float:
+    """Largest difference of two policies' weights."""
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(each).state_dict() for each in (folder, other))
+    return max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
+
+
+def iterations(folder: Path) -> list[dict[str, float]]:
+    rows = [{name: float(value) for name, value in row.items() if value} for row in metrics(folder)]
+    return [row for row in rows if "train/loss" in row]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, policy_folder) -> Path:
+    """The folder of a run on one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert fit(folder, policy_folder, "auto", 1, *TRAINED).returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_train_as_one_does(tmp_path, policy_folder, alone, strategy):
+    done = fit(tmp_path, policy_folder, strategy, 2, *TRAINED)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert difference(tmp_path / "policy", alone / "policy") <= 1e-5
+    assert difference(tmp_path / "policy", policy_folder) > 1e-3
+    # What is logged is of both processes: counts are equal, and values but for rounding.
+    for ours, theirs in zip(iterations(tmp_path), iterations(alone), strict=True):
+        timed = {name for name in theirs if name.endswith("_s") or name in ("rollout/overhead", "rollout/probe_max")}
+        names = theirs.keys() - timed - {"rollout/prefix_cache_hit", "rollout/tool_seconds"}
+        assert {name: ours[name] for name in names} == pytest.approx({name: theirs[name] for name in names}, rel=1e-3, abs=1e-5)  # fmt: skip  # noqa: E501
+    for stage in ("iteration_00002", "validation_00002"):
+        texts = [
+            sorted(
+                record["text"] for path in folder.glob(f"trajectories/{stage}*") for record in read_trajectories(path)
+            )
+            for folder in (tmp_path, alone)
+        ]
+        assert texts[0] == texts[1]
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path, policy_folder, alone):
+    # Stopped after each iteration by its budget of tokens, as a user would stop it.
+    total = 0
+    rows = []
+    for number, processes in enumerate((2, 1, 2)):
+        resumed = ["--ckpt_path=last"] if number else []
+        done = fit(
+            tmp_path, policy_folder, "fsdp2", processes, *TRAINED, f"--rollout.stop_after_tokens={total + 1}", *resumed
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        (row,) = newest(tmp_path)
+        total = int(row["rollout/generated_tokens_total"])
+        rows.append(row)
+    for ours, theirs in zip(rows, iterations(alone), strict=True):
+        assert ours["epoch"] == theirs["epoch"]
+        assert ours["train/loss"] == pytest.approx(theirs["train/loss"], abs=1e-6)
+        assert ours["rollout/generated_tokens_total"] == theirs["rollout/generated_tokens_total"]
+    assert difference(tmp_path / "policy", alone / "policy") <= 1e-5
+
+
+def newest(folder: Path) -> list[dict[str, float]]:
+    """The iterations of the run that was last in a folder."""
+    last = max(folder.glob("csv/version_*"), key=lambda path: int(path.name.split("_")[1]))
+    moved = folder / "newest/csv/version_0"
+    moved.parent.mkdir(parents=True, exist_ok=True)
+    moved.unlink(missing_ok=True)
+    moved.symlink_to(last)
+    return iterations(folder / "newest")
+
+
+@pytest.mark.parametrize(
+    ("option", "strategy", "phase"),
+    [
+        ("--rollout.reward=tests.mortal.KilledInSampling", "ddp", "sampling"),
+        ("--model.loss=tests.mortal.KilledInUpdate", "ddp", "update"),
+        ("--model.loss=tests.mortal.KilledInUpdate", "fsdp2", "update"),
+        ("--rollout.engine=tests.mortal.HangingEngine", "ddp", "weights"),
+    ],
+)
+def test_a_process_that_dies_or_hangs_ends_the_run_and_is_named(tmp_path, policy_folder, option, strategy, phase):
+    start = perf_counter()
+    done = fit(
+        tmp_path, policy_folder, strategy, 2, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens",
+        "--rollout.rank_timeout_s=8", option,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert f"in phase '{phase}'" in done.stderr
+    assert "rank 1 has stopped or did not answer rank 0" in done.stderr or "rank 1 ended with exit code" in done.stderr
+    assert perf_counter() - start < 120
