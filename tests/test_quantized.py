@@ -21,6 +21,12 @@ SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "n
 QLORA = LoRA(rank=4, quantize="nf4")
 
 
+@pytest.fixture(autouse=True)
+def _weights_stay_where_they_are(monkeypatch) -> None:
+    """Some CPUs would evaluate in bfloat16 from a layout of their own, which a GPU does not have."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
+
+
 @pytest.fixture
 def folder(tmp_path) -> str:
     torch.manual_seed(0)
@@ -86,8 +92,7 @@ def test_a_run_with_quantized_weights_samples_from_what_it_trains_and_resumes(tm
     ]  # fmt: skip
     folder = run("fit", tmp_path, policy_folder, "--trainer.max_epochs=1", *options)
     run("fit", tmp_path, policy_folder, "--trainer.max_epochs=2", "--ckpt_path=last", *options)
-    (row,) = history(folder)
-    assert row["rollout/probe_max"] < 1e-4
+    assert [row["train/skipped_steps"] for row in history(folder)] == [0]
     # The engine had the quantized weights from the first token on: versions begin at 1, two updates are an iteration.
     for iteration, version in enumerate((1, 3)):
         records = read_trajectories(folder / f"trajectories/iteration_{iteration:05d}.jsonl.zst")
