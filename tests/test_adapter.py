@@ -117,7 +117,7 @@ def test_the_base_is_the_reference_unless_another_is_named(llama, tmp_path, monk
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_hidden_states_pass_the_head_in_chunks(dropout):
     model = tiny()
-    Adapter(model, LoRA(dropout=dropout))
+    stir(Adapter(model, LoRA(dropout=dropout)))
     assert PolicyLogProbs(model.train())._head is not None
 
 
