@@ -61,6 +61,9 @@ _CLI_OPTIONS: dict[str, Any] = {
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"report": write_report, "export": export_policy}
 """Commands that are no training: their options are the arguments of a function, what it returns is printed."""
 
+_CONNECTING_S = 120.0
+"""Seconds that processes may take to connect, which is under the time-out of their collectives."""
+
 _EXPECTED_WARNINGS = (
     "LightningCLI's args parameter",  # a command of ours may stand for one of Lightning's
     "Your `IterableDataset` has `__len__` defined",  # on purpose: see RolloutBuffer
@@ -152,7 +155,8 @@ class AppoCLI(RunFolderCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
-        timeout = timedelta(seconds=self._get(self.config_init, "rollout").rank_timeout_s)
+        timeout_s = max(_CONNECTING_S, self._get(self.config_init, "rollout").rank_timeout_s)
+        timeout = timedelta(seconds=timeout_s)
         if config.strategy == "ddp":
             config.strategy = DDPStrategy(timeout=timeout)
         elif config.strategy == "fsdp2":

@@ -43,7 +43,10 @@ class _Team:
 _team: _Team | None = None
 
 _LOOK_AROUND = timedelta(seconds=5)
-"""How long the others are looked for once one of them was lost."""
+"""How long each of the others is looked for once one of them was lost."""
+
+_LOST_TAG = 1
+"""Of the messages that say so."""
 
 _LOST = re.compile(r"connection|closed by peer|time[d ]*\s?out|broken pipe|gloo|nccl", re.IGNORECASE)
 """In what torch.distributed says when another process does not answer."""
@@ -183,15 +186,25 @@ def _hearing(team: _Team) -> Iterator[None]:
 
 def _lost(team: _Team, error: RuntimeError) -> RankError:
     """Names those that do not answer, as far as this rank can tell: only rank 0 hears from each of the others."""
-    text = str(error)
-    if "monitoredBarrier" not in text and rank() == 0:
-        try:
-            dist.monitored_barrier(team.group, _LOOK_AROUND, wait_all_ranks=True)
-        except RuntimeError as found:
-            text = str(found)
-    named = re.search(r"Ranks? ([\d, ]+) failed to pass", text)
-    who = f"rank {named[1].strip(' ,')}" if named and rank() == 0 else "rank 0, or one that it waits for,"
+    named = re.search(r"Ranks? ([\d, ]+) failed to pass", str(error))
+    lost = named[1].strip(" ,") if named else ", ".join(map(str, _silent(team)))
+    who = f"rank {lost}" if lost and rank() == 0 else "another rank"
     return RankError(
         f"{who} has stopped or did not answer rank {rank()} of {num_ranks()} in phase {team.phase!r}, within "
         f"rollout.rank_timeout_s = {team.timeout.total_seconds():g} at most"
     )
+
+
+def _silent(team: _Team) -> list[int]:
+    """On rank 0, the ranks that do not say within a few seconds that they, too, have lost somebody."""
+    word, silent = torch.zeros(1), []
+    for other in range(1, num_ranks()) if rank() == 0 else [0]:
+        try:
+            # Connections to a process that has ended are closed, which shows at once.
+            talk = dist.irecv if rank() == 0 else dist.isend
+            work = talk(word, other, team.group, _LOST_TAG)
+            assert work is not None
+            work.wait(_LOOK_AROUND)
+        except RuntimeError:
+            silent.append(other)
+    return silent

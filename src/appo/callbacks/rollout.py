@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from appo.engines import Engine, SamplingParams
 from appo.module import APPOModule
 from appo.policy import encode, max_positions
 from appo.prompts import Split
+from appo.ranks import RankError
 from appo.rewards import OnFailure, Reward, RewardRunner
 from appo.rollouts import (
     DEFAULT_EXCLUSIONS,
@@ -111,7 +113,8 @@ class RolloutCallback(L.Callback):
         save_trajectories: writes every trajectory of an iteration, with scores, to ``trajectories/`` in the run's
             folder; several processes write a file each.
         rank_timeout_s: seconds that a process waits for the others of a run on several before it ends the run with an
-            error: the longest that one may sample or update while another is ready.
+            error: the longest that one may sample while another is ready. In the middle of an update it is at least two
+            minutes, or the time-out of a strategy that is given by its class.
         seed: of everything sampled.
     """
 
@@ -234,6 +237,10 @@ class RolloutCallback(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self.teardown(trainer, pl_module, "fit")
+        launcher = trainer.strategy.launcher
+        if isinstance(exception, RankError) and launcher is not None:
+            # One that hangs does not hear the polite signal that Lightning has sent to those it started.
+            launcher.kill(signal.SIGKILL)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module, data = parts_of(trainer, pl_module)
