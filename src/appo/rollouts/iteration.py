@@ -130,7 +130,7 @@ class IterationRunner:
                 break
             rollouts = self.collector.collect(self.collector.sample_initial(chosen, iteration), iteration)
             self.rounds.append(rollouts)
-            found = [prompt for prompt in rollouts.by_prompt() if prompt.has_signal]
+            found = [prompt for prompt in rollouts.by_prompt() if prompt.has_signal][: len(places)]
             self.num_replaced += len(found)
             for place, prompt in zip(places, found, strict=False):
                 prompts[place] = prompt
