@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from appo.__main__ import main
 from appo.cli import run
-from appo.rewards import Reward
+from appo.rewards import Reward, RewardError
 from appo.trajectory import Outcome, Trajectory
 
 from . import toy
@@ -90,7 +90,9 @@ class Undefined(Reward):
 
 
 def test_a_reward_that_is_no_number_names_the_trajectory(tmp_path, policy_folder):
-    with pytest.raises(ValueError, match=r"rewards must be finite, got nan for prompt \S+ in row 0"):
+    with pytest.raises(
+        RewardError, match=r"trajectory 1 of 12, of prompt '\S+' \(ValueError: reward must be finite, got nan"
+    ):
         toy.run("fit", tmp_path, policy_folder, "--rollout.reward=tests.test_bad_input.Undefined")
 
 
