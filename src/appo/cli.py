@@ -133,7 +133,7 @@ class RunFolderCLI(LightningCLI):
         if config.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             # At the end of every iteration: by default Lightning waits for a validation, which may never come.
             checkpoints = ModelCheckpoint(
-                folder / "checkpoints", filename="{epoch}", save_last=True, save_on_train_epoch_end=True
+                folder / "checkpoints", filename="{epoch}", save_last="link", save_on_train_epoch_end=True
             )
             callbacks.append(checkpoints)
         config.callbacks = [*callbacks, *self.run_callbacks(with_progress=config.enable_progress_bar is not False)]
