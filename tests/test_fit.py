@@ -57,6 +57,8 @@ def test_every_epoch_trains_on_rollouts_of_its_own(tmp_path, policy_folder, bran
     assert {version for record in records for version in record["policy_versions"]} == {-1, *versions}
     assert not torch.equal(weights(folder / "policy")["lm_head.weight"], weights(policy_folder)["lm_head.weight"])
     AutoTokenizer.from_pretrained(folder / "policy")
+    # The newest is written once, under a name of its own, so that `last.ckpt` is never half of one.
+    assert (folder / "checkpoints/last.ckpt").resolve() == folder / "checkpoints/epoch=1.ckpt"
 
 
 def test_the_reward_rises_on_a_toy_task(tmp_path, policy_folder):
