@@ -55,7 +55,7 @@ def test_strategies_divide_the_weights(capsys, options, name, weights):
 
 @pytest.mark.parametrize(("optimizer", "states"), [("AdamW", 2), ("SGD", 0), ("RMSprop", 1)])
 def test_optimizer_state_is_what_the_optimizer_keeps(capsys, optimizer, states):
-    text = plan(capsys, *SEVEN, "--gpus=8", "--trainer.strategy=fsdp2", f"--model.optimizer={optimizer}")
+    text = plan(capsys, *SEVEN, "--gpus=8", "--trainer.strategy=fsdp2", f"--model.optimizer=torch.optim.{optimizer}")
     if states:
         assert row(text, "optimizer state")[0] == pytest.approx(states * WEIGHTS_GIB / 8, abs=0.01)
     else:
