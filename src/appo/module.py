@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import lightning as L
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel
 from appo import ranks
 from appo.adapter import Adapter, LoRA
 from appo.batch import TrainBatch, length_buckets
+from appo.flops import PolicyFlops, TrainedWork
 from appo.losses import Loss, ProceduralLoss
 from appo.memory import memory_of_step
 from appo.policy import PolicyLogProbs, load_policy, named_weights
@@ -107,6 +109,7 @@ class APPOModule(L.LightningModule):
         self.evaluation = EvaluationMetrics()
         self.policy: PreTrainedModel | None = None
         self.adapter: Adapter | None = None
+        self._work = TrainedWork()
         self._log_probs: PolicyLogProbs | None = None
         self._reference: list[PolicyLogProbs] = []  # in a list: its parameters must not enter the checkpoint
 
@@ -151,6 +154,16 @@ class APPOModule(L.LightningModule):
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that an optimizer step changes, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def take_work(self) -> TrainedWork:
+        """What this process has trained since the last call."""
+        work, self._work = self._work, TrainedWork()
+        return work
+
+    @cached_property
+    def _flops(self) -> PolicyFlops:
+        assert self.policy is not None
+        return PolicyFlops.of(self.policy)
 
     def on_train_start(self) -> None:
         if self.reports_memory:
@@ -252,6 +265,7 @@ class APPOModule(L.LightningModule):
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         micros, num_own = self._micro_batches(batch)
+        self._work += self._flops.of_batch(batch)
         totals: dict[str, Tensor] = {}
         for number, (rows, micro) in enumerate(micros):
             weight = float(number < num_own)

@@ -6,12 +6,14 @@ import logging
 import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch import Tensor
 
 from appo import ranks
 from appo.advantages import AdvantageEstimator
@@ -19,6 +21,7 @@ from appo.callbacks.common import parts_of, run_folder
 from appo.callbacks.recording import write_evaluated, write_metrics, write_rollouts
 from appo.datamodule import RolloutDataModule
 from appo.engines import Engine, SamplingParams
+from appo.flops import training_metrics
 from appo.module import APPOModule
 from appo.policy import encode, max_positions
 from appo.prompts import Split
@@ -26,6 +29,7 @@ from appo.ranks import RankError
 from appo.rewards import OnFailure, Reward, RewardRunner
 from appo.rollouts import (
     DEFAULT_EXCLUSIONS,
+    Agent,
     AgentLimits,
     AgentLoop,
     BranchRules,
@@ -34,6 +38,8 @@ from appo.rollouts import (
     Evaluated,
     Exclusion,
     IterationRunner,
+    SamplingCosts,
+    SamplingThread,
     Start,
     Stopwatch,
     ToolRules,
@@ -50,7 +56,7 @@ from appo.rollouts import (
 from appo.scorers import Scorer
 from appo.seeding import derive_seed
 from appo.tools import CallSyntax, ToolProvider, ToolRunner
-from appo.trajectory import Prompt
+from appo.trajectory import Prompt, Trajectory
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +84,8 @@ class RolloutCallback(L.Callback):
             mini-batch when it is drawn, with the policy that the mini-batches before it have updated.
         lag: 0 draws trajectories in the iteration that sampled them; 1 trains on those of the iteration before and
             samples the next ones together with the branches, so that the policy has changed for every prompt.
+        overlap: with a lag of 1, goes on sampling the next trajectories in a thread of its own while the policy is
+            trained; the engine must sample elsewhere, as `VLLMServerEngine` does. None does so where it can.
         selection: `per_prompt` pools the branches over a prompt's trajectories, `per_trajectory` gives each the same
             number.
         split: `keep` shares the chosen token with the branch, `resample` draws it anew.
@@ -130,6 +138,7 @@ class RolloutCallback(L.Callback):
         num_initial: int = 8,
         branch_when: Literal["iteration", "minibatch"] = "iteration",
         lag: Literal[0, 1] = 0,
+        overlap: bool | None = None,
         selection: Literal["per_prompt", "per_trajectory"] = "per_prompt",
         split: Literal["keep", "resample"] = "keep",
         fallback: bool = True,
@@ -171,6 +180,13 @@ class RolloutCallback(L.Callback):
             raise ValueError(f"rollout.max_mismatch must be positive, got {max_mismatch}")
         if replacement_rounds < 0:
             raise ValueError(f"rollout.replacement_rounds must not be negative, got {replacement_rounds}")
+        if overlap and lag == 0:
+            raise ValueError("rollout.lag must be 1 with rollout.overlap=true, got 0")
+        if overlap and not engine.samples_aside:
+            raise ValueError(
+                "rollout.engine must be one that samples without the trainer's devices, such as VLLMServerEngine, with "
+                f"rollout.overlap=true, got {type(engine).__name__}"
+            )
         check_exclusions(exclude)
         self.exclude = exclude
         self.replacement_rounds = replacement_rounds
@@ -192,6 +208,7 @@ class RolloutCallback(L.Callback):
         self.runner = ToolRunner(tools, max_parallel=max_parallel_tools, attempts=tool_attempts)
         self.branch_when = branch_when
         self.lag = lag
+        self.overlaps = lag == 1 and engine.samples_aside and overlap is not False
         self.sampling = SamplingParams(temperature, top_p, top_k)
         self.limits = AgentLimits(max_response_tokens, max_tool_calls, max_result_tokens, tool_rules)
         self.max_mismatch = max_mismatch
@@ -204,12 +221,11 @@ class RolloutCallback(L.Callback):
         self.stopwatch = Stopwatch()
         self.num_generated_tokens = 0
         self._sync: WeightSync | None = None
-        self._agent: AgentLoop | None = None
+        self._agent: Agent | None = None
         self._iteration: IterationRunner | None = None
         self._restored_pending: list[dict[str, Any]] = []
         self._has_warned = False
         self._epoch_start = 0.0
-        self._update_start = 0.0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         module, data = parts_of(trainer, pl_module)
@@ -227,9 +243,18 @@ class RolloutCallback(L.Callback):
         check_tools(data.tokenizer, self.syntax, self.runner, self.limits)
         self.engine.start(module.policy_folder)
         self._sync = None
-        self._agent = AgentLoop(self.engine, data.tokenizer, self.runner, self.syntax, self.limits)
+        self.stopwatch = Stopwatch(trainer.profiler)  # type: ignore[attr-defined]  # set by the trainer, not declared
+        overlaps = self.overlaps and stage == "fit"
+        # Fast tokenizers refuse to serve two threads at once.
+        tokenizer = deepcopy(data.tokenizer) if overlaps else data.tokenizer
+        loop = AgentLoop(self.engine, tokenizer, self.runner, self.syntax, self.limits)
+        self._agent = SamplingThread(loop) if overlaps else loop
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if isinstance(self._agent, SamplingThread):
+            self._agent.stop()
+        if self._iteration is not None:
+            self._iteration.abandon()
         self.engine.stop()
         self.runner.stop()
         self.reward.stop()
@@ -267,6 +292,7 @@ class RolloutCallback(L.Callback):
             self.lag,
             self.replacement_rounds,
             module.loss.needs_old_log_probs,
+            self.overlaps,
         )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -283,6 +309,8 @@ class RolloutCallback(L.Callback):
         number = trainer.current_epoch
         is_last = trainer.max_epochs == number + 1
         following = data.iteration_prompts(number + 1) if self.lag and not is_last else ()
+        assert self._agent is not None
+        self._agent.take_costs()
         self.stopwatch.take()
         self._epoch_start = perf_counter()
         spare = data.spare_prompts(number) if self.replacement_rounds else ()
@@ -291,26 +319,33 @@ class RolloutCallback(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.engine.sleep()
-        self._update_start = perf_counter()
+        self._check_sampling()
+        self.stopwatch.start("update")
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        self._check_sampling()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.stopwatch.add("update", perf_counter() - self._update_start)
+        self.stopwatch.stop()
         if "measured" in outputs:
             assert self._iteration is not None
             self._iteration.note(outputs["measured"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        module, _ = parts_of(trainer, pl_module)
         assert self._iteration is not None
         rounds = self._iteration.rounds
-        with ranks.phase("metrics"):
-            metrics = {**rollout_metrics(rounds), **self._costs()}
-        self._warn_without_spread(metrics)
-        pl_module.log_dict({f"rollout/{name}": float(value) for name, value in metrics.items()}, sync_dist=True)
         if self.save_trajectories:
-            write_rollouts(_trajectory_file(trainer, "iteration"), rounds)
+            with self.stopwatch("writing"):
+                write_rollouts(_trajectory_file(trainer, "iteration"), rounds)
+        self._iteration.settle()
+        with ranks.phase("metrics"):
+            metrics = rollout_metrics(rounds)
+            self._warn_without_spread(metrics)
+            named = {f"rollout/{name}": float(value) for name, value in metrics.items()} | self._costs(module)
+        pl_module.log_dict(named, sync_dist=True)
         if self._is_budget_spent:
             log.info("rollout.stop_after_tokens is reached: %d tokens were sampled", self.num_generated_tokens)
             trainer.should_stop = True
@@ -332,7 +367,10 @@ class RolloutCallback(L.Callback):
         self._write_metrics(trainer, "test")
 
     def state_dict(self) -> dict[str, Any]:
-        pending = self._iteration.pending if self._iteration is not None else []
+        pending: list[Trajectory] = []
+        if self._iteration is not None:
+            self._iteration.settle()
+            pending = self._iteration.pending
         # The first process writes them for all, and any number of processes may read them.
         gathered = ranks.gather_on_first([trajectory_record(trajectory) for trajectory in pending])
         return {
@@ -359,7 +397,9 @@ class RolloutCallback(L.Callback):
     ) -> Iterator[Evaluated]:
         assert self._agent is not None
         for prompts in batches:
-            with ranks.phase(stage):
+            with ranks.phase(stage), self.stopwatch("evaluation"):
+                if self._iteration is not None:
+                    self._iteration.settle()
                 self._sync_weights(module, data)
                 starts = [
                     Start(prompt, derive_seed(self.seed, stage, prompt.id, number))
@@ -384,15 +424,26 @@ class RolloutCallback(L.Callback):
         with self.stopwatch("weights"), ranks.phase("weights"):
             self._sync(module.policy_version)
 
-    def _costs(self) -> dict[str, float]:
+    def _check_sampling(self) -> None:
+        """Ends the run as soon as sampling beside it has failed."""
+        if isinstance(self._agent, SamplingThread):
+            self._agent.check()
+
+    def _costs(self, module: APPOModule) -> dict[str, float]:
+        """What the iteration took, by the full names of metrics."""
+        assert self._agent is not None
         assert self._iteration is not None
         assert self._sync is not None
-        seconds, iteration_s, num_tokens, differences, num_replaced = zip(
+        seconds, iteration_s = self.stopwatch.take(), perf_counter() - self._epoch_start
+        seconds["other"] = iteration_s - sum(seconds.values())
+        phases, totals, num_tokens, sampled, trained, differences, num_replaced = zip(
             *ranks.gather(
                 (
-                    self.stopwatch.take(),
-                    perf_counter() - self._epoch_start,
+                    seconds,
+                    iteration_s,
                     self._iteration.collector.take_num_sampled_tokens(),
+                    self._agent.take_costs(),
+                    module.take_work(),
                     self._sync.largest_difference,
                     self._iteration.num_replaced,
                 )
@@ -401,13 +452,15 @@ class RolloutCallback(L.Callback):
         )
         self.num_generated_tokens += sum(num_tokens)
         # All wait for the slowest.
-        slowest = {name: max(part.get(name, 0.0) for part in seconds) for part in seconds for name in part}
-        return {
-            **cost_metrics(slowest, max(iteration_s), sum(num_tokens)),
-            "generated_tokens_total": self.num_generated_tokens,
+        slowest = {name: max(part.get(name, 0.0) for part in phases) for part in phases for name in part}
+        rollout = {
+            **cost_metrics(slowest, max(totals), sum(num_tokens), SamplingCosts.of_all(sampled)),
+            "generated_tokens_total": float(self.num_generated_tokens),
             "probe_max": max(differences),
             "prompts_replaced": float(sum(num_replaced)),
         }
+        training = training_metrics(trained, slowest["update"], module.device)
+        return {f"rollout/{k}": value for k, value in rollout.items()} | {f"train/{k}": v for k, v in training.items()}
 
     def _warn_without_spread(self, metrics: Mapping[str, float]) -> None:
         spread = metrics.get("log_ratio_std", _NO_SPREAD)

@@ -96,6 +96,10 @@ class Engine(ABC):
     works_beside_ranks: ClassVar[bool] = True
     """Whether each process of a training on several may have an engine of this class of its own."""
 
+    samples_aside: ClassVar[bool] = False
+    """Whether it samples without the trainer's devices and memory, so that the policy can be trained meanwhile. One
+    thread at a time calls it then, which need not be that of the trainer."""
+
     max_length: int = 0
     """Tokens of a sequence, prompt and continuation, at most; 0 takes the policy's positions."""
 

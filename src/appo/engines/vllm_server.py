@@ -45,6 +45,7 @@ class VLLMServerEngine(Engine):
     """
 
     works_beside_ranks: ClassVar[bool] = False
+    samples_aside: ClassVar[bool] = True
     addresses: list[str] = field(default_factory=lambda: ["http://localhost:8000"])
     """Of the servers; those of one address are one server."""
     max_length: int = 0

@@ -1,6 +1,6 @@
 """Sampling trajectories and turning them into training rows."""
 
-from appo.rollouts.agent import AgentLoop
+from appo.rollouts.agent import AgentLoop, SamplingCosts
 from appo.rollouts.buffer import RolloutBuffer
 from appo.rollouts.candidates import DEFAULT_EXCLUSIONS, CandidateFilter, Exclusion, check_exclusions
 from appo.rollouts.collector import NOT_MEASURED, BranchPlan, BranchRules, Collector, Measured, Rollouts
@@ -16,6 +16,7 @@ from appo.rollouts.records import (
     trajectory_record,
     without_text,
 )
+from appo.rollouts.sampling_thread import Agent, SamplingThread
 from appo.rollouts.stopwatch import Stopwatch
 from appo.rollouts.sync import EngineMismatchError, WeightSync
 from appo.rollouts.tool_checks import check_stop_strings, check_tools
@@ -23,6 +24,7 @@ from appo.rollouts.tool_checks import check_stop_strings, check_tools
 __all__ = [
     "DEFAULT_EXCLUSIONS",
     "NOT_MEASURED",
+    "Agent",
     "AgentLimits",
     "AgentLoop",
     "BranchPlan",
@@ -37,6 +39,8 @@ __all__ = [
     "Measured",
     "RolloutBuffer",
     "Rollouts",
+    "SamplingCosts",
+    "SamplingThread",
     "Start",
     "Stopwatch",
     "ToolRules",

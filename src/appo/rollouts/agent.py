@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count, groupby
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -22,10 +24,50 @@ from appo.tools import CallSyntax, ParsedCall, RenderChat, TokenCodec, ToolAnswe
 from appo.trajectory import NOT_SAMPLED, Segment, ToolCall, Trajectory
 
 
+@dataclass(frozen=True)
+class SamplingCosts:
+    """What sampling took.
+
+    Attributes:
+        generating_s: seconds in which the engine had something to generate.
+        tools_s: seconds in which it had not, since all trajectories waited for tools.
+        num_tokens: that were sampled, those that were dropped behind a call included.
+    """
+
+    generating_s: float = 0.0
+    tools_s: float = 0.0
+    num_tokens: int = 0
+
+    @staticmethod
+    def of_all(parts: Sequence[SamplingCosts]) -> SamplingCosts:
+        """Of several processes that sample at the same time: all tokens, in the seconds of the slowest."""
+        return SamplingCosts(
+            max(part.generating_s for part in parts),
+            max(part.tools_s for part in parts),
+            sum(part.num_tokens for part in parts),
+        )
+
+
+@dataclass(eq=False)
+class Flight:
+    """Trajectories that were begun together.
+
+    Attributes:
+        episodes: in the order of their starts.
+        sampling: how their tokens are drawn.
+        num_open: episodes that have not come to their end.
+    """
+
+    episodes: Sequence[Episode]
+    sampling: SamplingParams
+    num_open: int
+
+
 class AgentLoop:
     """Runs trajectories to their end.
 
-    Generation and tools overlap: a trajectory whose call returns is continued while others still generate.
+    Generation and tools overlap: a trajectory whose call returns is continued while others still generate. What is
+    begun while others are on their way joins them. One thread at a time calls it.
 
     Args:
         engine: started.
@@ -53,8 +95,13 @@ class AgentLoop:
         self._render = chat_renderer(tokenizer, runner)
         self._special_tokens = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or r"(?!)")
         self._keys = count()
+        self._numbers = count()
+        self._open: dict[int, tuple[Flight, Episode]] = {}
+        """Episodes that have not come to their end, by number."""
         self._waiting: dict[int, tuple[int, PendingCall]] = {}
         """Calls in flight by key, with the number of their episode."""
+        self.costs = SamplingCosts()
+        """Of everything since the last `take_costs`."""
 
     def run(self, starts: Sequence[Start], sampling: SamplingParams) -> list[Trajectory]:
         """Samples one trajectory a start, in the order of `starts`.
@@ -63,21 +110,72 @@ class AgentLoop:
             starts: at any number; the engine batches what it can.
             sampling: how tokens are drawn.
         """
+        flight = self.begin(starts, sampling)
+        while flight.num_open:
+            self.advance()
+        return self.trajectories(flight)
+
+    def begin(self, starts: Sequence[Start], sampling: SamplingParams) -> Flight:
+        """Submits the first requests of some trajectories; `advance` then brings them on, along with all others.
+
+        Args:
+            starts: at any number.
+            sampling: how tokens are drawn.
+        """
         episodes = [open_episode(start) for start in starts]
-        self._waiting.clear()
-        for number, episode in enumerate(episodes):
+        flight = Flight(episodes, sampling, len(episodes))
+        for episode in episodes:
+            number = next(self._numbers)
+            self._open[number] = (flight, episode)
             # A shared prefix may end with a call whose result lies behind the branch point.
             self._continue(number, episode, sampling, self._calls_of_prefix(episode))
-        while self.engine.num_in_flight or self.runner.num_in_flight:
-            for completion in self.engine.step() if self.engine.num_in_flight else ():
-                episode = episodes[completion.id]
-                self._take(episode, completion)
-                self._continue(completion.id, episode, sampling, self._calls_of_turn(episode, completion))
-            for answer in self.runner.finished(wait_s=0.0 if self.engine.num_in_flight else None):
-                number, pending = self._waiting.pop(answer.key)
-                pending.answer = answer
-                self._continue_with_results(number, episodes[number], sampling)
-        return [self._close(episode) for episode in episodes]
+            self._note_end(number)
+        return flight
+
+    def advance(self, wait_s: float | None = None) -> None:
+        """Takes up what engine and tools have finished, after a step of the engine or, without one, of a tool.
+
+        Args:
+            wait_s: seconds to wait for a tool while nothing is generated; None waits as long as it takes.
+        """
+        started, is_generating, num_tokens = perf_counter(), self.engine.num_in_flight > 0, 0
+        for completion in self.engine.step() if is_generating else ():
+            flight, episode = self._open[completion.id]
+            num_tokens += len(completion.token_ids)
+            self._take(episode, completion)
+            self._continue(completion.id, episode, flight.sampling, self._calls_of_turn(episode, completion))
+            self._note_end(completion.id)
+        for answer in self.runner.finished(wait_s=0.0 if self.engine.num_in_flight else wait_s):
+            number, pending = self._waiting.pop(answer.key)
+            flight, episode = self._open[number]
+            pending.answer = answer
+            self._continue_with_results(number, episode, flight.sampling)
+            self._note_end(number)
+        elapsed_s, costs = perf_counter() - started, self.costs
+        self.costs = SamplingCosts(
+            costs.generating_s + is_generating * elapsed_s,
+            costs.tools_s + (not is_generating) * elapsed_s,
+            costs.num_tokens + num_tokens,
+        )
+
+    def trajectories(self, flight: Flight) -> list[Trajectory]:
+        """What became of the starts of a flight in which nothing is open, in their order."""
+        return [self._close(episode) for episode in flight.episodes]
+
+    def take_costs(self) -> SamplingCosts:
+        """What sampling took since the last call."""
+        costs, self.costs = self.costs, SamplingCosts()
+        return costs
+
+    def rest(self) -> None:
+        """Lets the engine give back memory: nothing will be sampled for a while."""
+        self.engine.sleep()
+
+    def _note_end(self, number: int) -> None:
+        flight, episode = self._open[number]
+        if episode.finish_reason is not None:
+            del self._open[number]
+            flight.num_open -= 1
 
     def _continue(
         self, number: int, episode: Episode, sampling: SamplingParams, calls: Sequence[ParsedCall] = ()

@@ -6,8 +6,10 @@ See "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384),
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import groupby
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -18,9 +20,9 @@ from appo.batch import TrainBatch, TrajectoryBatch, collate
 from appo.engines import SamplingParams
 from appo.functional import select_branch_points
 from appo.rewards import RewardRunner
-from appo.rollouts.agent import AgentLoop
 from appo.rollouts.candidates import CandidateFilter, has_room
 from appo.rollouts.episode import Start
+from appo.rollouts.sampling_thread import Agent, SamplingThread
 from appo.rollouts.stopwatch import Stopwatch
 from appo.scorers import Scorer, Scores
 from appo.seeding import derive_seed
@@ -251,7 +253,7 @@ class Collector:
     def __init__(
         self,
         *,
-        agent: AgentLoop,
+        agent: Agent,
         measure: Measure,
         measure_reference: Measure | None,
         scorer: Scorer,
@@ -301,6 +303,9 @@ class Collector:
             iteration: number of the iteration, for seeds.
             fresh: starts of the next iteration, sampled in the same engine run as the branches.
         """
+        if not self.rules.num_branches and not fresh:
+            # Between initial trajectories and branches the engine stays awake, to keep the prefixes that they share.
+            self.agent.rest()
         plan = self.plan_branches(initial, iteration)
         starts = [
             Start(
@@ -313,12 +318,29 @@ class Collector:
             for number, point in enumerate(points)
         ]
         sampled = self._sample([*starts, *fresh], "branching")
+        self.agent.rest()
         branches, fresh_trajectories = sampled[: len(starts)], sampled[len(starts) :]
         return self.credit(plan, branches, fresh_trajectories)
 
+    def sample_ahead(self, starts: Sequence[Start]) -> Future[list[Trajectory]]:
+        """Begins trajectories that are not needed yet; an agent in a thread of its own samples them meanwhile."""
+        assert isinstance(self.agent, SamplingThread)
+        return self.agent.begin(starts, self.sampling)
+
+    def wait_for(self, ahead: Future[list[Trajectory]]) -> list[Trajectory]:
+        """The trajectories of `sample_ahead`, once they are there."""
+        return self._sampled(ahead.result, "waiting")
+
     def _sample(self, starts: Sequence[Start], phase: str) -> list[Trajectory]:
+        return self._sampled(lambda: self.agent.run(starts, self.sampling), phase)
+
+    def _sampled(self, wait: Callable[[], list[Trajectory]], phase: str) -> list[Trajectory]:
+        started, tools_s = perf_counter(), self.agent.costs.tools_s
         with self.stopwatch(phase):
-            trajectories = self.agent.run(starts, self.sampling)
+            trajectories = wait()
+        waited_s = perf_counter() - started
+        # What a thread has counted may have begun before this wait.
+        self.stopwatch.move(min(waited_s, self.agent.costs.tools_s - tools_s), phase, "tools")
         self._num_sampled_tokens += sum(trajectory.num_own_tokens for trajectory in trajectories)
         return trajectories
 

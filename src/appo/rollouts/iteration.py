@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from itertools import islice
 from typing import TypeVar
 
@@ -20,7 +21,8 @@ class IterationRunner:
     With ``branch_when="iteration"`` all prompts are scored and branched before the first update; with ``"minibatch"``
     those of a mini-batch when it is drawn, by the policy that the mini-batches before it have updated. With ``lag=1``
     the trajectories were sampled in the iteration before, and those of the next one are sampled along with the
-    branches.
+    branches; or, with `overlaps`, from the moment on in which the engine has the policy that samples the branches, while
+    these are chosen, rewarded and trained. Who samples what is the same.
 
     Several processes take the same steps at the same time, each with prompts of its own.
 
@@ -33,6 +35,8 @@ class IterationRunner:
         lag: 0 or 1.
         replacement_rounds: how often prompts that train nothing are replaced by others.
         needs_old_log_probs: whether the loss compares with the policy that begins the update.
+        overlaps: whether trajectories of the next iteration are sampled while the current one trains; the collector's
+            agent must have a thread of its own.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class IterationRunner:
         lag: int = 0,
         replacement_rounds: int = 0,
         needs_old_log_probs: bool = True,
+        overlaps: bool = False,
     ) -> None:
         self.collector = collector
         self.sync_weights = sync_weights
@@ -54,13 +59,16 @@ class IterationRunner:
         self.lag = lag
         self.replacement_rounds = replacement_rounds
         self.needs_old_log_probs = needs_old_log_probs
+        self.overlaps = overlaps
         self.pending: list[Trajectory] = []
-        """Initial trajectories of the next iteration, prompt by prompt."""
+        """Initial trajectories of the next iteration, prompt by prompt; after `settle`, all that were begun."""
         self.rounds: list[Rollouts] = []
         """What the current iteration has collected so far, replaced prompts and their replacements included."""
         self.num_replaced = 0
         """Prompts of the current iteration in whose place others are trained."""
         self._drawn: MiniBatch | None = None
+        self._ahead: Future[list[Trajectory]] | None = None
+        """Those of `pending` that are still being sampled."""
 
     def run(
         self,
@@ -77,6 +85,7 @@ class IterationRunner:
             next_prompts: of the next one, sampled along if there is a lag; empty if no iteration follows.
             spare: prompts that may replace those that train nothing.
         """
+        self.settle()
         initial = self._initial(iteration, prompts)
         self.pending, self.rounds, self.num_replaced = [], [], 0
         others = iter(spare)
@@ -100,8 +109,12 @@ class IterationRunner:
         self, iteration: int, initial: Sequence[Trajectory], fresh: Sequence[Prompt], others: Iterator[Prompt]
     ) -> list[MiniBatch]:
         """Branches and credits some initial trajectories, and samples those of `fresh` along."""
+        self.settle()
         self.sync_weights()
-        rollouts = self.collector.collect(initial, iteration, self.collector.initial_starts(fresh, iteration + 1))
+        starts = self.collector.initial_starts(fresh, iteration + 1)
+        if starts and self.overlaps:
+            self._ahead, starts = self.collector.sample_ahead(starts), []
+        rollouts = self.collector.collect(initial, iteration, starts)
         self.rounds.append(rollouts)
         self.pending += rollouts.fresh
         trained = self._replaced(rollouts.by_prompt(), others, iteration)
@@ -111,6 +124,16 @@ class IterationRunner:
             spared = 1 if self.update_epochs == 1 else 0
             self.collector.measure_rest([prompt for batch in batches[spared:] for prompt in batch.prompts])
         return batches
+
+    def settle(self) -> None:
+        """Waits for what is sampled ahead: weights are exchanged, and `pending` is saved, with nothing on its way."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            self.pending += self.collector.wait_for(ahead)
+
+    def abandon(self) -> None:
+        """Forgets what is sampled ahead, where the run ends before it is there."""
+        self._ahead = None
 
     def _draw(self, batch: MiniBatch) -> TrainBatch:
         self._drawn = batch

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from appo import ranks
+from appo.rollouts.agent import SamplingCosts
 from appo.rollouts.collector import NOT_MEASURED, Rollouts
 from appo.trajectory import Outcome, ToolCall, Trajectory
 
@@ -31,25 +32,35 @@ def rollout_metrics(rounds: Sequence[Rollouts]) -> dict[str, float]:
     return ranks.from_first(column_metrics(_joined(gathered)) if gathered else {})
 
 
-def cost_metrics(seconds: Mapping[str, float], total_s: float, num_tokens: int) -> dict[str, float]:
+def cost_metrics(
+    seconds: Mapping[str, float], total_s: float, num_tokens: int, sampled: SamplingCosts
+) -> dict[str, float]:
     """What an iteration took.
 
     Args:
         seconds: by phase.
         total_s: of the whole iteration.
-        num_tokens: that were sampled.
+        num_tokens: that trajectories were sampled of.
+        sampled: what the agent loop took, evaluation included.
 
     Returns:
-        Seconds by phase, tokens per second of sampling, and `overhead`: the share of the iteration spent neither
-        in the engine nor on log-probs, weights and the update.
+        Seconds by phase; `overhead`: the share of the iteration spent neither in the engine nor on log-probs, weights
+        and the update; `trainer_idle`: the share in which the trainer waited for trajectories; `engine_idle`: the share
+        in which the engine had nothing to generate; tokens per second of sampling.
     """
-    sampling_s = seconds.get("sampling", 0.0) + seconds.get("branching", 0.0)
-    working_s = sampling_s + sum(seconds.get(phase, 0.0) for phase in ("log_probs", "reference", "update", "weights"))
+
+    def spent_on(*phases: str) -> float:
+        return sum(seconds.get(phase, 0.0) for phase in phases)
+
+    waiting_s = spent_on("sampling", "branching", "waiting")
+    working_s = waiting_s + spent_on("evaluation", "log_probs", "reference", "update", "weights")
     return {
         **{f"{phase}_s": value for phase, value in seconds.items()},
         "iteration_s": total_s,
         "overhead": 1.0 - working_s / total_s,
-        "tokens_per_s": num_tokens / sampling_s,
+        "trainer_idle": (waiting_s + spent_on("tools")) / total_s,
+        "engine_idle": 1.0 - sampled.generating_s / total_s,
+        "tokens_per_s": sampled.num_tokens / (sampled.generating_s + sampled.tools_s),
         "generated_tokens": float(num_tokens),
     }
 
