@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,11 @@ from transformers import PreTrainedModel
 
 from appo.batch import TrainBatch
 
-_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")
-"""How the configurations of transformers call the number of experts of a layer."""
+log = logging.getLogger(__name__)
+
+_NUM_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+_NUM_CHOSEN = ("num_experts_per_tok", "moe_topk", "top_k_experts", "moe_k")
+"""How configurations of transformers call the routed experts of a layer, and those that a token goes through."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,7 @@ class PolicyFlops:
 
     @classmethod
     def of(cls, policy: PreTrainedModel) -> PolicyFlops:
-        """Those of a causal language model; its weights may be sharded or quantized.
-
-        Raises:
-            ValueError: if it has experts and its configuration does not say how many of them a token goes through.
-        """
+        """Those of a causal language model; its weights may be sharded or quantized."""
         config = policy.config.get_text_config(decoder=True)
         head = policy.get_output_embeddings()
         heads = config.num_attention_heads
@@ -155,10 +155,10 @@ def _each(weight: Tensor) -> int:
 
 def _active_share(config: object) -> float:
     """Of the weights of routed experts."""
-    num_experts = next((number for name in _EXPERT_COUNTS if (number := getattr(config, name, None))), None)
-    if num_experts is None:
-        return 1.0
-    chosen = getattr(config, "num_experts_per_tok", None)
-    if chosen is None:
-        raise ValueError(f"the policy's configuration must have num_experts_per_tok with its {num_experts} experts")
-    return float(chosen) / float(num_experts)
+    num_experts, num_chosen = (
+        next((number for name in names if isinstance(number := getattr(config, name, None), int)), None)
+        for names in (_NUM_EXPERTS, _NUM_CHOSEN)
+    )
+    if num_experts and not num_chosen:
+        log.warning("the policy does not say how many experts a token goes through; train/mfu counts all of them")
+    return num_chosen / num_experts if num_experts and num_chosen else 1.0

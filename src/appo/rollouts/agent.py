@@ -145,7 +145,7 @@ class AgentLoop:
             self._take(episode, completion)
             self._continue(completion.id, episode, flight.sampling, self._calls_of_turn(episode, completion))
             self._note_end(completion.id)
-        for answer in self.runner.finished(wait_s=0.0 if self.engine.num_in_flight else wait_s):
+        for answer in self.runner.finished(wait_s=0.0 if is_generating else wait_s):
             number, pending = self._waiting.pop(answer.key)
             flight, episode = self._open[number]
             pending.answer = answer
