@@ -86,7 +86,11 @@ def test_the_head_is_for_sampled_tokens_and_rows_without_any_are_not_trained():
 
 
 def test_experts_of_an_unknown_number_a_token_all_count_and_it_is_said(caplog):
-    shape = SHAPE | {"moe_topk": [2, 2, 2], "num_experts": 8}  # a number for each layer, which the formula has not
+    shape = SHAPE | {
+        "moe_topk": [2, 2, 2],
+        "num_experts": 8,
+        "head_dim": 16,
+    }  # a number for each layer, which the formula has not
     policy = _policy(HunYuanMoEV1Config(**shape))
     flops = PolicyFlops.of(policy).token
     matrices = [p for n, p in policy.model.named_parameters() if p.ndim > 1 and "embed" not in n]

@@ -17,10 +17,12 @@ from appo.tools import TagSyntax
 
 from .aside import AsideEngine, meet, sampling_threads
 from .test_fit import history, weights
+from .test_ranks import TRAINED, difference, fit, iterations
 from .toy import EvenTokens, run
 
 LAGGING = ("--rollout.lag=1", "--rollout.reward=tests.toy.EvenTokens", "--trainer.max_epochs=3")
-ASIDE = ("--rollout.engine=tests.aside.AsideEngine", *LAGGING)
+ENGINE = "--rollout.engine=tests.aside.AsideEngine"
+ASIDE = (ENGINE, *LAGGING)
 HELD = (
     "--rollout.engine=tests.aside.HeldEngine",
     "--model.loss=tests.aside.MeetingLoss",
@@ -106,6 +108,14 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(tmp_path, policy_folde
     ]
 
 
+def test_two_processes_sample_ahead_as_one_does(tmp_path, policy_folder):
+    for strategy, processes in (("ddp", 2), ("auto", 1)):
+        done = fit(tmp_path / strategy, policy_folder, strategy, processes, *TRAINED, ENGINE)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert difference(tmp_path / "ddp/policy", tmp_path / "auto/policy") <= 1e-5
+    assert "rollout/waiting_s" in iterations(tmp_path / "ddp")[0]
+
+
 def test_engines_that_need_the_trainers_devices_are_told_apart():
     def callback(engine: HFEngine, **options: Any) -> RolloutCallback:
         return RolloutCallback(engine, BranchingScore(), ProceduralAdvantage(), EvenTokens(), TagSyntax(), **options)
@@ -114,7 +124,7 @@ def test_engines_that_need_the_trainers_devices_are_told_apart():
     assert not callback(AsideEngine(), lag=1, overlap=False).overlaps
     assert not callback(AsideEngine()).overlaps
     assert not callback(HFEngine(), lag=1).overlaps
-    with pytest.raises(ValueError, match="such as VLLMServerEngine, with rollout.overlap=true, got HFEngine"):
+    with pytest.raises(ValueError, match=r"such as VLLMServerEngine, with rollout.overlap=true, got HFEngine"):
         callback(HFEngine(), lag=1, overlap=True)
     with pytest.raises(ValueError, match=r"rollout.lag must be 1 with rollout.overlap=true, got 0"):
         callback(AsideEngine(), overlap=True)

@@ -69,7 +69,8 @@ def test_two_processes_train_as_one_does(tmp_path, policy_folder, alone, strateg
     assert difference(tmp_path / "policy", policy_folder) > 1e-3
     # What is logged is of both processes: counts are equal, and values but for rounding.
     for ours, theirs in zip(iterations(tmp_path), iterations(alone), strict=True):
-        timed = {name for name in theirs if name.endswith("_s") or name in ("rollout/overhead", "rollout/probe_max")}
+        shares = ("rollout/overhead", "rollout/trainer_idle", "rollout/engine_idle")
+        timed = {name for name in theirs if name.endswith("_s") or name in (*shares, "rollout/probe_max")}
         names = theirs.keys() - timed - {"rollout/prefix_cache_hit", "rollout/tool_seconds"}
         assert {name: ours[name] for name in names} == pytest.approx({name: theirs[name] for name in names}, rel=1e-3, abs=1e-5)  # fmt: skip  # noqa: E501
     for stage in ("iteration_00002", "validation_00002"):

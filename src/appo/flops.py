@@ -43,10 +43,10 @@ class PolicyFlops:
     ``sum over rows of S * (6 * N + 12 * L * H * S) + 6 * N_head * scored tokens``
 
     where S is the length of the row, N the active weights of the decoder, L its layers and H the width of all attention
-    heads together. Each weight takes part in one multiplication and one addition forth and in twice as many back, in
-    none but the forward pass and the gradient of its input where it is frozen: 4 instead of 6. Of routed experts those
-    that a token goes through are active; an input embedding is looked up and takes nothing. Attention counts as if every
-    token saw its whole row. What is computed again (gradient checkpointing, chunks of the output head) does not count.
+    heads together. Each weight takes part in one multiplication and one addition forth and in twice as many back, or in
+    half of the latter where it is frozen: 4 instead of 6. Of routed experts those that a token goes through are active;
+    an input embedding is looked up and takes nothing. Attention counts as if every token saw its whole row. What is
+    computed again (gradient checkpointing, chunks of the output head) does not count.
     See "PaLM: Scaling Language Modeling with Pathways" (https://arxiv.org/abs/2204.02311), Appendix B.
 
     Attributes:
@@ -83,9 +83,7 @@ class PolicyFlops:
         return TrainedWork(int(num_tokens), flops)
 
 
-def training_metrics(
-    parts: Sequence[TrainedWork], update_s: float, device: torch.device
-) -> dict[str, float]:
+def training_metrics(parts: Sequence[TrainedWork], update_s: float, device: torch.device) -> dict[str, float]:
     """How fast the policy was trained.
 
     Args:

@@ -332,3 +332,29 @@ def test_update_epochs_repeat_the_batches_without_sampling(tokenizer, runner):
     assert torch.equal(batches[0].token_ids, batches[2].token_ids)
     assert torch.equal(batches[0].old_log_probs, batches[2].old_log_probs)
     assert len(engine.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("num_branches", "events"),
+    [
+        # Two initial trajectories; what is measured of them chooses branches, for which their prefixes stay cached.
+        (1, ["measure 2", "sleep at 4", "measure 4"]),
+        # Without branches nothing will be sampled before the update.
+        (0, ["sleep at 2", "measure 2", "sleep at 2", "measure 2"]),
+    ],
+)
+def test_the_engine_sleeps_as_soon_as_all_is_sampled(tokenizer, runner, num_branches, events):
+    engine = ScriptedEngine(tokenizer, SCRIPT)
+    seen: list[str] = []
+    engine.sleep = lambda: seen.append(f"sleep at {len(engine.requests)}")
+
+    def measure(trajectories: Sequence[Trajectory]) -> Measured:
+        seen.append(f"measure {len(trajectories)}")
+        return _measure(trajectories)
+
+    collector = _collector(
+        engine, runner, BranchRules(1, num_branches), measure=measure, measure_reference=measure,
+        advantage=GroupAdvantage(),
+    )  # fmt: skip
+    collector.collect(collector.sample_initial(_prompts(tokenizer, "PQ"), iteration=0), iteration=0)
+    assert seen == events

@@ -21,8 +21,8 @@ class IterationRunner:
     With ``branch_when="iteration"`` all prompts are scored and branched before the first update; with ``"minibatch"``
     those of a mini-batch when it is drawn, by the policy that the mini-batches before it have updated. With ``lag=1``
     the trajectories were sampled in the iteration before, and those of the next one are sampled along with the
-    branches; or, with `overlaps`, from the moment on in which the engine has the policy that samples the branches, while
-    these are chosen, rewarded and trained. Who samples what is the same.
+    branches. With `overlaps`, that begins as soon as the engine has the policy that samples both, and goes on while
+    branches are chosen and the policy is trained; which version samples what is the same.
 
     Several processes take the same steps at the same time, each with prompts of its own.
 
