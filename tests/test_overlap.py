@@ -108,6 +108,17 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(tmp_path, policy_folde
     ]
 
 
+def test_a_checkpoint_in_the_middle_of_an_iteration_waits_for_what_was_begun(tmp_path, policy_folder):
+    meet()
+    run(
+        "fit", tmp_path, policy_folder, *HELD, "--trainer.max_steps=1",
+        "--trainer.callbacks=lightning.pytorch.callbacks.ModelCheckpoint", f"--trainer.callbacks.dirpath={tmp_path}",
+        "--trainer.callbacks.every_n_train_steps=1", "--trainer.callbacks.filename=first",
+    )  # fmt: skip
+    checkpoint = torch.load(tmp_path / "first.ckpt", weights_only=True)
+    assert len(checkpoint["callbacks"]["RolloutCallback"]["pending"]) == 16
+
+
 def test_two_processes_sample_ahead_as_one_does(tmp_path, policy_folder):
     for strategy, processes in (("ddp", 2), ("auto", 1)):
         done = fit(tmp_path / strategy, policy_folder, strategy, processes, *TRAINED, ENGINE)
