@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -37,14 +39,28 @@ class Meeting:
         losses: how often a loss was computed.
         breaks: whether the engine raises as soon as the update has begun.
         interrupts: whether a user does.
+        is_late: whether the engine takes until the trainer waits for it.
     """
 
-    def __init__(self, *, breaks: bool = False, interrupts: bool = False) -> None:
+    def __init__(self, *, breaks: bool = False, interrupts: bool = False, is_late: bool = False) -> None:
         self.updating = threading.Event()
         self.num_in_flight = 0
         self.losses = 0
         self.breaks = breaks
         self.interrupts = interrupts
+        self.is_late = is_late
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the engine may let go of what it keeps back."""
+        return self.updating.is_set() and (not self.is_late or _trainer_is_in("settle"))
+
+
+def _trainer_is_in(function: str) -> bool:
+    frame = sys._current_frames()[threading.main_thread().ident or 0]
+    while frame and frame.f_code.co_name != function:
+        frame = frame.f_back
+    return frame is not None
 
 
 meeting = Meeting()
@@ -68,16 +84,21 @@ class HeldEngine(AsideEngine):
     def num_in_flight(self) -> int:
         return super().num_in_flight + len(self._held)
 
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        assert not self._held, "weights are exchanged with trajectories on their way"
+        super().update_weights(weights, version)
+
     def step(self) -> list[Completion]:
-        if meeting.updating.is_set():
+        if meeting.is_over:
             if meeting.breaks:
                 raise RuntimeError("the engine broke")
             held, self._held = self._held, []
             return [*held, *super().step()]
-        meeting.num_in_flight = self.num_in_flight
+        if not meeting.updating.is_set():
+            meeting.num_in_flight = self.num_in_flight
         if not super().num_in_flight:
             # Nobody else is left; the trainer may have branches to submit.
-            meeting.updating.wait(_SHORT_S)
+            threading.Event().wait(_SHORT_S)
             self._waits += 1
             assert self._waits < _LONG_S / _SHORT_S, "the trainer waits for trajectories of the next iteration"
         finished = super().step()

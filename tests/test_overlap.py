@@ -78,6 +78,14 @@ def test_the_policy_is_updated_while_the_next_trajectories_are_sampled(tmp_path,
     assert_same_run(overlapped, one_by_one)
 
 
+def test_weights_wait_for_what_is_on_its_way(tmp_path, policy_folder):
+    meet(is_late=True)
+    run("fit", tmp_path, policy_folder, *HELD, "--trainer.check_val_every_n_epoch=1")
+    rows = [row for row in history(tmp_path) if "train/loss" in row]
+    assert rows[0]["rollout/waiting_s"] > 0
+    assert len([row for row in history(tmp_path) if "validation/accuracy" in row]) == 3
+
+
 def test_a_failure_of_sampling_ends_the_run_in_the_middle_of_an_update(tmp_path, policy_folder):
     meeting = meet(breaks=True)
     with pytest.raises(RuntimeError, match="the engine broke") as raised:
