@@ -64,8 +64,11 @@ class PolicyFlops:
         """Those of a causal language model; its weights may be sharded or quantized."""
         config = policy.config.get_text_config(decoder=True)
         head = policy.get_output_embeddings()
-        heads = config.num_attention_heads
-        width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+        # A policy without attention has no such number, and one with layers of their own kinds has a list.
+        heads = getattr(config, "num_attention_heads", None)
+        width = 0
+        if isinstance(heads, int):
+            width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
         return cls(
             token=sum(_flops(policy.get_decoder(), _active_share(config))),
             scored_token=0.0 if head is None else sum(_flops(head, 1.0)),
@@ -75,12 +78,10 @@ class PolicyFlops:
     def of_batch(self, batch: TrainBatch) -> TrainedWork:
         """What a pass over those rows of a batch takes that have something to train."""
         mask = batch.response_mask
-        lengths: Tensor = batch.lengths[mask.any(-1)].double()
-        num_tokens, num_pairs, num_scored = torch.stack(
-            [lengths.sum(), lengths.square().sum(), mask.sum().double()]
-        ).tolist()
+        lengths = batch.lengths[mask.any(-1)]
+        num_tokens, num_pairs, num_scored = torch.stack([lengths.sum(), lengths.square().sum(), mask.sum()]).tolist()
         flops = self.token * num_tokens + self.pair * num_pairs + self.scored_token * num_scored
-        return TrainedWork(int(num_tokens), flops)
+        return TrainedWork(num_tokens, flops)
 
 
 def training_metrics(parts: Sequence[TrainedWork], update_s: float, device: torch.device) -> dict[str, float]:

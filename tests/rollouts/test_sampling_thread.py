@@ -9,8 +9,9 @@ import pytest
 
 from appo.engines import Completion, SamplingParams
 from appo.rollouts import AgentLimits, AgentLoop, SamplingThread, Start
+from appo.rollouts.agent import Flight
 from appo.tools import TagSyntax, Tool, ToolRunner
-from appo.trajectory import Prompt
+from appo.trajectory import Prompt, Trajectory
 
 from .conftest import EOS, ScriptedEngine
 
@@ -96,6 +97,21 @@ def test_a_start_that_is_refused_fails_its_own_wait(tokenizer, runner):
     (start,) = _starts(tokenizer, "P")
     with pytest.raises(AttributeError):
         thread.run([start, None], SamplingParams())
+    thread.stop()
+
+
+class UnreadableLoop(AgentLoop):
+    """Breaks when all is sampled."""
+
+    def trajectories(self, flight: Flight) -> list[Trajectory]:
+        raise ValueError("no text of these tokens")
+
+
+def test_a_failure_behind_the_last_token_reaches_the_caller(tokenizer, runner):
+    engine = ScriptedEngine(tokenizer, {"Q": f"four{EOS}"})
+    thread = SamplingThread(UnreadableLoop(engine, tokenizer, runner, TagSyntax(), LIMITS))
+    with pytest.raises(ValueError, match="no text of these tokens"):
+        thread.begin(_starts(tokenizer, "Q"), SamplingParams()).result(60)
     thread.stop()
 
 

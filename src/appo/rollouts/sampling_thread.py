@@ -79,7 +79,8 @@ class SamplingThread:
         self._orders.put(None)
         self._thread.join(_STOP_S)
         if self._thread.is_alive():
-            log.warning("a step of %s has not ended within %g s; it is left behind", type(self._loop.engine), _STOP_S)
+            engine = type(self._loop.engine).__name__
+            log.warning("a step of %s has not ended within %g s; it is left behind", engine, _STOP_S)
 
     def rest(self) -> None:
         """Nothing: an engine that samples aside takes no memory from the trainer."""
@@ -106,7 +107,8 @@ class SamplingThread:
                 if flights:
                     self._loop.advance(_POLL_S)
                 for flight in [flight for flight in flights if not flight.num_open]:
-                    flights.pop(flight).set_result(self._loop.trajectories(flight))
+                    trajectories = self._loop.trajectories(flight)
+                    flights.pop(flight).set_result(trajectories)
         except BaseException as error:  # noqa: BLE001  # it is raised where the caller waits or checks
             self._failure = error
         self._end(flights)
