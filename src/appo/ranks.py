@@ -37,6 +37,7 @@ class _Team:
     timeout: timedelta
     phase: str = "setup"
     left: threading.Event = field(default_factory=threading.Event)
+    watcher: threading.Thread | None = None
 
 
 # Of the process, as torch.distributed's own state is.
@@ -72,6 +73,9 @@ def leave() -> None:
     global _team
     if _team is not None:
         _team.left.set()
+        if _team.watcher is not None:
+            # It holds the group, which must not be left to a thread that is cut off when the process ends.
+            _team.watcher.join()
         _team = None
 
 
@@ -163,7 +167,8 @@ def watch(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         processes: of rank 1 and the following ones.
     """
     if _team is not None and processes:
-        threading.Thread(target=_watch, args=(_team, list(processes)), name="ranks", daemon=True).start()
+        _team.watcher = threading.Thread(target=_watch, args=(_team, list(processes)), name="ranks", daemon=True)
+        _team.watcher.start()
 
 
 def _watch(team: _Team, processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -481,11 +481,6 @@ class RolloutCallback(L.Callback):
                 "trainer.strategy must be ddp, fsdp2 or ModelParallelStrategy on several processes, got "
                 f"{type(trainer.strategy).__name__}"
             )
-        if not self.engine.works_beside_ranks:
-            raise ValueError(
-                f"rollout.engine must be one that each of several processes can have, such as HFEngine, got "
-                f"{type(self.engine).__name__} with {number} processes"
-            )
         if minibatch < number:
             raise ValueError(f"data.prompts_per_minibatch must be at least one a process, {number}, got {minibatch}")
         if getattr(self.scorer, "scope", None) == "batch":

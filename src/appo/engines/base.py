@@ -93,9 +93,6 @@ class Engine(ABC):
     flight.
     """
 
-    works_beside_ranks: ClassVar[bool] = True
-    """Whether each process of a training on several may have an engine of this class of its own."""
-
     samples_aside: ClassVar[bool] = False
     """Whether it samples without the trainer's devices and memory, so that the policy can be trained meanwhile. One
     thread at a time calls it then, which need not be that of the trainer."""
@@ -126,6 +123,12 @@ class Engine(ABC):
     @abstractmethod
     def step(self) -> list[Completion]:
         """Advances all requests in flight by at least one token and returns those that finished, which may be none."""
+
+    def drain(self) -> None:  # noqa: B027 - most engines belong to one process
+        """Waits until no process that shares this engine has requests in flight; does nothing by default.
+
+        Called by each of several processes, equally often, when it has all that it had asked for.
+        """
 
     @property
     @abstractmethod

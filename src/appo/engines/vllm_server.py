@@ -44,7 +44,6 @@ class VLLMServerEngine(Engine):
     stands in ``docs/vllm.md``.
     """
 
-    works_beside_ranks: ClassVar[bool] = False
     samples_aside: ClassVar[bool] = True
     addresses: list[str] = field(default_factory=lambda: ["http://localhost:8000"])
     """Of the servers; those of one address are one server."""

@@ -113,6 +113,7 @@ class AgentLoop:
         flight = self.begin(starts, sampling)
         while flight.num_open:
             self.advance()
+        self.engine.drain()
         return self.trajectories(flight)
 
     def begin(self, starts: Sequence[Start], sampling: SamplingParams) -> Flight:

@@ -38,6 +38,7 @@ class WeightProbe:
         trajectories = []
         while self.engine.num_in_flight:
             trajectories += [_trajectory(self.prompt, completion) for completion in self.engine.step()]
+        self.engine.drain()
         measured = self.measure(trajectories)
         return max(
             float((log_probs - trajectory.behavior_log_probs)[trajectory.response_mask].abs().max())

@@ -1,0 +1,79 @@
+"""Runs on two processes that sample with vLLM in the processes themselves, against a run on one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from appo.rollouts import read_trajectories
+
+from .test_ranks import difference, fit, iterations
+from .vllm_here import skip_without_vllm
+
+skip_without_vllm()
+
+OPTIONS = [
+    "--rollout.engine=VLLMEngine",
+    # Of three prompts an update, one process has two.
+    "--data.prompts_per_iteration=6",
+    "--data.prompts_per_minibatch=3",
+    "--rollout.reward=tests.toy.EvenTokens",
+    "--trainer.max_epochs=2",
+    "--trainer.check_val_every_n_epoch=2",
+]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, policy_folder) -> Path:
+    """The folder of a run on one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    done = fit(folder, policy_folder, "auto", 1, *OPTIONS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def sampled(folder: Path, stage: str) -> list[list[dict]]:
+    """The trajectories of each process."""
+    return [list(read_trajectories(path)) for path in sorted(folder.glob(f"trajectories/{stage}*"))]
+
+
+@pytest.mark.parametrize(("strategy", "tensor_parallel_size"), [("ddp", 1), ("fsdp2", 1), ("fsdp2", 2)])
+def test_each_process_samples_its_prompts_with_the_weights_that_are_trained(
+    tmp_path, policy_folder, alone, strategy, tensor_parallel_size
+):
+    split = f"--rollout.engine.tensor_parallel_size={tensor_parallel_size}"
+    done = fit(tmp_path, policy_folder, strategy, 2, *OPTIONS, split)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = iterations(tmp_path)
+    assert [row["epoch"] for row in rows] == [0, 1]
+    for row in rows:
+        # The largest of both processes: of the probe, and of all tokens that were sampled by the same weights.
+        assert row["rollout/probe_max"] < 1e-4
+        assert row["rollout/mismatch_max"] < 1e-4
+    first, second = sampled(tmp_path, "iteration_00001")
+    assert {record["prompt"]["id"] for record in first}.isdisjoint(record["prompt"]["id"] for record in second)
+    for records in (first, second):
+        assert {version for record in records for version in record["policy_versions"]} - {-1} >= {2}
+    for stage in ("iteration_00001", "validation_00001"):
+        ours, theirs = (
+            sorted(record["text"] for records in sampled(folder, stage) for record in records)
+            for folder in (tmp_path, alone)
+        )
+        assert ours == theirs
+    assert difference(tmp_path / "policy", alone / "policy") <= 1e-5
+
+
+def test_an_engine_spans_as_many_processes_as_divide_them(tmp_path, policy_folder):
+    done = fit(tmp_path, policy_folder, "ddp", 2, *OPTIONS, "--rollout.engine.tensor_parallel_size=3")
+    assert done.returncode != 0
+    assert "rollout.engine.tensor_parallel_size must divide the 2 processes of the training, got 3" in done.stderr
+
+
+def test_a_process_that_dies_ends_the_run_of_the_others_that_share_its_engine(tmp_path, policy_folder):
+    done = fit(
+        tmp_path, policy_folder, "ddp", 2, *OPTIONS, "--rollout.engine.tensor_parallel_size=2",
+        "--rollout.rank_timeout_s=8", "--rollout.reward=tests.mortal.KilledInSampling",
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "in phase 'sampling'" in done.stderr
