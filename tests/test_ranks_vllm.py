@@ -1,13 +1,15 @@
-"""Runs on two processes that sample with vLLM in the processes themselves, against a run on one."""
+"""Runs on two processes that sample with vLLM, in the processes themselves or in servers that both ask."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from appo.rollouts import read_trajectories
 
+from .engines.vllm_servers import ServedPolicy
 from .test_ranks import difference, fit, iterations
 from .vllm_here import skip_without_vllm
 
@@ -31,6 +33,18 @@ def alone(tmp_path_factory, policy_folder) -> Path:
     done = fit(folder, policy_folder, "auto", 1, *OPTIONS)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory, policy_folder) -> Iterator[list[ServedPolicy]]:
+    """Two servers of the policy."""
+    folder = tmp_path_factory.mktemp("served")
+    served = [ServedPolicy(str(policy_folder), folder / f"{number}.log") for number in range(2)]
+    for server in served:
+        server.start()
+    yield served
+    for server in served:
+        server.kill()
 
 
 def sampled(folder: Path, stage: str) -> list[list[dict]]:
@@ -77,3 +91,22 @@ def test_a_process_that_dies_ends_the_run_of_the_others_that_share_its_engine(tm
     )  # fmt: skip
     assert done.returncode != 0
     assert "in phase 'sampling'" in done.stderr
+
+
+def test_processes_share_servers_and_the_first_one_alone_brings_weights_to_them(tmp_path, policy_folder, servers):
+    addresses = f"--rollout.engine.addresses={[server.address for server in servers]}"
+    served = ["--rollout.engine=VLLMServerEngine", addresses]
+    done = fit(tmp_path, policy_folder, "fsdp2", 2, *OPTIONS[1:], *served)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for row in iterations(tmp_path):
+        assert row["rollout/probe_max"] < 1e-4
+        assert row["rollout/mismatch_max"] < 1e-4
+    first, second = sampled(tmp_path, "iteration_00001")
+    assert {record["prompt"]["id"] for record in first}.isdisjoint(record["prompt"]["id"] for record in second)
+    for records in (first, second):
+        assert {version for record in records for version in record["policy_versions"]} - {-1} >= {2}
+    for server in servers:
+        calls = server.log.read_text()
+        # As the run starts, and behind each of its four updates.
+        assert calls.count("POST /collective_rpc") == 5
+        assert calls.count("POST /inference/v1/generate") > 20

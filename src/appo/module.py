@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import lightning as L
@@ -23,7 +23,7 @@ from appo.batch import TrainBatch, length_buckets
 from appo.flops import PolicyFlops, TrainedWork
 from appo.losses import Loss, ProceduralLoss
 from appo.memory import memory_of_step
-from appo.policy import PolicyLogProbs, load_policy, named_weights
+from appo.policy import PolicyLogProbs, load_policy, load_sharded_policy, named_weights
 from appo.rollouts import Evaluated, EvaluationMetrics, Measured
 from appo.sharding import Sharding, data_mesh, is_sharded, whole
 from appo.trajectory import Trajectory
@@ -119,16 +119,11 @@ class APPOModule(L.LightningModule):
         mesh = data_mesh(self.device_mesh)
         if mesh is not None and self.lora is not None:
             raise ValueError("model.lora must be null with a strategy that shards the policy, got an adapter")
-        quantization = None if self.lora is None else self.lora.quantization(self.dtype_name)
-        self.policy = load_policy(
-            self.policy_folder, self.dtype_name, self.gradient_checkpointing, self.attention, quantization
-        )
+        self.policy = self._load(self.policy_folder, self.gradient_checkpointing, self.lora)
         if self.lora is not None:
             self.adapter = Adapter(self.policy, self.lora)
             self.strict_loading = False  # a checkpoint has the adapter alone
         self.policy.train()
-        if mesh is not None:
-            self.sharding(self.policy, mesh)
         if self.is_compiled:
             self.policy.get_decoder().compile(dynamic=True)
         self._log_probs = PolicyLogProbs(self.policy, self.temperature)
@@ -138,12 +133,17 @@ class APPOModule(L.LightningModule):
     def _make_reference(self, log_probs: PolicyLogProbs) -> PolicyLogProbs:
         if self.adapter is not None and self.reference_folder == self.policy_folder:
             return log_probs
-        reference = load_policy(self.reference_folder, self.dtype_name, attention=self.attention)
+        reference = self._load(self.reference_folder)
         reference.eval().requires_grad_(False)
-        mesh = data_mesh(self.device_mesh)
-        if mesh is not None:
-            self.sharding(reference, mesh)
         return PolicyLogProbs(reference, self.temperature)
+
+    def _load(self, folder: str, gradient_checkpointing: bool = False, lora: LoRA | None = None) -> PreTrainedModel:
+        mesh = data_mesh(self.device_mesh)
+        if mesh is None:
+            quantization = None if lora is None else lora.quantization(self.dtype_name)
+            return load_policy(folder, self.dtype_name, gradient_checkpointing, self.attention, quantization)
+        read = partial(load_policy, folder, self.dtype_name, attention=self.attention)
+        return load_sharded_policy(read, self.sharding, mesh, gradient_checkpointing)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.trained().values())

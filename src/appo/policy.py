@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import register_fsdp_forward_method
 from transformers import (
     AutoConfig,
@@ -22,7 +24,8 @@ from appo import ranks
 from appo.functional import predicting_positions, scatter_scored, token_log_probs
 from appo.head import LinearHead, find_linear_head
 from appo.rows import RowForward
-from appo.sharding import gathered, is_sharded, whole, whole_state
+from appo.sharding import Sharding, gathered, is_sharded, whole, whole_state
+from appo.sharding_start import Blueprint
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +105,40 @@ def load_policy(
         policy, dtype=dtype, attn_implementation=attention, quantization_config=quantization
     )
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _checkpoint_gradients(model)
     return model
+
+
+def load_sharded_policy(
+    load: Callable[[], PreTrainedModel], sharding: Sharding, mesh: DeviceMesh, gradient_checkpointing: bool = False
+) -> PreTrainedModel:
+    """A policy of which each process holds a shard, and which the first one alone has read.
+
+    The first process has the whole of it in the memory of the CPU while it starts; the others never have more of it
+    than one parameter beside their shard.
+
+    Args:
+        load: reads the whole policy; called on the first process.
+        sharding: how it is spread.
+        mesh: of one dimension; all of its processes call this.
+        gradient_checkpointing: recomputes activations in the backward pass.
+    """
+    source = load() if mesh.get_local_rank() == 0 else None
+    blueprint = Blueprint.shared(source, mesh)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(blueprint.config)
+    model.tie_weights()
+    model.generation_config = blueprint.generation_config
+    blueprint.set_dtypes(model)
+    if gradient_checkpointing:
+        _checkpoint_gradients(model)
+    sharding(model, mesh)
+    blueprint.fill(model, source, mesh, "cpu" if sharding.cpu_offload else mesh.device_type)
+    return model.eval()
+
+
+def _checkpoint_gradients(model: PreTrainedModel) -> None:
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -85,6 +85,32 @@ def test_requests_of_a_dead_server_go_to_another(served_llama, policies, caplog)
     assert dead in caplog.text
 
 
+def test_a_server_started_anew_gets_its_weights_from_the_process_that_brings_them_though_it_asks_nothing(
+    served_llama, policies
+):
+    weights = Weights("run-0", Path(policies["llama"]))
+
+    async def ask() -> dict[str, Any]:
+        bringing, other = (
+            ServerPool([served_llama.address], {}, 60, 120, weights, brings_weights) for brings_weights in (True, False)
+        )
+        await bringing.switch(weights)
+        await other.switch(weights)
+        served_llama.kill()
+        served_llama.start()
+        keeper = asyncio.create_task(bringing.keep())
+        answer = await other.generate({"token_ids": [5, 6, 7], "sampling_params": {"max_tokens": 4, "logprobs": 0}}, b"")
+        keeper.cancel()
+        await asyncio.gather(bringing.close(), other.close())
+        return answer
+
+    answer = asyncio.run(ask())
+    assert [span["version"] for span in answer["choices"][0]["weight_versions"]] == ["run-0"]
+    # Once for each start of the server.
+    reloads = served_llama.log.read_text().count("POST /collective_rpc")
+    assert reloads >= 2
+
+
 def test_the_addresses_are_named_when_no_server_is_left(served_llama, policies):
     engine = VLLMServerEngine([served_llama.address], recovery_timeout_s=0.5)
     engine.start(policies["llama"])

@@ -21,6 +21,9 @@ _FIRST_TAG = "default"
 _BACK_OFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses between attempts; the last one repeats."""
 
+_LOOK_S = 5.0
+"""Pauses between looks at servers that others may find without their weights."""
+
 _SLACK = 8
 """Requests that a server may have more than the least busy one before others than its own are sent elsewhere."""
 
@@ -72,6 +75,10 @@ class Server:
             raise ValueError(f"{self.address}{path} answered {response.status_code}: {response.text[:500]}{hint}")
         return response.json() if response.content else None
 
+    async def weight_tag(self) -> str:
+        """What it calls the weights that it holds."""
+        return str((await self.call("GET", "/weight_info"))["weight_version"])
+
 
 _HINTS = {
     "/inference/v1/generate": "; start the server with --enable-scale-out",
@@ -91,10 +98,18 @@ class ServerPool:
         timeout_s: of one call.
         recovery_s: how long all servers may fail before the pool gives up.
         weights: wanted at first.
+        brings_weights: False waits until another process has brought a server to the wanted weights: of several
+            processes, one must do it alone, or a server that samples for one of them would be loaded again for another.
     """
 
     def __init__(
-        self, addresses: Sequence[str], headers: dict[str, str], timeout_s: float, recovery_s: float, weights: Weights
+        self,
+        addresses: Sequence[str],
+        headers: dict[str, str],
+        timeout_s: float,
+        recovery_s: float,
+        weights: Weights,
+        brings_weights: bool = True,
     ) -> None:
         limits = httpx.Limits(max_connections=None)
         timeout = httpx.Timeout(timeout_s, connect=min(10.0, timeout_s))
@@ -104,6 +119,7 @@ class ServerPool:
         ]
         self.recovery_s = recovery_s
         self.weights = weights
+        self.brings_weights = brings_weights
         self._last_success = time.monotonic()
 
     async def generate(self, body: dict[str, Any], affinity: bytes) -> dict[str, Any]:
@@ -158,6 +174,19 @@ class ServerPool:
             await asyncio.sleep(_BACK_OFF_S[min(attempt, len(_BACK_OFF_S) - 1)])
             attempt += 1
 
+    async def keep(self) -> None:
+        """Brings servers that were started anew to the wanted weights though nothing is asked here; does not end."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for server in self.servers:
+                try:
+                    if await server.weight_tag() != server.tag:
+                        server.tag = None
+                        await self._prepare(server)
+                except ServerError as error:
+                    server.tag = None
+                    log.debug("%s: %s", server.address, error)
+
     async def close(self) -> None:
         """Closes all connections."""
         await asyncio.gather(*(server.client.aclose() for server in self.servers))
@@ -191,8 +220,10 @@ class ServerPool:
             wanted = self.weights
             if server.tag == wanted.tag:  # another request has seen to it meanwhile
                 return
-            tag = (await server.call("GET", "/weight_info"))["weight_version"]
+            tag = await server.weight_tag()
             if tag != wanted.tag:
+                if not self.brings_weights:
+                    raise ServerError(f"has weights {tag!r}, and waits for the first process to load {wanted.tag!r}")
                 if wanted.folder is not None:
                     log.info("%s loads weights %s", server.address, wanted.tag)
                     kwargs = {"weights_path": str(wanted.folder)}

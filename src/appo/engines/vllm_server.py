@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
+from appo import ranks
 from appo.engines.base import ENGINES, FIRST_VERSION, Completion, Engine, Request
 from appo.engines.ledger import Ledger
 from appo.engines.server_pool import Server, ServerError, ServerPool, Weights
@@ -42,6 +43,8 @@ class VLLMServerEngine(Engine):
     A request whose server dies goes to another one, or waits until one is back. Every answer names the weights that
     sampled it; a server that was started anew gets the present ones before it is asked. How a server must be started
     stands in ``docs/vllm.md``.
+
+    The processes of a training on several ask the same servers; the first one alone brings weights to them.
     """
 
     samples_aside: ClassVar[bool] = True
@@ -80,9 +83,16 @@ class VLLMServerEngine(Engine):
         config = AutoConfig.from_pretrained(policy)
         ends = end_token_ids(load_generation_config(policy, config), AutoTokenizer.from_pretrained(policy))
         folder = Path(policy).resolve() if Path(policy).is_dir() else None
-        run = uuid.uuid4().hex[:8]
+        run = ranks.from_first(uuid.uuid4().hex[:8])
         weights = Weights(f"{run}-{FIRST_VERSION}", folder)
-        pool = ServerPool(self.addresses, self._headers(), self.request_timeout_s, self.recovery_timeout_s, weights)
+        pool = ServerPool(
+            self.addresses,
+            self._headers(),
+            self.request_timeout_s,
+            self.recovery_timeout_s,
+            weights,
+            brings_weights=ranks.rank() == 0,
+        )
         loop = _LoopThread()
         try:
             served = [loop.run(_served(server, self.start_timeout_s)) for server in pool.servers]
@@ -91,7 +101,7 @@ class VLLMServerEngine(Engine):
                 raise ValueError(
                     f"max_length must not exceed the servers' --max-model-len {length}, got {self.max_length}"
                 )
-            loop.run(pool.switch(weights))
+            _switch(pool, loop, weights)
         except BaseException:
             loop.run(pool.close())
             loop.close()
@@ -104,10 +114,12 @@ class VLLMServerEngine(Engine):
             loop,
             ledger,
             WeightLayout.of_policy(policy),
-            WeightFolder(self.weights_folder),
+            WeightFolder(self.weights_folder) if ranks.rank() == 0 else None,
             sorted(ends),
             dtype,
         )
+        if ranks.num_ranks() > 1 and ranks.rank() == 0:
+            self._session.keeper = loop.spawn(pool.keep())
 
     def stop(self) -> None:
         if self._session is None:
@@ -115,9 +127,12 @@ class VLLMServerEngine(Engine):
         session, self._session = self._session, None
         for answer in session.running:
             answer.cancel()
+        if session.keeper is not None:
+            session.keeper.cancel()
         session.loop.run(session.pool.close())
         session.loop.close()
-        session.folder.close()
+        if session.folder is not None:
+            session.folder.close()
 
     def submit(self, request: Request) -> None:
         session = self._started()
@@ -142,9 +157,15 @@ class VLLMServerEngine(Engine):
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         session = self._started()
         with session.ledger.updating(version):
-            folder = session.folder.write(session.layout.checked(weights), version)
-            session.loop.run(session.pool.switch(Weights(f"{session.run}-{version}", folder)))
-            session.folder.keep_only(folder)
+            tensors = session.layout.checked(weights)
+            if session.folder is None:
+                for _ in tensors:  # each is gathered from all processes, for the first one to write
+                    pass
+                _switch(session.pool, session.loop, Weights(f"{session.run}-{version}", None))
+            else:
+                folder = session.folder.write(tensors, version)
+                _switch(session.pool, session.loop, Weights(f"{session.run}-{version}", folder))
+                session.folder.keep_only(folder)
 
     @property
     def weight_dtype(self) -> torch.dtype:
@@ -173,9 +194,11 @@ class _Session:
     loop: _LoopThread
     ledger: Ledger
     layout: WeightLayout
-    folder: WeightFolder
+    folder: WeightFolder | None
+    """In the first process alone."""
     end_ids: list[int]
     dtype: torch.dtype
+    keeper: Future[None] | None = None
     running: set[Future[Completion]] = field(default_factory=set)
     answers: queue.SimpleQueue[Future[Completion]] = field(default_factory=queue.SimpleQueue)
     """Of `running`, those that are done."""
@@ -218,6 +241,15 @@ class _LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _switch(pool: ServerPool, loop: _LoopThread, weights: Weights) -> None:
+    """The first of several processes brings the servers to other weights; the others wait, and ask for these then."""
+    if ranks.rank() == 0:
+        loop.run(pool.switch(weights))
+    weights = ranks.from_first(weights)
+    if ranks.rank() > 0:
+        loop.run(pool.switch(weights))
 
 
 async def _served(server: Server, timeout_s: float) -> dict[str, Any]:
