@@ -37,6 +37,14 @@ class KilledInUpdate(ClippedLoss):
         return super().__call__(log_probs, entropies, batch)
 
 
+@dataclass(frozen=True)
+class HangingInUpdate(ClippedLoss):
+    def __call__(self, log_probs: Tensor, entropies: Tensor, batch: TrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        if is_second():
+            threading.Event().wait()
+        return super().__call__(log_probs, entropies, batch)
+
+
 @dataclass
 class HangingEngine(HFEngine):
     def step(self) -> list[Completion]:

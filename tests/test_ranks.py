@@ -119,6 +119,8 @@ def newest(folder: Path) -> list[dict[str, float]]:
         ("--rollout.reward=tests.mortal.KilledInSampling", "ddp", "sampling"),
         ("--model.loss=tests.mortal.KilledInUpdate", "ddp", "update"),
         ("--model.loss=tests.mortal.KilledInUpdate", "fsdp2", "update"),
+        ("--model.loss=tests.mortal.HangingInUpdate", "ddp", "update"),
+        ("--model.loss=tests.mortal.HangingInUpdate", "fsdp2", "update"),
         ("--rollout.engine=tests.mortal.HangingEngine", "ddp", "weights"),
     ],
 )

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.distributed_c10d as distributed_c10d
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,17 @@ def join(world_size: int, timeout_s: float) -> None:
         group = dist.new_group(backend="gloo", timeout=timeout)
         assert group is not None
         _team = _Team(group, timeout)
+
+
+def wait_no_longer(group: dist.ProcessGroup | None = None) -> None:
+    """Gives a group of several processes the time-out of `join`, which may be too short for getting connected.
+
+    Args:
+        group: any that exists, such as that of gradients; none takes the one of all processes.
+    """
+    if _team is not None:
+        # There is no public way but to make the group anew.
+        distributed_c10d._set_pg_timeout(_team.timeout, group)
 
 
 def leave() -> None:

@@ -9,13 +9,17 @@ from datetime import timedelta
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
+
+_PIECE_BYTES = 2**24
+"""Gathered at once of a sharded tensor; the buffers of a collective on the CPU take twice as much beside it."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -116,8 +120,39 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor, gathered from the processes if it is sharded; all of them must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """A tensor, gathered from the processes if it is sharded; all of them must ask.
+
+    It takes 64 MiB at most beside the tensor itself.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    num_bytes = tensor.numel() * tensor.element_size()
+    if num_bytes <= _PIECE_BYTES or tuple(tensor.placements) != (Shard(0),):
+        return tensor.full_tensor()
+    return _gathered_in_pieces(tensor)
+
+
+def _gathered_in_pieces(tensor: DTensor) -> Tensor:
+    """Gathers some rows of every shard at a time: at once, buffers of a collective are as large as the tensor again."""
+    mesh = tensor.device_mesh
+    shard, num_ranks = tensor.to_local(), mesh.size()
+    full = shard.new_empty(tensor.shape)
+    # Of the rows, all shards but the last ones have as many as the first.
+    num_rows = -(-len(full) // num_ranks)
+    row_bytes = full[0].numel() * full.element_size()
+    step = max(1, min(num_rows, _PIECE_BYTES // (row_bytes * num_ranks)))
+    mine = shard.new_zeros(step, *shard.shape[1:])
+    pieces = shard.new_empty(num_ranks * step, *shard.shape[1:])
+    for start in range(0, num_rows, step):
+        part = shard[start : start + step]
+        mine[: len(part)] = part
+        dist.all_gather_into_tensor(pieces, mine, group=mesh.get_group())
+        for rank in range(num_ranks):
+            first = rank * num_rows + start
+            end = min(first + step, (rank + 1) * num_rows, len(full))
+            if first < end:
+                full[first:end] = pieces[rank * step :][: end - first]
+    return full
 
 
 def whole_state(model: nn.Module, keep: bool) -> dict[str, Tensor]:

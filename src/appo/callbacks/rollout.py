@@ -55,6 +55,7 @@ from appo.rollouts import (
 )
 from appo.scorers import Scorer
 from appo.seeding import derive_seed
+from appo.sharding import data_mesh
 from appo.tools import CallSyntax, ToolProvider, ToolRunner
 from appo.trajectory import Prompt, Trajectory
 
@@ -121,7 +122,7 @@ class RolloutCallback(L.Callback):
         save_trajectories: writes every trajectory of an iteration, with scores, to ``trajectories/`` in the run's
             folder; several processes write a file each.
         rank_timeout_s: seconds that a process waits for the others of a run on several before it ends the run with an
-            error: the longest that one may sample while another is ready. In the middle of an update it is at least two
+            error: the longest that one may sample while another is ready. Until the training begins it is at least two
             minutes, or the time-out of a strategy that is given by its class.
         seed: of everything sampled.
     """
@@ -298,6 +299,9 @@ class RolloutCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Not before: a sharded checkpoint is restored after `on_fit_start`.
         assert self._iteration is not None
+        ranks.wait_no_longer()
+        if (mesh := data_mesh(pl_module.device_mesh)) is not None:
+            ranks.wait_no_longer(mesh.get_group())
         self._iteration.pending = [trajectory_from_record(record) for record in self._restored_pending]
         self._restored_pending = []
         # A run that had spent its budget before it was interrupted has only to write what it ends with.

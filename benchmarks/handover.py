@@ -1,0 +1,161 @@
+"""Measures the memory that weights take on their way, on two processes of `fsdp2` on a CPU.
+
+- `start`: largest resident memory of each process above what it had before, in units of the whole policy, while the
+  first process reads it and both receive their shards; and the same when each reads the whole for itself.
+- `handover`: largest resident memory of each process above its shard while an engine is given all weights: read one
+  after the other, copied into a whole policy (as `HFEngine` and a colocated vLLM do, whose copy was there before), and
+  written to a folder by the first process (for servers). Beside it the largest parameter and the largest decoder layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+_SIZES = {
+    "44M, vocabulary 32,000": {"vocab_size": 32_000, "hidden_size": 512, "num_hidden_layers": 4},
+    "68M, large layers": {"vocab_size": 2_000, "hidden_size": 1024, "num_hidden_layers": 5},
+}
+_MIB = 2**20
+
+
+def make_policy(folder: Path, sizes: dict[str, int]) -> None:
+    """Saves a random Llama."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    hidden = sizes["hidden_size"]
+    config = LlamaConfig(**sizes, intermediate_size=3 * hidden, num_attention_heads=8, max_position_embeddings=1024)
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def measure(pipe: Connection, rank: int, folder: Path, policy: str) -> None:
+    """Everything that one process does, figures in MiB."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from transformers import AutoModelForCausalLM
+
+    from appo.engines.weight_folder import WeightFolder
+    from appo.engines.weights import WeightLayout
+    from appo.policy import load_policy, load_sharded_policy, named_weights
+    from appo.sharding import Sharding, decoder_layers
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    mesh, sharding = init_device_mesh("cpu", (2,)), Sharding()
+    figures: dict[str, float] = {}
+    # What is imported on the way must not count.
+    layout = WeightLayout.of_policy(policy)
+    _warm_up(folder, sharding, mesh)
+    with _peak(figures, "start, all read"):
+        model = load_policy(policy)
+        sharding(model, mesh)
+    del model
+    with _peak(figures, "start, first reads"):
+        model = load_sharded_policy(lambda: load_policy(policy), sharding, mesh)
+    dist.barrier()
+    with _peak(figures, "handover, one by one"):
+        for _ in layout.checked(named_weights(model)):
+            pass
+    engine = AutoModelForCausalLM.from_pretrained(policy)
+    held = dict(engine.named_parameters(remove_duplicate=False))
+    for parameter in held.values():
+        parameter.data = parameter.data.clone()  # those of the file are mapped, and count when they are touched
+    dist.barrier()
+    with _peak(figures, "handover, copied"):
+        for name, tensor in layout.checked(named_weights(model)):
+            held[name].data.copy_(tensor)
+    weights = WeightFolder(str(folder / "weights"))
+    dist.barrier()
+    with _peak(figures, "handover, written"):
+        tensors = layout.checked(named_weights(model))
+        if rank == 0:
+            weights.write(tensors, 1)
+        else:
+            for _ in tensors:
+                pass
+    sizes = {name: shape.numel() * 4 / _MIB for name, shape in layout.shapes.items()}
+    figures["policy"] = sum(sizes.values())
+    figures["largest parameter"] = max(sizes.values())
+    layer = decoder_layers(model)[0]
+    figures["decoder layer"] = sum(parameter.numel() for parameter in layer.parameters()) * 4 / _MIB
+    dist.destroy_process_group()
+    pipe.send(figures)
+
+
+def _warm_up(folder: Path, sharding: Any, mesh: Any) -> None:
+    """Goes the whole way once with a policy of no size."""
+    import torch.distributed as dist
+
+    from appo.policy import load_policy, load_sharded_policy, named_weights
+
+    small = folder / "small"
+    if mesh.get_local_rank() == 0:
+        make_policy(small, {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 1})
+    dist.barrier()
+    for _ in named_weights(load_sharded_policy(lambda: load_policy(str(small)), sharding, mesh)):
+        pass
+
+
+@contextmanager
+def _peak(figures: dict[str, float], name: str) -> Iterator[None]:
+    """Notes the largest resident memory above the present one."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _high_water_mark()
+    yield
+    figures[name] = (_high_water_mark() - before) / _MIB
+
+
+def _high_water_mark() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def measure_on_two(sizes: dict[str, int]) -> list[dict[str, float]]:
+    """The figures of each process."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as name:
+        policy = Path(name) / "policy"
+        maker = context.Process(target=make_policy, args=(policy, sizes))
+        maker.start()
+        maker.join()
+        pipes, processes = [], []
+        for rank in range(2):
+            ours, theirs = context.Pipe()
+            processes.append(context.Process(target=measure, args=(theirs, rank, Path(name), str(policy))))
+            processes[-1].start()
+            theirs.close()
+            pipes.append(ours)
+        figures = [pipe.recv() for pipe in pipes]
+        for process in processes:
+            process.join()
+    return figures
+
+
+def main() -> None:
+    """Prints a table and writes it as JSON."""
+    parser = argparse.ArgumentParser(prog="benchmarks.handover", description="Memory of weights on their way.")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of handover.json")
+    options = parser.parse_args()
+    results = {title: measure_on_two(sizes) for title, sizes in _SIZES.items()}
+    for title, (first, second) in results.items():
+        print(title)
+        for name in first:
+            print(f"  {name:22} {first[name]:8.1f} MiB  {second[name]:8.1f} MiB")
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = {"machine": platform.machine(), "results": results}
+    (options.out / "handover.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
