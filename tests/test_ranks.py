@@ -9,6 +9,8 @@ from pathlib import Path
 from time import perf_counter
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from appo.rollouts import read_trajectories
@@ -27,6 +29,8 @@ TRAINED = [
     "--trainer.max_epochs=3",
     "--trainer.check_val_every_n_epoch=3",
 ]
+
+ADAPTED = [*TRAINED[:-3], "--model.lora.rank=4", "--model.optimizer.lr=0.01"]
 
 
 def fit(folder: Path, policy: Path, strategy: str, processes: int, *options: str) -> subprocess.CompletedProcess[str]:
@@ -58,6 +62,14 @@ def alone(tmp_path_factory, policy_folder) -> Path:
     """The folder of a run on one process."""
     folder = tmp_path_factory.mktemp("alone")
     assert fit(folder, policy_folder, "auto", 1, *TRAINED).returncode == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone_with_adapter(tmp_path_factory, policy_folder) -> Path:
+    """The folder of a run on one process that trains an adapter."""
+    folder = tmp_path_factory.mktemp("adapted")
+    assert fit(folder, policy_folder, "auto", 1, *ADAPTED, "--trainer.max_epochs=2").returncode == 0
     return folder
 
 
@@ -101,6 +113,23 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path, policy_folder,
         assert ours["train/loss"] == pytest.approx(theirs["train/loss"], abs=1e-6)
         assert ours["rollout/generated_tokens_total"] == theirs["rollout/generated_tokens_total"]
     assert difference(tmp_path / "policy", alone / "policy") <= 1e-5
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_train_an_adapter_as_one_does_and_go_on_with_it(
+    tmp_path, policy_folder, alone_with_adapter, strategy
+):
+    assert fit(tmp_path, policy_folder, strategy, 2, *ADAPTED, "--trainer.max_epochs=1").returncode == 0
+    done = fit(tmp_path, policy_folder, strategy, 2, *ADAPTED, "--trainer.max_epochs=2", "--ckpt_path=last")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert difference(tmp_path / "policy", alone_with_adapter / "policy") <= 1e-5
+    assert difference(tmp_path / "policy", policy_folder) > 1e-3
+    ours, theirs = (
+        load_file(folder / "policy/adapter/adapter_model.safetensors") for folder in (tmp_path, alone_with_adapter)
+    )
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, atol=1e-5, rtol=0)
 
 
 def newest(folder: Path) -> list[dict[str, float]]:

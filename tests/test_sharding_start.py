@@ -37,7 +37,9 @@ def compare(rank: int, policy: str, dtype: str) -> None:
     mesh = init_device_mesh("cpu", (2,))
     read_here = load_policy(policy, dtype)
     SHARDING(read_here, mesh)
-    received = load_sharded_policy(lambda: load_policy(policy if rank == 0 else "no/such/policy", dtype), SHARDING, mesh)
+    received = load_sharded_policy(
+        lambda: load_policy(policy if rank == 0 else "no/such/policy", dtype), SHARDING, mesh
+    )
     assert received.training == read_here.training
     ours, theirs = dict(received.named_parameters()), dict(read_here.named_parameters())
     assert ours.keys() == theirs.keys()
@@ -47,7 +49,11 @@ def compare(rank: int, policy: str, dtype: str) -> None:
         assert ours[name].to_local().shape == parameter.to_local().shape
         assert torch.equal(whole(ours[name]), whole(parameter)), name
     tied = [
-        {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter is model.lm_head.weight}
+        {
+            name
+            for name, parameter in model.named_parameters(remove_duplicate=False)
+            if parameter is model.lm_head.weight
+        }
         for model in (received, read_here)
     ]
     assert tied[0] == tied[1]

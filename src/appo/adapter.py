@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from appo.sharding import whole
+
 if TYPE_CHECKING:
     from peft import PeftModel
 
@@ -117,8 +119,9 @@ class Adapter:
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter of the policy with the adapter merged into it, by its name in a model without one.
 
-        A layer is merged when its turn comes, so there is never a second copy of more than one. Tied parameters come
-        under each of their names; quantized ones in the precision that the layer computes in.
+        A layer is gathered, if it is sharded, and merged when its turn comes, so there is never a second copy of more
+        than one; all processes read on to the end. Tied parameters come under each of their names; quantized ones in
+        the precision that the layer computes in.
         """
         from peft.tuners.lora import LoraLayer
 
@@ -128,24 +131,32 @@ class Adapter:
             path, _, leaf = name.rpartition(".")
             if own & set(path.split(".")):
                 continue
-            weight, path = _full(parameter), path.removesuffix(".base_layer")
+            weight, path = whole(_full(parameter)), path.removesuffix(".base_layer")
             if leaf == "weight" and path in layers:
                 layer: Any = layers[path]
-                weight = (weight + layer.get_delta_weight(_NAME)).to(weight.dtype)
+                weight = (weight + whole(layer.get_delta_weight(_NAME))).to(weight.dtype)
             yield f"{path}.{leaf}", weight
 
-    def merged(self) -> PreTrainedModel:
-        """A copy of the policy on the CPU to be saved: merged, and not quantized.
+    def merged(self, keep: bool = True) -> PreTrainedModel | None:
+        """A copy of the policy on the CPU to be saved: merged, and not quantized. All processes ask.
 
         It cannot be evaluated, since what a model computes when it is made, such as frequencies of positions, is left
         out.
+
+        Args:
+            keep: False on processes that do not want it; they get None.
         """
+        weights = {}
+        for name, tensor in self.named_weights():
+            if keep:
+                weights[name] = tensor.cpu()
+        if not keep:
+            return None
         config = deepcopy(self.model.config)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-        weights = {name: tensor.cpu() for name, tensor in self.named_weights()}
         buffers = dict(self.model.named_buffers())
         weights |= {name: buffers[name].cpu() for name in model.state_dict() if name not in weights}
         model.load_state_dict(weights, assign=True)
@@ -153,9 +164,20 @@ class Adapter:
         model.generation_config = self.model.generation_config
         return model
 
-    def save(self, folder: Path) -> None:
-        """Writes the adapter alone, in peft's format."""
-        self.peft.save_pretrained(str(folder), save_embedding_layers=False)
+    def save(self, folder: Path, keep: bool = True) -> None:
+        """Writes the adapter alone, in peft's format. All processes call this.
+
+        Args:
+            folder: made if it is not there.
+            keep: False on processes that write nothing.
+        """
+        state = {
+            name: whole(parameter.detach())
+            for name, parameter in self.peft.named_parameters()
+            if parameter.requires_grad
+        }
+        if keep:
+            self.peft.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
 
 
 def _check_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> None:

@@ -116,12 +116,12 @@ class APPOModule(L.LightningModule):
     def configure_model(self) -> None:
         if self.policy is not None:
             return
-        mesh = data_mesh(self.device_mesh)
-        if mesh is not None and self.lora is not None:
-            raise ValueError("model.lora must be null with a strategy that shards the policy, got an adapter")
+        if self.lora is not None and self.lora.quantize is not None and self.device_mesh is not None:
+            raise ValueError(
+                f"model.lora.quantize must be null with a strategy that shards the policy, got {self.lora.quantize}"
+            )
         self.policy = self._load(self.policy_folder, self.gradient_checkpointing, self.lora)
-        if self.lora is not None:
-            self.adapter = Adapter(self.policy, self.lora)
+        if self.adapter is not None and not is_sharded(self.policy):
             self.strict_loading = False  # a checkpoint has the adapter alone
         self.policy.train()
         if self.is_compiled:
@@ -141,9 +141,17 @@ class APPOModule(L.LightningModule):
         mesh = data_mesh(self.device_mesh)
         if mesh is None:
             quantization = None if lora is None else lora.quantization(self.dtype_name)
-            return load_policy(folder, self.dtype_name, gradient_checkpointing, self.attention, quantization)
+            model = load_policy(folder, self.dtype_name, gradient_checkpointing, self.attention, quantization)
+            self._adapt(model, lora)
+            return model
         read = partial(load_policy, folder, self.dtype_name, attention=self.attention)
-        return load_sharded_policy(read, self.sharding, mesh, gradient_checkpointing)
+        return load_sharded_policy(
+            read, self.sharding, mesh, gradient_checkpointing, partial(self._adapt, options=lora)
+        )
+
+    def _adapt(self, model: PreTrainedModel, options: LoRA | None) -> None:
+        if options is not None:
+            self.adapter = Adapter(model, options)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.trained().values())
@@ -182,13 +190,13 @@ class APPOModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["policy_version"] = self.policy_version
-        if self.adapter is not None:
+        if self.adapter is not None and not self.strict_loading:
             trained = self.trained()
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.policy_version = checkpoint["policy_version"]
-        if self.adapter is not None and (names := checkpoint["state_dict"].keys()) != self.trained().keys():
+        if not self.strict_loading and (names := checkpoint["state_dict"].keys()) != self.trained().keys():
             raise ValueError(
                 "ckpt_path must hold the adapter that model.lora describes and nothing else, got "
                 f"{len(names - self.trained().keys())} other tensors and {len(self.trained().keys() - names)} missing"

@@ -110,7 +110,11 @@ def load_policy(
 
 
 def load_sharded_policy(
-    load: Callable[[], PreTrainedModel], sharding: Sharding, mesh: DeviceMesh, gradient_checkpointing: bool = False
+    load: Callable[[], PreTrainedModel],
+    sharding: Sharding,
+    mesh: DeviceMesh,
+    gradient_checkpointing: bool = False,
+    extend: Callable[[PreTrainedModel], None] | None = None,
 ) -> PreTrainedModel:
     """A policy of which each process holds a shard, and which the first one alone has read.
 
@@ -122,19 +126,28 @@ def load_sharded_policy(
         sharding: how it is spread.
         mesh: of one dimension; all of its processes call this.
         gradient_checkpointing: recomputes activations in the backward pass.
+        extend: adds parameters, such as those of an adapter; called on what `load` returns, and on the model that
+            becomes the policy, last.
     """
+    extend = extend or (lambda model: None)
     source = load() if mesh.get_local_rank() == 0 else None
+    if source is not None:
+        extend(source)
     blueprint = Blueprint.shared(source, mesh)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(blueprint.config)
     model.tie_weights()
-    model.generation_config = blueprint.generation_config
+    if blueprint.generation_config is not None:
+        model.generation_config = blueprint.generation_config
+    extend(model)
     blueprint.set_dtypes(model)
     if gradient_checkpointing:
         _checkpoint_gradients(model)
     sharding(model, mesh)
     blueprint.fill(model, source, mesh, "cpu" if sharding.cpu_offload else mesh.device_type)
-    return model.eval()
+    network: nn.Module = model
+    network.eval()
+    return model
 
 
 def _checkpoint_gradients(model: PreTrainedModel) -> None:

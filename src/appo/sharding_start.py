@@ -62,7 +62,9 @@ class Blueprint:
         parameters = dict(model.named_parameters())
         if parameters.keys() != self.dtypes.keys():
             names = ", ".join(sorted(parameters.keys() ^ self.dtypes.keys()))
-            raise ValueError(f"model.policy must have the parameters that its configuration describes, differs in {names}")
+            raise ValueError(
+                f"model.policy must have the parameters that its configuration describes, differs in {names}"
+            )
         for name, parameter in parameters.items():
             parameter.data = parameter.data.to(self.dtypes[name])
 
@@ -72,7 +74,7 @@ class Blueprint:
 
         Args:
             model: sharded, on the meta device.
-            source: the whole model, on the first process.
+            source: the whole model, on the first process; it is left without weights.
             mesh: that `model` is sharded over.
             device: of the shards.
         """
@@ -84,6 +86,8 @@ class Blueprint:
             full = weights[name] if weights else torch.empty(parameter.shape, dtype=parameter.dtype)
             shard = distribute_tensor(full.detach().to(mesh.device_type), mesh, parameter.placements)
             parameter.to_local().copy_(shard.to_local())
+            if weights:
+                weights[name].data = full.new_empty(0)
         for name, buffer in self.buffers.items():
             path, _, leaf = name.rpartition(".")
             model.get_submodule(path)._buffers[leaf] = buffer.to(mesh.device_type)

@@ -99,7 +99,9 @@ def test_a_server_started_anew_gets_its_weights_from_the_process_that_brings_the
         served_llama.kill()
         served_llama.start()
         keeper = asyncio.create_task(bringing.keep())
-        answer = await other.generate({"token_ids": [5, 6, 7], "sampling_params": {"max_tokens": 4, "logprobs": 0}}, b"")
+        answer = await other.generate(
+            {"token_ids": [5, 6, 7], "sampling_params": {"max_tokens": 4, "logprobs": 0}}, b""
+        )
         keeper.cancel()
         await asyncio.gather(bringing.close(), other.close())
         return answer

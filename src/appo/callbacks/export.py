@@ -20,6 +20,8 @@ class ExportPolicy(L.Callback):
         folder = run_folder(trainer) / "policy"
         if module.adapter is None:
             save_policy(module.policy, data.tokenizer, folder)
-        elif trainer.is_global_zero:
-            save_policy(module.adapter.merged(), data.tokenizer, folder)
-            module.adapter.save(folder / "adapter")
+            return
+        merged = module.adapter.merged(trainer.is_global_zero)
+        if merged is not None:
+            save_policy(merged, data.tokenizer, folder)
+        module.adapter.save(folder / "adapter", trainer.is_global_zero)
