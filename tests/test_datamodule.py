@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
+from appo import ranks
 from appo.datamodule import RolloutDataModule
 from appo.prompts import BenchmarkQuestions, JsonlQuestions, MixedQuestions
 from appo.rollouts import read_trajectories
 
+from .processes import as_processes
 from .toy import run
 
 SCHEMA = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
@@ -44,6 +47,32 @@ def test_ids_and_order_are_those_of_the_last_run(open_data):
     assert [ids(first, number) for number in range(7)] == [ids(second, number) for number in range(7)]
     assert ids(open_data(seed=1), 0) != ids(first, 0)
     assert sorted(name for number in range(3) for name in ids(first, number)) == sorted(str(i) for i in range(1, 13))
+
+
+def shares(rank, folder, policy):
+    """Writes which prompts a process gets, and how long they are."""
+    ranks.join(2, 60.0)
+    data = RolloutDataModule(JsonlQuestions(f"{folder}/long.jsonl", test=None), policy, 8, 4)
+    data.setup("fit")
+    prompts = data.iteration_prompts(0)
+    text = json.dumps([[prompt.id, len(prompt.token_ids)] for prompt in prompts])
+    Path(folder, f"{rank}.json").write_text(text)
+    ranks.leave()
+
+
+def test_processes_share_a_mini_batch_by_its_tokens(tmp_path, policy_folder):
+    lengths = [1, 2, 3, 4, 5, 6, 40, 41]
+    questions = (f'{{"question": "{"a " * length}", "answer": "1"}}\n' for length in lengths)
+    (tmp_path / "long.jsonl").write_text("".join(questions))
+    as_processes(shares, tmp_path, str(tmp_path), str(policy_folder))
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert len(first) == len(second) == 4
+    assert {name for name, _ in first}.isdisjoint(name for name, _ in second)
+    for start in (0, 2):
+        ours, theirs = (sorted(length for _, length in share[start : start + 2]) for share in (first, second))
+        # Of four prompts, the process with the longest has the shortest beside it.
+        longest, other = (ours, theirs) if max(ours) > max(theirs) else (theirs, ours)
+        assert min(longest) <= min(other)
 
 
 def test_a_checkpoint_in_the_middle_of_a_pass_is_resumed(open_data):

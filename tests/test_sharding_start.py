@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
@@ -17,19 +13,9 @@ from appo import sharding
 from appo.policy import load_policy, load_sharded_policy
 from appo.sharding import Sharding, whole
 from tests.engines.tiny_policy import make_model, make_tokenizer
+from tests.processes import as_processes
 
 SHARDING = Sharding()
-
-
-def as_processes(work: Callable[..., None], folder: Path, *args: object) -> None:
-    """Runs a function on two connected processes, with its rank as first argument."""
-    torch.multiprocessing.spawn(_connected, (work, str(folder / "store"), *args), nprocs=2)
-
-
-def _connected(rank: int, work: Callable[..., None], store: str, *args: object) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    work(rank, *args)
-    dist.destroy_process_group()
 
 
 def compare(rank: int, policy: str, dtype: str) -> None:

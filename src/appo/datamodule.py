@@ -16,6 +16,7 @@ from appo.batch import TrainBatch
 from appo.policy import load_tokenizer
 from appo.prompts import ChatEncoder, PromptLoader, PromptSource, PromptStore, PromptStream, Split, write_account
 from appo.rollouts import Evaluated, RolloutBuffer
+from appo.rollouts.spreading import spread_groups
 from appo.seeding import derive_seed
 from appo.trajectory import Prompt
 
@@ -155,7 +156,8 @@ class RolloutDataModule(L.LightningDataModule):
     def iteration_prompts(self, iteration: int) -> list[Prompt]:
         """The training prompts of one iteration; none occurs twice in it.
 
-        With several processes these are the prompts of this one: its share of each mini-batch.
+        With several processes these are the prompts of this one: its share of each mini-batch. If all have the
+        same number of prompts, they have about the same number of prompt tokens.
 
         Args:
             iteration: counted from 0.
@@ -167,7 +169,7 @@ class RolloutDataModule(L.LightningDataModule):
         prompts, numbers = self._prompts["train"], self._stream.draw(iteration)
         size = len(numbers) // self.num_minibatches
         minibatches = [numbers[start : start + size] for start in range(0, len(numbers), size)]
-        return [prompts[number] for minibatch in minibatches for number in ranks.share(minibatch)]
+        return [prompt for minibatch in minibatches for prompt in _own_share([prompts[i] for i in minibatch])]
 
     def state_dict(self) -> dict[str, Any]:
         return self._stream.state_dict() if self._stream is not None else {}
@@ -233,6 +235,18 @@ class RolloutDataModule(L.LightningDataModule):
             write_account(loaded, split, self.contaminated_rows == "remove", folder)
         if split != "train":
             self.evaluation_buffers[split] = RolloutBuffer(len(self.evaluation_batches(split)))
+
+
+def _own_share(minibatch: Sequence[Prompt]) -> Sequence[Prompt]:
+    """The prompts of this process.
+
+    They follow from the prompts alone, so that a run which is resumed finds what it had sampled ahead: of responses, no
+    length is expected rather than another.
+    """
+    if len(minibatch) % ranks.num_ranks():
+        return ranks.share(minibatch)
+    shares = spread_groups([len(prompt.token_ids) for prompt in minibatch], ranks.num_ranks())
+    return [minibatch[i] for i in shares[ranks.rank()]]
 
 
 def _loader(buffer: RolloutBuffer[Any]) -> DataLoader[Any]:
