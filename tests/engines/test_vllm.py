@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -78,6 +78,51 @@ def test_weights_that_vllm_repacks_arrive_through_its_reload(engine, policies, t
     model = make_model("llama", len(tokenizer), tie=True, seed=8)
     engine.update_weights(named_weights(model), 1)
     assert largest_difference(engine, model, random_requests(len(tokenizer), 8)) < 1e-4
+
+
+def test_packed_weights_sample_as_plain_ones_before_and_after_an_update(engine, policies, tokenizer):
+    engine.stop()
+    requests = random_requests(len(tokenizer), 8)
+    model = make_model("llama", len(tokenizer), tie=True, seed=9)
+    log_probs: dict[bool, list[torch.Tensor]] = {}
+    for pack_weights in (False, True):
+        one = VLLMEngine(pack_weights=pack_weights)
+        one.start(policies["tied"])
+        rounds = [run(one, requests)]
+        one.update_weights(named_weights(model), 1)
+        rounds.append(run(one, requests))
+        assert one._session.core.apply_model(uses_copies) == [pack_weights]
+        one.stop()
+        log_probs[pack_weights] = [torch.tensor(c.behavior_log_probs) for each in rounds for c in each.values()]
+    for plain, packed in zip(log_probs[False], log_probs[True], strict=True):
+        torch.testing.assert_close(packed, plain, atol=1e-4, rtol=0)
+
+
+def uses_copies(model: torch.nn.Module) -> bool:
+    """Whether layers compute with something else than their weights; all must be alike."""
+    linear = [layer for layer in model.modules() if hasattr(layer, "cpu_linear")]
+    is_copy = set()
+    for layer in linear:
+        states = torch.randn(1, layer.weight.shape[1])
+        before = layer.cpu_linear(states, layer.weight, None).clone()
+        layer.weight.data.neg_()
+        is_copy.add(bool(torch.equal(layer.cpu_linear(states, layer.weight, None), before)))
+        layer.weight.data.neg_()
+    assert len(is_copy) == 1
+    return is_copy.pop()
+
+
+def test_more_prompt_tokens_than_a_step_computes(engine, policies, tokenizer):
+    engine.stop()
+    # With a seed each, of which vLLM makes something that it cannot take back where a prompt is computed in parts.
+    requests = [replace(request, max_tokens=8) for request in random_requests(len(tokenizer), 16)]
+    token_ids = []
+    for prefill_tokens in (1, 8192):
+        one = VLLMEngine(max_length=100, prefill_tokens=prefill_tokens, max_batch_size=8)
+        one.start(policies["llama"])
+        token_ids.append({number: completion.token_ids for number, completion in run(one, requests).items()})
+        one.stop()
+    assert token_ids[0] == token_ids[1]
 
 
 def test_a_tied_head_follows_its_embedding_whichever_name_is_sent(engine, policies, tokenizer):

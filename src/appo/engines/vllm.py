@@ -72,6 +72,9 @@ class VLLMEngine(Engine):
     divide."""
     enforce_eager: bool = False
     """Does without CUDA graphs: starts sooner, samples slower; on a CPU always so."""
+    pack_weights: bool = True
+    """On a CPU, keeps a copy of the weights as its matrix kernels like them best: samples faster, above all many
+    sequences at once, but takes as much memory again and makes the copy anew at every update."""
     sleep_while_training: bool = True
     """Leaves the GPU's memory to the trainer while it updates: weights move to the host, the cache is dropped."""
     _session: _Session | None = field(init=False, repr=False, compare=False, default=None)
@@ -110,6 +113,8 @@ class VLLMEngine(Engine):
         self._session = _Session(
             core, layout, ledger, tuple(sorted(ends)), owns_process_group, in_place, folder, lockstep
         )
+        self._session.packs = in_place and self.pack_weights
+        self._session.pack()
 
     def stop(self) -> None:
         if self._session is None:
@@ -199,7 +204,9 @@ class VLLMEngine(Engine):
             "dtype": dtype,
             "max_model_len": length,
             "max_num_seqs": self.max_batch_size,
-            "max_num_batched_tokens": max(self.prefill_tokens, self.max_batch_size),
+            # On a CPU, a prompt must be computed in one step: vLLM fails where a request with a seed takes several.
+            "max_num_batched_tokens": max(self.prefill_tokens, self.max_batch_size, length if on_cpu else 0),
+            "enable_chunked_prefill": not on_cpu,
             "kv_cache_memory_bytes": None if cache_gib is None else int(cache_gib * _GIB),
             # On a CPU vLLM would reserve this share of the machine's memory although the cache has a size of its own.
             "gpu_memory_utilization": self.gpu_memory_utilization,
@@ -238,6 +245,8 @@ class _Session:
     """Through which weights reach processes that vLLM has started to hold a part of them each; None without any."""
     lockstep: Lockstep | None
     """With the processes of the training that hold the other parts; None where this one has a whole engine."""
+    packs: bool = False
+    """Whether vLLM's model computes with packed copies of the tensors that it loaded."""
     asleep: set[str] = field(default_factory=set)
     """Parts of vLLM's memory that are given back at present."""
 
@@ -269,8 +278,14 @@ class _Session:
             self.folder.keep_only(path)
         elif self.loads_in_place:
             self.core.apply_model(lambda model: len(model.load_weights(tensors)))
+            self.pack()
         else:
             self.core.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
+
+    def pack(self) -> None:
+        """Makes the packed copies of the weights anew, if the model computes with such."""
+        if self.packs:
+            self.core.apply_model(_pack)
 
     def wake(self, *parts: str) -> None:
         tags = [part for part in parts if part in self.asleep]
@@ -318,11 +333,29 @@ def _start_core(arguments: dict[str, Any], *, on_cpu: bool) -> Any:
     from vllm import EngineArgs, LLMEngine, _custom_ops
 
     if on_cpu:
-        # Packed copies of the weights are no faster here, take as much memory again, and have to be made anew at every
-        # update: that took ten times as long as the copying.
+        # Left to itself it puts packed weights in the place of those that updates are copied into.
         _custom_ops._supports_onednn = False
         _give_llvmlite_a_dict()
     return LLMEngine.from_engine_args(EngineArgs(**arguments))
+
+
+def _pack(model: torch.nn.Module) -> None:
+    """Lets every linear layer of vLLM's model compute with a packed copy of its weight; tied ones share theirs."""
+    from vllm import _custom_ops
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    packed: dict[int, Any] = {}
+    _custom_ops._supports_onednn = hasattr(torch.ops._C, "create_onednn_mm_handler")
+    try:
+        for layer in model.modules():
+            if hasattr(layer, "cpu_linear"):
+                key = layer.weight.data_ptr()
+                if key not in packed:
+                    dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+                    packed[key] = layer.cpu_linear
+                layer.cpu_linear = packed[key]
+    finally:
+        _custom_ops._supports_onednn = False
 
 
 def _give_llvmlite_a_dict() -> None:
