@@ -101,7 +101,7 @@ def ragged_rows() -> Any:
 
 def serve_bare(pipe: Connection, policy: str, threads: int) -> None:
     """Forward and backward of the model and nothing else; answers every size it is sent with seconds."""
-    _limit_threads(threads)
+    limit_threads(threads)
     from transformers import AutoModelForCausalLM
 
     model, rows = AutoModelForCausalLM.from_pretrained(policy).train(), ragged_rows()
@@ -120,7 +120,7 @@ def serve_bare(pipe: Connection, policy: str, threads: int) -> None:
 
 def serve_step(pipe: Connection, policy: str, threads: int) -> None:
     """A fit of `APPOModule` whose batches come whenever a size is sent; answers with the seconds of a step."""
-    _limit_threads(threads)
+    limit_threads(threads)
     import lightning as L
     from torch.utils.data import DataLoader, IterableDataset
 
@@ -147,7 +147,7 @@ def serve_step(pipe: Connection, policy: str, threads: int) -> None:
 
 def serve_trl(pipe: Connection, policy: str, threads: int) -> None:
     """Fits of a ``GRPOTrainer`` of one step each, on rows it is handed; answers with the seconds of the step."""
-    _limit_threads(threads)
+    limit_threads(threads)
     from transformers import AutoModelForCausalLM
 
     model, rows = AutoModelForCausalLM.from_pretrained(policy), ragged_rows()
@@ -256,7 +256,7 @@ def measure_speed(policy: str, rounds: int, threads: int) -> dict[str, float]:
 
 def step_memory(policy: str, threads: int) -> int:
     """Bytes above the model at the peak of one step of `APPOModule`."""
-    _limit_threads(threads)
+    limit_threads(threads)
     import lightning as L
     from torch.utils.data import DataLoader
 
@@ -277,7 +277,7 @@ def step_memory(policy: str, threads: int) -> int:
 
 def plain_memory(policy: str, threads: int) -> int:
     """The same of a step by the definition."""
-    _limit_threads(threads)
+    limit_threads(threads)
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -333,14 +333,16 @@ def peak_memory() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def _limit_threads(threads: int) -> None:
+def limit_threads(threads: int) -> None:
+    """Of this process, before it imports anything that starts some."""
     os.environ |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
     import torch
 
     torch.set_num_threads(threads)
 
 
-def _in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
+def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function in a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
@@ -356,12 +358,12 @@ def main() -> None:
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
         if options.only != "memory":
-            _in_a_process(make_policy, Path(name) / "speed", _SPEED_SIZES)
+            in_a_process(make_policy, Path(name) / "speed", _SPEED_SIZES)
             results["speed"] = measure_speed(f"{name}/speed", options.rounds, options.threads)
         if options.only != "speed":
-            _in_a_process(make_policy, Path(name) / "memory", _MEMORY_SIZES)
+            in_a_process(make_policy, Path(name) / "memory", _MEMORY_SIZES)
             step, plain = (
-                statistics.median(_in_a_process(side, f"{name}/memory", options.threads) for _ in range(3))
+                statistics.median(in_a_process(side, f"{name}/memory", options.threads) for _ in range(3))
                 for side in (step_memory, plain_memory)
             )
             results["memory"] = {"step_mib": step / 2**20, "plain_mib": plain / 2**20, "step / plain": step / plain}
