@@ -5,10 +5,10 @@ initial trajectories of 256 new tokens and 8 branches, of as many as are left be
 tools, so that every response is one turn and other frameworks can do the same.
 
 - `overhead`: seconds of an iteration against the sum of two bare parts. ``engine`` is ``LLM.generate`` of vLLM on the
-  same prompts, seeds and lengths, first the initial trajectories and then, from the same positions, the branches;
-  training needs a seed for every request and log-probs back, so it is asked for both, and a second figure spares it
-  both. ``model`` is forward and backward of the sum of the logits of the rows that the iteration trained, sorted and cut
-  to length, at the best of several sizes of batches. Also the share that scoring, selection and advantages took.
+  same prompts and lengths, first the initial trajectories and then, from the same positions, the branches; training
+  needs a seed for every request and log-probs back, so it is asked for both, and a second figure spares it both.
+  ``model`` is forward and backward of the sum of the logits of the rows that the iteration trained, sorted and cut to
+  length, at the best of several sizes of batches. Also the share that scoring, selection and advantages took.
 - `scaling`: an iteration of twice as many prompts against one.
 - `trl`: an iteration of TRL's ``GRPOTrainer``, which generates and trains 16 completions of each of the same prompts
   with ``generate`` of transformers; float32, AdamW with the same learning rate, one optimizer step, no reference, no
@@ -39,7 +39,7 @@ from typing import Any
 from benchmarks.step import Clock, in_a_process, limit_threads
 
 _LEARNING_RATE = 1e-6
-_MAX_PROMPT_TOKENS = 64
+_MAX_PROMPT_TOKENS = 128
 _BARE_TOKENS = (4096, 16384)
 _MICROBATCH_TOKENS = 4096
 _OWN_WORK = ("scoring_s", "advantages_s")
@@ -112,7 +112,7 @@ class Side:
 
     def stop(self) -> None:
         """Ends the process, whatever it waits for."""
-        self.process.terminate()
+        self.process.kill()
         self.process.join()
 
 
@@ -322,7 +322,8 @@ def serve_trl(pipe: Any, setting: Setting, rows_at_once: int) -> None:
         for number in range(setting.rounds + 1)
         for prompt in data.iteration_prompts(number)
     ]
-    if tokenizer.eos_token is None:
+    never_ends = tokenizer.eos_token is None
+    if never_ends:
         tokenizer.add_special_tokens({"eos_token": "<|never|>"})
     options = GRPOConfig(
         output_dir=tempfile.mkdtemp(),
@@ -342,9 +343,14 @@ def serve_trl(pipe: Any, setting: Setting, rows_at_once: int) -> None:
         logging_strategy="no",
         disable_tqdm=True,
     )
+
+    def even_tokens(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        assert not never_ends or {len(ids) for ids in completion_ids} == {setting.tokens}
+        return [sum(i % 2 == 0 for i in ids) / len(ids) for ids in completion_ids]
+
     trainer = GRPOTrainer(
         AutoModelForCausalLM.from_pretrained(setting.policy, dtype=torch.float32),
-        reward_funcs=lambda completion_ids, **_: [sum(i % 2 == 0 for i in ids) / len(ids) for ids in completion_ids],
+        reward_funcs=even_tokens,
         args=options,
         train_dataset=Dataset.from_dict({"prompt": texts}),
         processing_class=tokenizer,
