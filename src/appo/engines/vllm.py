@@ -349,7 +349,7 @@ def _pack(model: torch.nn.Module) -> None:
     try:
         for layer in model.modules():
             if hasattr(layer, "cpu_linear"):
-                key = layer.weight.data_ptr()
+                key = id(layer.weight)
                 if key not in packed:
                     dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
                     packed[key] = layer.cpu_linear
