@@ -110,10 +110,10 @@ class VLLMEngine(Engine):
         in_place = on_cpu and not is_split and _num_weights(core) >= layout.num_weights
         folder = WeightFolder() if is_split and ranks.num_ranks() == 1 else None
         lockstep = _lockstep() if is_split and ranks.num_ranks() > 1 else None
+        packs = in_place and self.pack_weights
         self._session = _Session(
-            core, layout, ledger, tuple(sorted(ends)), owns_process_group, in_place, folder, lockstep
+            core, layout, ledger, tuple(sorted(ends)), owns_process_group, in_place, packs, folder, lockstep
         )
-        self._session.packs = in_place and self.pack_weights
         self._session.pack()
 
     def stop(self) -> None:
@@ -240,13 +240,13 @@ class _Session:
     end_ids: tuple[int, ...]
     owns_process_group: bool
     loads_in_place: bool
-    """Whether vLLM's model computes with the very tensors that it loaded."""
+    """Whether vLLM's model computes with the very tensors that it loaded, or with copies that are made of them here."""
+    packs: bool
+    """Whether such copies are made: packed ones."""
     folder: WeightFolder | None
     """Through which weights reach processes that vLLM has started to hold a part of them each; None without any."""
     lockstep: Lockstep | None
     """With the processes of the training that hold the other parts; None where this one has a whole engine."""
-    packs: bool = False
-    """Whether vLLM's model computes with packed copies of the tensors that it loaded."""
     asleep: set[str] = field(default_factory=set)
     """Parts of vLLM's memory that are given back at present."""
 
