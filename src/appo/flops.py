@@ -116,23 +116,16 @@ def peak_by_name(name: str) -> float | None:
 # Lightning has such a table, too: `get_available_flops` gives an H200 twice as much, which holds for sparse matrices,
 # takes an L40S for an L4, and a GPU in eight parts for a whole one.
 _PEAKS = {
-    # https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/a10/pdf/a10-datasheet.pdf
     "A10": 125e12,
-    # https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/a100/pdf/nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf
     r"A100-(SXM4|SXM|PCIE|PCIe)-\d+GB|A100 80GB PCIe": 312e12,
-    # https://resources.nvidia.com/en-us-tensor-core
     "H100 80GB HBM3": 989.4e12,
     "H100 PCIe": 756e12,
-    # https://nvdam.widen.net/s/nb5zzzsjdf/hpc-datasheet-sc23-h200-datasheet-3002446
     "H200": 989.4e12,
-    # https://resources.nvidia.com/en-us-blackwell-architecture
     "B200": 2250e12,
-    # https://resources.nvidia.com/en-us-l40s/l40s-datasheet-28413
     "L40S": 362e12,
-    # https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf
     "GeForce RTX 4090": 165.2e12,
 }
-"""By what `torch.cuda.get_device_name` says, as a regular expression."""
+"""By what `torch.cuda.get_device_name` says, as a regular expression; from NVIDIA's data sheets, without sparsity."""
 
 
 def _flops(module: nn.Module, active_share: float) -> Iterator[float]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from appo.engines import Completion, Request, VLLMServerEngine
 from appo.engines.server_pool import ServerPool, Weights
@@ -66,6 +67,24 @@ def test_a_server_started_anew_while_nothing_ran_gets_the_weights_again(served_l
     requests = random_requests(len(tokenizer), 8)
     check(run(engine, requests), requests, model, 1)
     engine.stop()
+
+
+def test_a_tied_head_follows_its_embedding_from_update_to_update_and_from_run_to_run(tmp_path, policies, tokenizer):
+    served = ServedPolicy(policies["tied"], tmp_path / "server.log")
+    served.start()
+    try:
+        requests = random_requests(len(tokenizer), 8)
+        first = AutoModelForCausalLM.from_pretrained(policies["tied"])
+        updated = make_model("llama", len(tokenizer), tie=True, seed=5)
+        for _ in range(2):
+            engine = VLLMServerEngine([served.address])
+            engine.start(policies["tied"])
+            check(run(engine, requests), requests, first, 0)
+            engine.update_weights(named_weights(updated), 1)
+            check(run(engine, requests), requests, updated, 1)
+            engine.stop()
+    finally:
+        served.kill()
 
 
 def test_requests_of_a_dead_server_go_to_another(served_llama, policies, caplog):

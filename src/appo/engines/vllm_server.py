@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from appo import ranks
 from appo.engines.base import ENGINES, FIRST_VERSION, Completion, Engine, Request
@@ -82,9 +82,10 @@ class VLLMServerEngine(Engine):
             raise RuntimeError("the engine must be stopped before it is started again")
         config = AutoConfig.from_pretrained(policy)
         ends = end_token_ids(load_generation_config(policy, config), AutoTokenizer.from_pretrained(policy))
-        folder = Path(policy).resolve() if Path(policy).is_dir() else None
+        layout = WeightLayout.of_policy(policy)
+        folder = WeightFolder(self.weights_folder) if ranks.rank() == 0 else None
         run = ranks.from_first(uuid.uuid4().hex[:8])
-        weights = Weights(f"{run}-{FIRST_VERSION}", folder)
+        weights = Weights(f"{run}-{FIRST_VERSION}", _first_weights(policy, layout, folder))
         pool = ServerPool(
             self.addresses,
             self._headers(),
@@ -105,6 +106,8 @@ class VLLMServerEngine(Engine):
         except BaseException:
             loop.run(pool.close())
             loop.close()
+            if folder is not None:
+                folder.close()
             raise
         ledger = Ledger(self.max_length or length, config.get_text_config(decoder=True).vocab_size)
         dtype = getattr(torch, str(served[0]["dtype"]).removeprefix("torch."))
@@ -113,8 +116,8 @@ class VLLMServerEngine(Engine):
             pool,
             loop,
             ledger,
-            WeightLayout.of_policy(policy),
-            WeightFolder(self.weights_folder) if ranks.rank() == 0 else None,
+            layout,
+            folder,
             sorted(ends),
             dtype,
         )
@@ -241,6 +244,20 @@ class _LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _first_weights(policy: str, layout: WeightLayout, folder: WeightFolder | None) -> Path | None:
+    """Where servers find the weights that a run begins with; None for a policy that only they can find.
+
+    A server reloads a tied output head only from a file that names it, and the policy's own does not: one that still
+    has the head of an earlier run would keep it.
+    """
+    if not Path(policy).is_dir():
+        return None
+    if folder is None or not layout.has_ties:
+        return Path(policy).resolve()
+    model = AutoModelForCausalLM.from_pretrained(policy, dtype="auto")
+    return folder.write(layout.checked(model.named_parameters()), FIRST_VERSION)
 
 
 def _switch(pool: ServerPool, loop: _LoopThread, weights: Weights) -> None:

@@ -54,6 +54,11 @@ class WeightLayout:
         """Numbers in all parameters, tied ones counted once."""
         return sum(shape.numel() for name, shape in self.shapes.items() if self.names[name][0] == name)
 
+    @property
+    def has_ties(self) -> bool:
+        """Whether some tensor has several names."""
+        return any(len(names) > 1 for names in self.names.values())
+
     def checked(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Passes tensors on one by one, a tied one under each of its names, and makes sure that none is missing.
 
