@@ -132,6 +132,24 @@ def test_two_processes_train_an_adapter_as_one_does_and_go_on_with_it(
         torch.testing.assert_close(ours[name], tensor, atol=1e-5, rtol=0)
 
 
+def test_gathered_weights_compute_in_another_precision_than_shards_are_kept_in(tmp_path, policy_folder):
+    options = ["--model.sharding.param_dtype=bfloat16", "--model.sharding.reduce_dtype=float32"]
+    done = fit(tmp_path, policy_folder, "fsdp2", 2, *TRAINED, "--trainer.max_epochs=1", *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (row,) = iterations(tmp_path)
+    # The engine samples in float32.
+    assert 1e-4 < row["rollout/mismatch_max"] < 0.1
+    state = AutoModelForCausalLM.from_pretrained(tmp_path / "policy").state_dict()
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    assert difference(tmp_path / "policy", policy_folder) > 1e-3
+
+
+def test_shards_do_not_leave_a_cpu(tmp_path, policy_folder):
+    done = fit(tmp_path, policy_folder, "fsdp2", 2, "--model.sharding.cpu_offload=true")
+    assert done.returncode != 0
+    assert "model.sharding.cpu_offload must be false with trainer.accelerator=cpu, got true" in done.stderr
+
+
 def newest(folder: Path) -> list[dict[str, float]]:
     """The iterations of the run that was last in a folder."""
     last = max(folder.glob("csv/version_*"), key=lambda path: int(path.name.split("_")[1]))

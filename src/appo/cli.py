@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
+import torch
 from jsonargparse import _typehints as typehints
 from jsonargparse import auto_cli, set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -35,7 +36,7 @@ from appo.registry import Registry
 from appo.report import write_report
 from appo.rewards import REWARDS
 from appo.scorers import SCORERS
-from appo.sharding import FSDP2Strategy
+from appo.sharding import OFFLOADING_BACKENDS, FSDP2Strategy
 from appo.supervised import CONVERSATION_SOURCES, SupervisedDataModule, SupervisedModule
 from appo.tools import CALL_SYNTAXES, SEARCH_BACKENDS, TOOLS
 
@@ -160,7 +161,10 @@ class AppoCLI(RunFolderCLI):
         if config.strategy == "ddp":
             config.strategy = DDPStrategy(timeout=timeout)
         elif config.strategy == "fsdp2":
-            config.strategy = FSDP2Strategy(timeout=timeout)
+            offloads = torch.cuda.is_available() and self._get(self.config_init, "model").sharding.cpu_offload
+            config.strategy = FSDP2Strategy(
+                process_group_backend=OFFLOADING_BACKENDS if offloads else None, timeout=timeout
+            )
         return super().instantiate_trainer(**kwargs)
 
     def run_callbacks(self, with_progress: bool) -> list[L.Callback]:

@@ -24,6 +24,10 @@ _PIECE_BYTES = 2**24
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+OFFLOADING_BACKENDS = "cpu:gloo,cuda:nccl"
+"""Of torch.distributed, where shards on the CPU are gathered on GPUs, and norms of their gradients on the CPU."""
+
+
 class FSDP2Strategy(ModelParallelStrategy):
     """Lightning's `ModelParallelStrategy` with the policy sharded over all processes, of all nodes.
 
@@ -72,8 +76,10 @@ class Sharding:
             mesh: of one dimension.
 
         Raises:
-            ValueError: if the model has no list of decoder layers.
+            ValueError: if the model has no list of decoder layers, or shards are to leave devices that are CPUs.
         """
+        if self.cpu_offload and mesh.device_type == "cpu":
+            raise ValueError("model.sharding.cpu_offload must be false with trainer.accelerator=cpu, got true")
         reduce_dtype = None if self.reduce_dtype is None else _DTYPES[self.reduce_dtype]
         precision = MixedPrecisionPolicy(self.compute_dtype, reduce_dtype, cast_forward_inputs=False)
         offload = CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy()
