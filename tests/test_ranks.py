@@ -134,8 +134,9 @@ def test_two_processes_train_an_adapter_as_one_does_and_go_on_with_it(
 
 def test_gathered_weights_compute_in_another_precision_than_shards_are_kept_in(tmp_path, policy_folder):
     options = ["--model.sharding.param_dtype=bfloat16", "--model.sharding.reduce_dtype=float32"]
-    done = fit(tmp_path, policy_folder, "fsdp2", 2, *TRAINED, "--trainer.max_epochs=1", *options)
+    done = fit(tmp_path, policy_folder, "fsdp", 2, *TRAINED, "--trainer.max_epochs=1", *options)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "shards with FSDP2" in done.stderr
     (row,) = iterations(tmp_path)
     # The engine samples in float32.
     assert 1e-4 < row["rollout/mismatch_max"] < 0.1

@@ -40,6 +40,8 @@ from appo.sharding import OFFLOADING_BACKENDS, FSDP2Strategy
 from appo.supervised import CONVERSATION_SOURCES, SupervisedDataModule, SupervisedModule
 from appo.tools import CALL_SYNTAXES, SEARCH_BACKENDS, TOOLS
 
+log = logging.getLogger(__name__)
+
 REGISTRIES: tuple[Registry[Any], ...] = (
     SCORERS,
     ADVANTAGES,
@@ -160,7 +162,9 @@ class AppoCLI(RunFolderCLI):
         timeout = timedelta(seconds=timeout_s)
         if config.strategy == "ddp":
             config.strategy = DDPStrategy(timeout=timeout)
-        elif config.strategy == "fsdp2":
+        elif config.strategy in ("fsdp", "fsdp2"):
+            if config.strategy == "fsdp":
+                log.info("trainer.strategy=fsdp shards with FSDP2, which has taken the place of torch's first FSDP")
             offloads = torch.cuda.is_available() and self._get(self.config_init, "model").sharding.cpu_offload
             config.strategy = FSDP2Strategy(
                 process_group_backend=OFFLOADING_BACKENDS if offloads else None, timeout=timeout

@@ -277,6 +277,8 @@ class _Session:
             self.core.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
             self.folder.keep_only(path)
         elif self.loads_in_place:
+            if self.packs:
+                self.core.apply_model(_unpack)  # makes room: the copies are of no use any more
             self.core.apply_model(lambda model: len(model.load_weights(tensors)))
             self.pack()
         else:
@@ -337,6 +339,13 @@ def _start_core(arguments: dict[str, Any], *, on_cpu: bool) -> Any:
         _custom_ops._supports_onednn = False
         _give_llvmlite_a_dict()
     return LLMEngine.from_engine_args(EngineArgs(**arguments))
+
+
+def _unpack(model: torch.nn.Module) -> None:
+    """Drops the packed copies, without which the model cannot compute."""
+    for layer in model.modules():
+        if hasattr(layer, "cpu_linear"):
+            layer.cpu_linear = None
 
 
 def _pack(model: torch.nn.Module) -> None:
