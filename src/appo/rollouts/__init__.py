@@ -3,7 +3,8 @@
 from appo.rollouts.agent import AgentLoop, SamplingCosts
 from appo.rollouts.buffer import RolloutBuffer
 from appo.rollouts.candidates import DEFAULT_EXCLUSIONS, CandidateFilter, Exclusion, check_exclusions
-from appo.rollouts.collector import NOT_MEASURED, BranchPlan, BranchRules, Collector, Measured, Rollouts
+from appo.rollouts.collected import NOT_MEASURED, BranchPlan, Measured, Rollouts
+from appo.rollouts.collector import BranchRules, Collector
 from appo.rollouts.episode import AgentLimits, Start, ToolRules
 from appo.rollouts.evaluation import Evaluated, EvaluationMetrics
 from appo.rollouts.iteration import IterationRunner

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from appo import ranks
 from appo.batch import TrainBatch
-from appo.rollouts.collector import Collector, Measured, MiniBatch, PromptRows, Rollouts, mini_batches
+from appo.rollouts.collected import Measured, MiniBatch, PromptRows, Rollouts, mini_batches
+from appo.rollouts.collector import Collector
 from appo.trajectory import Prompt, Trajectory
 
 Item = TypeVar("Item")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from appo import ranks
 from appo.rollouts.agent import SamplingCosts
-from appo.rollouts.collector import NOT_MEASURED, Rollouts
+from appo.rollouts.collected import NOT_MEASURED, Rollouts
 from appo.trajectory import Outcome, ToolCall, Trajectory
 
 Columns = dict[str, Tensor]

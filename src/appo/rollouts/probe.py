@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from appo.engines import Completion, Engine, Request, SamplingParams
-from appo.rollouts.collector import Measure
+from appo.rollouts.collected import Measure
 from appo.trajectory import NOT_SAMPLED, Prompt, Trajectory
 
 _NUM_SEQUENCES = 4

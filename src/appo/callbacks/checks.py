@@ -1,0 +1,74 @@
+"""What must hold between the parts of a run before anything is started."""
+
+from __future__ import annotations
+
+import lightning as L
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+
+from appo.datamodule import RolloutDataModule
+from appo.engines import Engine
+from appo.module import APPOModule
+from appo.policy import max_positions
+from appo.rollouts import AgentLimits
+from appo.scorers import Scorer
+
+
+def can_overlap(overlap: bool | None, lag: int, engine: Engine) -> bool:
+    """Whether the next iteration is sampled while the current one trains.
+
+    Args:
+        overlap: whether that is wanted; None takes it where it can be had.
+        lag: iterations between sampling and training.
+        engine: samples.
+
+    Raises:
+        ValueError: if it is wanted and cannot be.
+    """
+    if overlap and lag == 0:
+        raise ValueError("rollout.lag must be 1 with rollout.overlap=true, got 0")
+    if overlap and not engine.samples_aside:
+        raise ValueError(
+            "rollout.engine must be one that samples without the trainer's devices, such as VLLMServerEngine, with "
+            f"rollout.overlap=true, got {type(engine).__name__}"
+        )
+    return lag == 1 and engine.samples_aside and overlap is not False
+
+
+def check_ranks(trainer: L.Trainer, data: RolloutDataModule, scorer: Scorer) -> None:
+    """Refuses what several processes cannot do together.
+
+    Raises:
+        ValueError: if the strategy, the number of prompts or the scorer is of that kind.
+    """
+    number, minibatch = trainer.world_size, data.prompts_per_iteration // data.num_minibatches
+    if number == 1:
+        return
+    if not isinstance(trainer.strategy, (DDPStrategy, ModelParallelStrategy)):
+        raise ValueError(
+            "trainer.strategy must be ddp, fsdp2 or ModelParallelStrategy on several processes, got "
+            f"{type(trainer.strategy).__name__}"
+        )
+    if minibatch < number:
+        raise ValueError(f"data.prompts_per_minibatch must be at least one a process, {number}, got {minibatch}")
+    if getattr(scorer, "scope", None) == "batch":
+        raise ValueError(
+            "rollout.scorer.scope must be trajectory or prompt on several processes, which score apart, got batch"
+        )
+
+
+def check_positions(module: APPOModule, data: RolloutDataModule, engine: Engine, limits: AgentLimits) -> None:
+    """Refuses trajectories that may become longer than policy or engine can take.
+
+    Raises:
+        ValueError: if the longest prompt and the longest response do not fit together.
+    """
+    needed = data.max_prompt_tokens + limits.max_response_tokens
+    for limit, name in (
+        (max_positions(module.policy_folder), "the {} positions of model.policy"),
+        (engine.max_length or None, "rollout.engine.max_length = {}"),
+    ):
+        if limit is not None and needed > limit:
+            raise ValueError(
+                f"data.max_prompt_tokens + rollout.max_response_tokens must not exceed {name.format(limit)}, "
+                f"got {data.max_prompt_tokens} + {limits.max_response_tokens}"
+            )
