@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,6 +59,8 @@ def start_core(arguments: dict[str, Any], *, on_cpu: bool) -> Any:
             # Left to itself it puts packed weights in the place of those that updates are copied into.
             _custom_ops._supports_onednn = False
             _give_llvmlite_a_dict()
+            if ranks.num_ranks() > 1:
+                _name_shared_memory()
         return LLMEngine.from_engine_args(EngineArgs(**arguments))
 
 
@@ -143,6 +146,18 @@ def _undisturbed() -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads = set_num_threads
+
+
+def _name_shared_memory() -> None:
+    """Lets the memory that vLLM's parts share on a CPU have a name of this run.
+
+    Between processes that exist already vLLM 0.32 names it by their ranks alone: a run would not start beside another
+    one, nor after one that was killed.
+    """
+    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
+
+    run, name_of = ranks.from_first(uuid.uuid4().hex[:8]), _CPUSHMDistributed.make_group_name
+    _CPUSHMDistributed.make_group_name = staticmethod(lambda group: f"{run}{name_of(group).lstrip('/')}")
 
 
 def _give_llvmlite_a_dict() -> None:
