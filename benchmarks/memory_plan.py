@@ -81,7 +81,7 @@ CASES = (
     Case("qwen2-vocabulary", checkpointing=True, rows=4, scored=500),
 )
 
-CHUNK_BYTES = 2**28
+CHUNK_BYTES = 2**27
 """Of the vocabulary-sized tensors of a chunk without a GPU."""
 
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}

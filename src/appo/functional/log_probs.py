@@ -89,7 +89,7 @@ def _lowest(like: Tensor) -> float:
     return torch.finfo(like.dtype).min / 1e6
 
 
-_CHUNK_BYTES = {"cpu": 2**28}
+_CHUNK_BYTES = {"cpu": 2**27}
 _CHUNK_BYTES_ELSEWHERE = 2**30
 _CHUNK_BUFFERS = 2
 """Tensors of vocabulary size that a chunk takes; the gradient of a soft cap or an entropy takes one more."""
@@ -152,7 +152,7 @@ def linear_log_probs(
         bias: ``[V]`` of the head, finite; None adds nothing.
         token_ids: ``[N]`` int64.
         transform: from the head's outputs to logits.
-        max_bytes: memory of a chunk, at least of one token; None takes 256 MiB on a CPU and 1 GiB elsewhere.
+        max_bytes: memory of a chunk, at least of one token; None takes 128 MiB on a CPU and 1 GiB elsewhere.
 
     Returns:
         ``[N]`` log-probs and ``[N]`` entropies in nats; float64 for hidden states in float64, else float32.
