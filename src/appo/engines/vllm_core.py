@@ -6,7 +6,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -59,9 +59,8 @@ def start_core(arguments: dict[str, Any], *, on_cpu: bool) -> Any:
             # Left to itself it puts packed weights in the place of those that updates are copied into.
             _custom_ops._supports_onednn = False
             _give_llvmlite_a_dict()
-            if ranks.num_ranks() > 1:
-                _name_shared_memory()
-        return LLMEngine.from_engine_args(EngineArgs(**arguments))
+        with _shared_memory_of_this_run() if on_cpu and ranks.num_ranks() > 1 else nullcontext():
+            return LLMEngine.from_engine_args(EngineArgs(**arguments))
 
 
 def stop_core(core: Any, *, owns_process_group: bool) -> None:
@@ -148,8 +147,9 @@ def _undisturbed() -> Iterator[None]:
             torch.set_num_threads = set_num_threads
 
 
-def _name_shared_memory() -> None:
-    """Lets the memory that vLLM's parts share on a CPU have a name of this run.
+@contextmanager
+def _shared_memory_of_this_run() -> Iterator[None]:
+    """Lets the memory that vLLM's parts share on a CPU have a name of this run, while it starts.
 
     Between processes that exist already vLLM 0.32 names it by their ranks alone: a run would not start beside another
     one, nor after one that was killed.
@@ -158,6 +158,10 @@ def _name_shared_memory() -> None:
 
     run, name_of = ranks.from_first(uuid.uuid4().hex[:8]), _CPUSHMDistributed.make_group_name
     _CPUSHMDistributed.make_group_name = staticmethod(lambda group: f"{run}{name_of(group).lstrip('/')}")
+    try:
+        yield
+    finally:
+        _CPUSHMDistributed.make_group_name = staticmethod(name_of)
 
 
 def _give_llvmlite_a_dict() -> None:
