@@ -49,20 +49,21 @@ def measure(pipe: Connection, rank: int, folder: Path, policy: str) -> None:
     from appo.engines.weight_folder import WeightFolder
     from appo.engines.weights import WeightLayout
     from appo.policy import load_policy, load_sharded_policy, named_weights
-    from appo.sharding import Sharding, decoder_layers
+    from appo.sharding import Layout, Sharding, decoder_layers
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     mesh, sharding = init_device_mesh("cpu", (2,)), Sharding()
+    processes = Layout(mesh, mesh)
     figures: dict[str, float] = {}
     # What is imported on the way must not count.
     layout = WeightLayout.of_policy(policy)
-    _warm_up(folder, sharding, mesh)
+    _warm_up(folder, sharding, processes)
     with _peak(figures, "start, all read"):
         model = load_policy(policy)
-        sharding(model, mesh)
+        sharding(model, processes)
     del model
     with _peak(figures, "start, first reads"):
-        model = load_sharded_policy(lambda: load_policy(policy), sharding, mesh)
+        model = load_sharded_policy(lambda: load_policy(policy), sharding, processes)
     dist.barrier()
     with _peak(figures, "handover, one by one"):
         for _ in layout.checked(named_weights(model)):
@@ -93,17 +94,17 @@ def measure(pipe: Connection, rank: int, folder: Path, policy: str) -> None:
     pipe.send(figures)
 
 
-def _warm_up(folder: Path, sharding: Any, mesh: Any) -> None:
+def _warm_up(folder: Path, sharding: Any, processes: Any) -> None:
     """Goes the whole way once with a policy of no size."""
     import torch.distributed as dist
 
     from appo.policy import load_policy, load_sharded_policy, named_weights
 
     small = folder / "small"
-    if mesh.get_local_rank() == 0:
+    if processes.data.get_local_rank() == 0:
         make_policy(small, {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 1})
     dist.barrier()
-    for _ in named_weights(load_sharded_policy(lambda: load_policy(str(small)), sharding, mesh)):
+    for _ in named_weights(load_sharded_policy(lambda: load_policy(str(small)), sharding, processes)):
         pass
 
 

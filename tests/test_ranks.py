@@ -32,6 +32,11 @@ TRAINED = [
 
 ADAPTED = [*TRAINED[:-3], "--model.lora.rank=4", "--model.optimizer.lr=0.01"]
 
+TENSOR_PARALLEL = (
+    "ModelParallelStrategy",
+    ["--trainer.strategy.data_parallel_size=1", "--trainer.strategy.tensor_parallel_size=2"],
+)
+
 
 def fit(folder: Path, policy: Path, strategy: str, processes: int, *options: str) -> subprocess.CompletedProcess[str]:
     """`appo fit` in processes of its own."""
@@ -73,9 +78,9 @@ def alone_with_adapter(tmp_path_factory, policy_folder) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes_train_as_one_does(tmp_path, policy_folder, alone, strategy):
-    done = fit(tmp_path, policy_folder, strategy, 2, *TRAINED)
+@pytest.mark.parametrize(("strategy", "options"), [("ddp", []), ("fsdp2", []), TENSOR_PARALLEL])
+def test_two_processes_train_as_one_does(tmp_path, policy_folder, alone, strategy, options):
+    done = fit(tmp_path, policy_folder, strategy, 2, *TRAINED, *options)
     assert done.returncode == 0, done.stderr[-3000:]
     assert difference(tmp_path / "policy", alone / "policy") <= 1e-5
     assert difference(tmp_path / "policy", policy_folder) > 1e-3
@@ -95,15 +100,14 @@ def test_two_processes_train_as_one_does(tmp_path, policy_folder, alone, strateg
         assert texts[0] == texts[1]
 
 
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path, policy_folder, alone):
+@pytest.mark.parametrize(("strategy", "options"), [("fsdp2", []), TENSOR_PARALLEL])
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path, policy_folder, alone, strategy, options):
     # Stopped after each iteration by its budget of tokens, as a user would stop it.
     total = 0
     rows = []
-    for number, processes in enumerate((2, 1, 2)):
+    for number, chosen in enumerate(((strategy, 2, *options), ("fsdp2", 1), (strategy, 2, *options))):
         resumed = ["--ckpt_path=last"] if number else []
-        done = fit(
-            tmp_path, policy_folder, "fsdp2", processes, *TRAINED, f"--rollout.stop_after_tokens={total + 1}", *resumed
-        )
+        done = fit(tmp_path, policy_folder, *chosen, *TRAINED, f"--rollout.stop_after_tokens={total + 1}", *resumed)
         assert done.returncode == 0, done.stderr[-3000:]
         (row,) = newest(tmp_path)
         total = int(row["rollout/generated_tokens_total"])

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from appo import sharding
 from appo.policy import load_policy, load_sharded_policy
-from appo.sharding import Sharding, whole
+from appo.sharding import Layout, Sharding, whole
 from tests.engines.tiny_policy import make_model, make_tokenizer
 from tests.processes import as_processes
 
@@ -21,10 +21,11 @@ SHARDING = Sharding()
 def compare(rank: int, policy: str, dtype: str) -> None:
     """The policy as the first process hands it out, and as each process reads and shards it for itself."""
     mesh = init_device_mesh("cpu", (2,))
+    layout = Layout(mesh, mesh)
     read_here = load_policy(policy, dtype)
-    SHARDING(read_here, mesh)
+    SHARDING(read_here, layout)
     received = load_sharded_policy(
-        lambda: load_policy(policy if rank == 0 else "no/such/policy", dtype), SHARDING, mesh
+        lambda: load_policy(policy if rank == 0 else "no/such/policy", dtype), SHARDING, layout
     )
     assert received.training == read_here.training
     ours, theirs = dict(received.named_parameters()), dict(read_here.named_parameters())

@@ -120,15 +120,15 @@ class TrainBatch:
         """All rows of some batches, padded to the longest; `num_tokens` and `num_rows` are those of the result.
 
         Args:
-            batches: at least one; all with `ref_log_probs`, or none.
+            batches: at least one; all with `ref_log_probs`, or none. The result has `old_log_probs` if all have.
         """
         if len(batches) == 1:
             return replace(batches[0], num_tokens=None, num_rows=None)
         width = max(batch.token_ids.shape[1] for batch in batches)
-        joined: dict[str, Any] = {}
+        joined: dict[str, Any] = {"old_log_probs": None}
         for f in fields(TrainBatch):
             values = [getattr(batch, f.name) for batch in batches]
-            if isinstance(values[0], Tensor):
+            if all(isinstance(value, Tensor) for value in values):
                 padded = [F.pad(v, (0, width - v.shape[1])) if v.ndim == 2 else v for v in values]
                 joined[f.name] = torch.cat(padded)
         return TrainBatch(**joined)

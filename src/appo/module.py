@@ -25,7 +25,7 @@ from appo.losses import Loss, ProceduralLoss
 from appo.memory import memory_of_step
 from appo.policy import PolicyLogProbs, load_policy, load_sharded_policy, named_weights
 from appo.rollouts import Evaluated, EvaluationMetrics, Measured
-from appo.sharding import Sharding, data_mesh, is_sharded, whole
+from appo.sharding import Layout, Sharding, clip_gradients, is_sharded
 from appo.trajectory import Trajectory
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class APPOModule(L.LightningModule):
         self.policy.train()
         if self.is_compiled:
             self.policy.get_decoder().compile(dynamic=True)
-        self._log_probs = PolicyLogProbs(self.policy, self.temperature)
+        self._log_probs = self._evaluator(self.policy)
         if self.loss.needs_reference:
             self._reference = [self._make_reference(self._log_probs)]
 
@@ -135,18 +135,24 @@ class APPOModule(L.LightningModule):
             return log_probs
         reference = self._load(self.reference_folder)
         reference.eval().requires_grad_(False)
-        return PolicyLogProbs(reference, self.temperature)
+        return self._evaluator(reference)
+
+    def _evaluator(self, model: PreTrainedModel) -> PolicyLogProbs:
+        return PolicyLogProbs(model, self.temperature, None if self._layout is None else self._layout.tensor)
+
+    @cached_property
+    def _layout(self) -> Layout | None:
+        return Layout.of(self.device_mesh)
 
     def _load(self, folder: str, gradient_checkpointing: bool = False, lora: LoRA | None = None) -> PreTrainedModel:
-        mesh = data_mesh(self.device_mesh)
-        if mesh is None:
+        if (layout := self._layout) is None:
             quantization = None if lora is None else lora.quantization(self.dtype_name)
             model = load_policy(folder, self.dtype_name, gradient_checkpointing, self.attention, quantization)
             self._adapt(model, lora)
             return model
         read = partial(load_policy, folder, self.dtype_name, attention=self.attention)
         return load_sharded_policy(
-            read, self.sharding, mesh, gradient_checkpointing, partial(self._adapt, options=lora)
+            read, self.sharding, layout, gradient_checkpointing, partial(self._adapt, options=lora)
         )
 
     def _adapt(self, model: PreTrainedModel, options: LoRA | None) -> None:
@@ -236,24 +242,25 @@ class APPOModule(L.LightningModule):
     def _measure(self, evaluate: PolicyLogProbs, trajectories: Sequence[Trajectory]) -> Measured:
         was_training = evaluate.model.training
         evaluate.model.eval()
-        measured = Measured.nothing(len(trajectories), self.policy_version)
-        lengths = torch.tensor([len(trajectory) for trajectory in trajectories])
+        sampled, own = ranks.pool_tensor_parallel([(t.token_ids, t.response_mask) for t in trajectories])
+        measured = Measured.nothing(len(sampled), self.policy_version)
+        lengths = torch.tensor([len(token_ids) for token_ids, _ in sampled])
         buckets = length_buckets(lengths, self.max_tokens_per_microbatch)
         # Weights of a sharded policy are gathered in every pass: processes make the same number of them.
         num_idle = max(ranks.gather(len(buckets))) - len(buckets) if is_sharded(evaluate.model) else 0
         for rows in buckets:
-            part = [trajectories[row] for row in rows.tolist()]
+            part = [sampled[row] for row in rows.tolist()]
             # In the precision of the training step, or an importance ratio would not begin at 1.
             with self.trainer.precision_plugin.forward_context():
                 log_probs, entropies = evaluate(
-                    pad_sequence([t.token_ids for t in part], batch_first=True).to(self.device),
-                    pad_sequence([t.response_mask for t in part], batch_first=True).to(self.device),
+                    pad_sequence([token_ids for token_ids, _ in part], batch_first=True).to(self.device),
+                    pad_sequence([mask for _, mask in part], batch_first=True).to(self.device),
                 )
             measured.put(rows, lengths[rows], log_probs, entropies)
         for _ in range(num_idle):
             evaluate(token_ids=torch.zeros(1, 2, dtype=torch.int64, device=self.device), mask=_SECOND.to(self.device))
         evaluate.model.train(was_training)
-        return measured
+        return measured[own]
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> dict[str, Measured]:
         """One optimizer step; returns what the policy said before it, if nobody had asked (`old_log_probs` of None)."""
@@ -262,10 +269,12 @@ class APPOModule(L.LightningModule):
                 log.warning("step %d trains nothing: all rewards of its groups are equal", self.trainer.global_step)
                 self._log({"steps_without_signal": 1.0})
                 return {}
-            measured = Measured.nothing(len(batch), self.policy_version)
-            metrics = self._update(batch, measured)
+            self._work += self._flops.of_batch(batch)
+            pooled, own = _pooled(batch)
+            measured = Measured.nothing(len(pooled), self.policy_version)
+            metrics = self._update(pooled, measured)
         self._log({"steps_without_signal": 0.0, **metrics})
-        return {"measured": measured} if batch.old_log_probs is None else {}
+        return {"measured": measured[own]} if batch.old_log_probs is None else {}
 
     def _update(self, batch: TrainBatch, measured: Measured) -> dict[str, Tensor | float]:
         """One optimizer step over the whole batch, in micro-batches whose losses add up."""
@@ -273,7 +282,6 @@ class APPOModule(L.LightningModule):
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         micros, num_own = self._micro_batches(batch)
-        self._work += self._flops.of_batch(batch)
         totals: dict[str, Tensor] = {}
         for number, (rows, micro) in enumerate(micros):
             weight = float(number < num_own)
@@ -283,12 +291,14 @@ class APPOModule(L.LightningModule):
                 micro = replace(micro, old_log_probs=log_probs.detach())
             loss, metrics = self.loss(log_probs, entropies, micro)
             with nullcontext() if number + 1 == len(micros) else self._keeping_gradients():
-                # Strategies take the mean of the gradients of all processes; the step is their sum.
-                self.manual_backward(loss * (weight * ranks.num_ranks()))
+                # Strategies take the mean of the gradients of processes with rows of their own; the step is their sum.
+                self.manual_backward(loss * (weight * ranks.data_parallel_size()))
             for name, value in {"loss": loss.detach(), **metrics}.items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + weight * value
-        summed = dict(zip(totals, ranks.total(torch.stack(list(totals.values()))).float(), strict=True))
-        norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters(), self.max_grad_norm or float("inf")))
+        # Those that compute layers together have the same totals.
+        values = ranks.total(torch.stack(list(totals.values()))).float() / ranks.tensor_parallel_size()
+        summed = dict(zip(totals, values, strict=True))
+        norm = clip_gradients(self.parameters(), self.max_grad_norm)
         is_finite = bool(norm.isfinite())
         if is_finite:
             optimizer.step()
@@ -308,7 +318,7 @@ class APPOModule(L.LightningModule):
         """The micro-batches of this process, with the totals of all; then idle ones, up to the most that any has."""
         own = batch.micro_batches(self.max_tokens_per_microbatch)
         counts = ranks.gather((int(batch.response_mask.sum()), len(batch), len(own)))
-        num_tokens, num_rows, _ = (sum(column) for column in zip(*counts, strict=True))
+        num_tokens, num_rows, _ = (sum(column) // ranks.tensor_parallel_size() for column in zip(*counts, strict=True))
         micros = [(rows, replace(micro, num_tokens=num_tokens, num_rows=num_rows)) for rows, micro in own]
         # Rows come longest first.
         rows, last = micros[-1]
@@ -355,3 +365,12 @@ class APPOModule(L.LightningModule):
             batch_size=1,
             sync_dist=True,
         )
+
+
+def _pooled(batch: TrainBatch) -> tuple[TrainBatch, slice]:
+    """The rows of all processes that compute layers together, and which of them are this one's."""
+    if ranks.tensor_parallel_size() == 1:
+        return batch, slice(None)
+    parts = ranks.gather_tensor_parallel(batch.to(torch.device("cpu")))
+    start = sum(len(part) for part in parts[: ranks.tensor_parallel_rank()])
+    return TrainBatch.cat(parts).to(batch.token_ids.device), slice(start, start + len(batch))

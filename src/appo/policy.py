@@ -24,8 +24,9 @@ from appo import ranks
 from appo.functional import predicting_positions, scatter_scored, token_log_probs
 from appo.head import LinearHead, find_linear_head
 from appo.rows import RowForward
-from appo.sharding import Sharding, gathered, is_sharded, whole, whole_state
+from appo.sharding import Layout, Sharding, check_replicas, gathered, is_sharded, whole, whole_state
 from appo.sharding_start import Blueprint
+from appo.tensor_parallel import RowSplit
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def load_policy(
 def load_sharded_policy(
     load: Callable[[], PreTrainedModel],
     sharding: Sharding,
-    mesh: DeviceMesh,
+    layout: Layout,
     gradient_checkpointing: bool = False,
     extend: Callable[[PreTrainedModel], None] | None = None,
 ) -> PreTrainedModel:
@@ -124,12 +125,13 @@ def load_sharded_policy(
     Args:
         load: reads the whole policy; called on the first process.
         sharding: how it is spread.
-        mesh: of one dimension; all of its processes call this.
+        layout: of the processes; all of them call this.
         gradient_checkpointing: recomputes activations in the backward pass.
         extend: adds parameters, such as those of an adapter; called on what `load` returns, and on the model that
             becomes the policy, last.
     """
     extend = extend or (lambda model: None)
+    mesh = layout.everyone
     source = load() if mesh.get_local_rank() == 0 else None
     if source is not None:
         extend(source)
@@ -143,10 +145,11 @@ def load_sharded_policy(
     blueprint.set_dtypes(model)
     if gradient_checkpointing:
         _checkpoint_gradients(model)
-    sharding(model, mesh)
+    sharding(model, layout)
     blueprint.fill(model, source, mesh, "cpu" if sharding.cpu_offload else mesh.device_type)
     network: nn.Module = model
     network.eval()
+    check_replicas(model, layout)
     return model
 
 
@@ -173,11 +176,13 @@ class PolicyLogProbs:
     Args:
         model: the policy or the reference; its attention may be exchanged for one that does not see other rows.
         temperature: divides the logits, as it did in sampling.
+        tensor: processes that compute decoder layers together; each puts some of the rows through the output head.
     """
 
-    def __init__(self, model: PreTrainedModel, temperature: float = 1.0) -> None:
+    def __init__(self, model: PreTrainedModel, temperature: float = 1.0, tensor: DeviceMesh | None = None) -> None:
         self.model = model
         self.temperature = temperature
+        self.tensor = tensor
         if is_sharded(model):
             # Layers are called one by one, and the head is read: they need the weights that `forward` would gather.
             setattr(model, _FORWARD, self._evaluate)
@@ -216,10 +221,14 @@ class PolicyLogProbs:
 
     def _evaluate(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self._rows(token_ids, predicting_positions(mask))
-        if self._head is not None:
+        if self._head is None:
+            log_probs, entropies = token_log_probs(outputs, token_ids[mask], self.temperature)
+        elif self.tensor is None:
             log_probs, entropies = self._head.log_probs(outputs, token_ids[mask], self.temperature)
         else:
-            log_probs, entropies = token_log_probs(outputs, token_ids[mask], self.temperature)
+            rows = RowSplit(self.tensor, len(outputs))
+            own = self._head.log_probs(rows.part(outputs), rows.part(token_ids[mask]), self.temperature)
+            log_probs, entropies = (rows.all(values) for values in own)
         return scatter_scored(log_probs, mask), scatter_scored(entropies, mask)
 
 

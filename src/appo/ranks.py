@@ -36,6 +36,7 @@ class _Team:
 
     group: dist.ProcessGroup
     timeout: timedelta
+    partners: dist.ProcessGroup | None = None
     phase: str = "setup"
     left: threading.Event = field(default_factory=threading.Event)
     watcher: threading.Thread | None = None
@@ -54,19 +55,23 @@ _LOST = re.compile(r"connection|closed by peer|time[d ]*\s?out|broken pipe|gloo|
 """In what torch.distributed says when another process does not answer."""
 
 
-def join(world_size: int, timeout_s: float) -> None:
+def join(world_size: int, timeout_s: float, tensor_parallel_size: int = 1) -> None:
     """Makes this process one of several; all of them call it, after Lightning has connected them.
 
     Args:
         world_size: of the training; 1 leaves the process alone, whatever group exists.
         timeout_s: seconds that any of them waits for the others.
+        tensor_parallel_size: processes, one after the other, that compute every layer together.
     """
     global _team
     if world_size > 1 and _team is None:
         timeout = timedelta(seconds=timeout_s)
         group = dist.new_group(backend="gloo", timeout=timeout)
         assert group is not None
-        _team = _Team(group, timeout)
+        partners = None
+        if tensor_parallel_size > 1:
+            partners, _ = dist.new_subgroups(tensor_parallel_size, timeout=timeout, backend="gloo")
+        _team = _Team(group, timeout, partners)
 
 
 def wait_no_longer(group: dist.ProcessGroup | None = None) -> None:
@@ -101,6 +106,21 @@ def num_ranks() -> int:
     return 1 if _team is None else dist.get_world_size(_team.group)
 
 
+def tensor_parallel_rank() -> int:
+    """Number of this process among those that compute a layer together."""
+    return 0 if _team is None or _team.partners is None else dist.get_rank(_team.partners)
+
+
+def tensor_parallel_size() -> int:
+    """How many processes compute a layer together."""
+    return 1 if _team is None or _team.partners is None else dist.get_world_size(_team.partners)
+
+
+def data_parallel_size() -> int:
+    """How many times the policy is evaluated at the same time, on rows of its own each."""
+    return num_ranks() // tensor_parallel_size()
+
+
 def share(items: Sequence[Item]) -> Sequence[Item]:
     """Every `num_ranks()`-th item, beginning with that of this rank's number."""
     return items[rank() :: num_ranks()]
@@ -124,6 +144,23 @@ def gather(item: Item) -> list[Item]:
     with _hearing(_team):
         dist.all_gather_object(items, item, group=_team.group)
     return items
+
+
+def gather_tensor_parallel(item: Item) -> list[Item]:
+    """What those have brought that compute a layer together, in the order of ranks, on each of them."""
+    if _team is None or _team.partners is None:
+        return [item]
+    items = [item] * tensor_parallel_size()
+    with _hearing(_team):
+        dist.all_gather_object(items, item, group=_team.partners)
+    return items
+
+
+def pool_tensor_parallel(items: Sequence[Item]) -> tuple[list[Item], slice]:
+    """The items of all those that compute a layer together, in the order of ranks, and which of them are this one's."""
+    parts = gather_tensor_parallel(items)
+    start = sum(len(part) for part in parts[: tensor_parallel_rank()])
+    return [item for part in parts for item in part], slice(start, start + len(items))
 
 
 def gather_on_first(item: Item) -> list[Item]:

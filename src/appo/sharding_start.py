@@ -37,7 +37,7 @@ class Blueprint:
 
         Args:
             source: the model, on the first process.
-            mesh: of one dimension.
+            mesh: of one dimension, all processes.
         """
         blueprints: list[Any] = [None]
         if source is not None:
@@ -75,7 +75,7 @@ class Blueprint:
         Args:
             model: sharded, on the meta device.
             source: the whole model, on the first process; it is left without weights.
-            mesh: that `model` is sharded over.
+            mesh: of one dimension, all processes.
             device: of the shards.
         """
         model.to_empty(device=device)
@@ -84,7 +84,11 @@ class Blueprint:
             assert isinstance(parameter, DTensor)
             # Only the first process's is read.
             full = weights[name] if weights else torch.empty(parameter.shape, dtype=parameter.dtype)
-            shard = distribute_tensor(full.detach().to(mesh.device_type), mesh, parameter.placements)
+            full = full.detach().to(mesh.device_type)
+            if parameter.device_mesh.size() < mesh.size():
+                # Norms that several processes have alike: the first one of each mesh hands them on.
+                dist.broadcast(full, group=mesh.get_group(), group_src=0)
+            shard = distribute_tensor(full, parameter.device_mesh, parameter.placements)
             parameter.to_local().copy_(shard.to_local())
             if weights:
                 weights[name].data = full.new_empty(0)

@@ -49,7 +49,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>")
 
 
-def make_model(architecture: str, vocab_size: int, *, tie: bool = False, seed: int = 0) -> PreTrainedModel:
+def make_model(
+    architecture: str, vocab_size: int, *, tie: bool = False, seed: int = 0, num_kv_heads: int = 1
+) -> PreTrainedModel:
     """A random policy with enough spread in its logits to make sampling tell rows apart."""
     torch.manual_seed(seed)
     config_class, model_class = ARCHITECTURES[architecture]
@@ -59,7 +61,7 @@ def make_model(architecture: str, vocab_size: int, *, tie: bool = False, seed: i
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=2,
-        num_key_value_heads=1,
+        num_key_value_heads=num_kv_heads,
         head_dim=32,
         max_position_embeddings=256,
         initializer_range=0.25,

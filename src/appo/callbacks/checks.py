@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from transformers import AutoConfig
 
 from appo.datamodule import RolloutDataModule
 from appo.engines import Engine
@@ -11,6 +12,8 @@ from appo.module import APPOModule
 from appo.policy import max_positions
 from appo.rollouts import AgentLimits
 from appo.scorers import Scorer
+from appo.sharding import Layout
+from appo.tensor_parallel import check_split
 
 
 def can_overlap(overlap: bool | None, lag: int, engine: Engine) -> bool:
@@ -54,6 +57,27 @@ def check_ranks(trainer: L.Trainer, data: RolloutDataModule, scorer: Scorer) -> 
         raise ValueError(
             "rollout.scorer.scope must be trajectory or prompt on several processes, which score apart, got batch"
         )
+
+
+def check_tensor_parallel(module: APPOModule) -> int:
+    """How many processes compute a layer together, if the policy allows it.
+
+    Raises:
+        ValueError: if the policy or the reference cannot be split among them, or an adapter is to be trained.
+    """
+    layout = Layout.of(module.device_mesh)
+    if layout is None or layout.tensor is None:
+        return 1
+    size = layout.tensor.size()
+    if module.lora is not None:
+        raise ValueError(
+            f"model.lora must be null with trainer.strategy.tensor_parallel_size = {size}; trainer.strategy=fsdp2 "
+            "shards the policy that an adapter stands beside"
+        )
+    folders = {module.policy_folder, *([module.reference_folder] if module.loss.needs_reference else [])}
+    for folder in sorted(folders):
+        check_split(AutoConfig.from_pretrained(folder), size)
+    return size
 
 
 def check_positions(module: APPOModule, data: RolloutDataModule, engine: Engine, limits: AgentLimits) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from appo import ranks
 from appo.advantages import AdvantageEstimator
-from appo.callbacks.checks import can_overlap, check_positions, check_ranks
+from appo.callbacks.checks import can_overlap, check_positions, check_ranks, check_tensor_parallel
 from appo.callbacks.common import parts_of, run_folder
 from appo.callbacks.recording import write_evaluated, write_metrics, write_rollouts
 from appo.datamodule import RolloutDataModule
@@ -55,7 +55,7 @@ from appo.rollouts import (
 )
 from appo.scorers import Scorer
 from appo.seeding import derive_seed
-from appo.sharding import data_mesh
+from appo.sharding import Layout
 from appo.tools import CallSyntax, ToolProvider, ToolRunner
 from appo.trajectory import Prompt, Trajectory
 
@@ -224,7 +224,7 @@ class RolloutCallback(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         module, data = parts_of(trainer, pl_module)
         check_ranks(trainer, data, self.scorer)
-        ranks.join(trainer.world_size, self.rank_timeout_s)
+        ranks.join(trainer.world_size, self.rank_timeout_s, check_tensor_parallel(module))
         ranks.watch(getattr(trainer.strategy.launcher, "procs", ()))
         # An engine may have a process group of its own, which Lightning takes for a distributed run.
         warnings.filterwarnings("ignore", "It is recommended to use `self.log.*sync_dist=True")
@@ -293,8 +293,9 @@ class RolloutCallback(L.Callback):
         # Not before: a sharded checkpoint is restored after `on_fit_start`.
         assert self._iteration is not None
         ranks.wait_no_longer()
-        if (mesh := data_mesh(pl_module.device_mesh)) is not None:
-            ranks.wait_no_longer(mesh.get_group())
+        if (layout := Layout.of(pl_module.device_mesh)) is not None:
+            for group in layout.groups:
+                ranks.wait_no_longer(group)
         self._iteration.pending = [trajectory_from_record(record) for record in self._restored_pending]
         self._restored_pending = []
         # A run that had spent its budget before it was interrupted has only to write what it ends with.

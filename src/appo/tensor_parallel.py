@@ -1,0 +1,144 @@
+"""Decoder layers that several processes compute together, a part of every matrix each (tensor parallelism).
+
+The model says itself how its matrices are split: ``base_model_tp_plan`` of its configuration in transformers. What is
+done about it is torch's own. Attention heads and inner units of the MLP are spread; hidden states between layers, and
+so the output of every layer, are whole on each process. See "Megatron-LM: Training Multi-Billion Parameter Language
+Models Using Model Parallelism" (https://arxiv.org/abs/1909.08053), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+from transformers import PreTrainedConfig, PreTrainedModel
+
+_HEAD_DIMENSION = 2
+"""Of queries and keys where they are normed head by head: ``[B, T, heads, head size]``."""
+
+_STYLES: Mapping[str, Callable[[], ParallelStyle]] = {
+    "colwise": ColwiseParallel,
+    "colwise_gather_output": lambda: ColwiseParallel(output_layouts=Replicate()),
+    "colwise_rep": lambda: ColwiseParallel(output_layouts=Replicate()),
+    "rowwise": RowwiseParallel,
+    "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate()),
+    "rowwise_rep": lambda: RowwiseParallel(input_layouts=Replicate()),
+    # Each process sees its own heads: their gradients are added up.
+    "replicated_with_grad_allreduce": lambda: SequenceParallel(sequence_dim=_HEAD_DIMENSION, use_local_output=True),
+}
+"""What transformers calls them, and what they are in torch."""
+
+_SPREAD_SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+
+
+def check_split(config: PreTrainedConfig, size: int) -> None:
+    """Refuses a model that cannot be split, before it is read.
+
+    Args:
+        config: of the model.
+        size: processes that compute a layer together.
+
+    Raises:
+        ValueError: if it has no plan, a plan with something else than linear layers and norms of heads, sizes that are
+            not divisible, or dropout, which would differ between the processes.
+    """
+    text = config.get_text_config(decoder=True)
+    plan = _layer_plan(text)
+    kind = text.model_type
+    if not plan:
+        raise ValueError(
+            f"model.policy must have a tensor-parallel plan with tensor_parallel_size = {size}, got none for {kind}"
+        )
+    if unknown := sorted(set(plan.values()) - _STYLES.keys()):
+        raise ValueError(
+            f"model.policy must split by {', '.join(_STYLES)} with tensor_parallel_size = {size}, got "
+            f"{', '.join(unknown)} in the plan of {kind}"
+        )
+    for name in _SPREAD_SIZES:
+        values = getattr(text, name, None) or size
+        # Some models have one a layer.
+        for value in values if isinstance(values, list) else [values]:
+            if value % size:
+                raise ValueError(f"tensor_parallel_size must divide {name} = {value} of model.policy, got {size}")
+    for name, value in text.to_dict().items():
+        if name != "classifier_dropout" and ("dropout" in name or "pdrop" in name) and value:
+            raise ValueError(
+                f"model.policy must have no dropout with tensor_parallel_size = {size}, got {name}={value}"
+            )
+
+
+def split_layers(model: PreTrainedModel, mesh: DeviceMesh) -> None:
+    """Splits the decoder layers of a model in place; embeddings, output head and norms between layers stay whole.
+
+    Args:
+        model: it may be on the meta device.
+        mesh: of one dimension, the processes that compute a layer together.
+
+    Raises:
+        ValueError: if `check_split` refuses the model.
+    """
+    check_split(model.config, mesh.size())
+    plan = _layer_plan(model.config.get_text_config(decoder=True))
+    parallelize_module(model.get_decoder(), mesh, {name: _STYLES[style]() for name, style in plan.items()})
+
+
+def _layer_plan(text: PreTrainedConfig) -> dict[str, str]:
+    plan = getattr(text, "base_model_tp_plan", None) or {}
+    return {name: style for name, style in plan.items() if name.startswith("layers.")}
+
+
+@dataclass(frozen=True)
+class RowSplit:
+    """Rows that several processes have alike, of which each computes some.
+
+    A weight that is used in between gets the gradient of this process's rows times the number of processes, such that
+    the mean over processes, which sharding takes, is the gradient of all rows.
+
+    Attributes:
+        mesh: of one dimension.
+        num_rows: in all, at any number.
+    """
+
+    mesh: DeviceMesh
+    num_rows: int
+
+    def part(self, rows: Tensor) -> Tensor:
+        """This process's share, ``[N', ...]``, of ``[N, ...]`` rows; gradients come back of all of them."""
+        split = DTensor.from_local(rows, self.mesh, [Replicate()], run_check=False).redistribute(placements=[Shard(0)])
+        return _scale_gradient(split.to_local(), 1.0 / self.mesh.size())
+
+    def all(self, values: Tensor) -> Tensor:
+        """``[N]`` values of all rows, from the ``[N']`` of this process's share."""
+        scaled = _scale_gradient(values, self.mesh.size())
+        shape, stride = torch.Size([self.num_rows]), (1,)
+        return DTensor.from_local(
+            scaled, self.mesh, [Shard(0)], run_check=False, shape=shape, stride=stride
+        ).full_tensor()
+
+
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
+def _scale_gradient(tensor: Tensor, factor: float) -> Tensor:
+    scaled: Tensor = _ScaledGradient.apply(tensor, factor)  # type: ignore[no-untyped-call]
+    return scaled

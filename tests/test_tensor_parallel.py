@@ -1,0 +1,102 @@
+"""Two processes that compute every decoder layer together, against one that computes it alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from transformers import AutoConfig, Qwen3Config
+
+from appo.policy import PolicyLogProbs, load_policy, load_sharded_policy, named_weights
+from appo.sharding import Layout, Sharding, clip_gradients
+from appo.tensor_parallel import check_split
+from tests.engines.tiny_policy import make_model, make_tokenizer
+from tests.processes import as_processes
+
+SHARDING = Sharding()
+
+
+def split(policy: str, rank: int) -> tuple[Layout, torch.nn.Module]:
+    layout = Layout.of(init_device_mesh("cpu", (1, 2), mesh_dim_names=("data_parallel", "tensor_parallel")))
+    assert layout is not None
+    return layout, load_sharded_policy(lambda: load_policy(policy if rank == 0 else "no/such/policy"), SHARDING, layout)
+
+
+def largest_distance(model: torch.nn.Module, alone: torch.nn.Module) -> float:
+    """Of the gradients of a split policy, relative to the norm of those of the whole one."""
+    whole = {name: parameter.grad for name, parameter in alone.named_parameters()}
+    return max(
+        float((parameter.grad.full_tensor() - whole[name]).norm() / whole[name].norm())
+        for name, parameter in model.named_parameters()
+    )
+
+
+def compare(rank: int, policy: str) -> None:
+    layout, model = split(policy, rank)
+    alone = load_policy(policy)
+    for (name, ours), theirs in zip(named_weights(model), alone.parameters(), strict=False):
+        assert torch.equal(ours, theirs), name
+    shapes = {name: parameter.to_local().shape for name, parameter in model.named_parameters()}
+    assert (
+        shapes["model.layers.0.self_attn.q_proj.weight"][0] == alone.model.layers[0].self_attn.q_proj.out_features / 2
+    )
+    evaluate, evaluate_alone = PolicyLogProbs(model, 0.7, layout.tensor), PolicyLogProbs(alone, 0.7)
+    token_ids = torch.arange(36).view(3, 12)
+    generator = torch.Generator().manual_seed(0)
+    several = torch.rand(3, 12, generator=generator) < 0.5
+    several[:, 0] = False
+    one = torch.zeros(3, 12, dtype=torch.bool)
+    one[1, 4] = True
+    for mask in (several, one):
+        pairs = zip(evaluate(token_ids, mask), evaluate_alone(token_ids, mask), strict=True)
+        losses = [torch.zeros(()), torch.zeros(())]
+        for values in pairs:
+            torch.testing.assert_close(*values, atol=2e-6, rtol=1e-5)
+            coefficients = torch.randn(3, 12, generator=generator)
+            losses = [loss + (value * coefficients).sum() for loss, value in zip(losses, values, strict=True)]
+        for loss in losses:
+            loss.backward()
+        assert largest_distance(model, alone) <= 5e-5
+        norm = torch.nn.utils.clip_grad_norm_(alone.parameters(), 0.5)
+        torch.testing.assert_close(clip_gradients(model.parameters(), 0.5), norm, atol=0.0, rtol=1e-5)
+        assert largest_distance(model, alone) <= 5e-5
+        model.zero_grad()
+        alone.zero_grad()
+
+
+@pytest.mark.parametrize(("architecture", "tie"), [("llama", True), ("qwen2", False), ("qwen3", True)])
+def test_a_split_policy_says_and_learns_what_the_whole_does(tmp_path, architecture, tie):
+    policy = tmp_path / "policy"
+    model = make_model(architecture, len(make_tokenizer()), tie=tie, num_kv_heads=2)
+    for name, parameter in model.named_parameters():
+        if "norm" in name or "bias" in name:
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
+    model.save_pretrained(policy)
+    as_processes(compare, tmp_path, str(policy))
+
+
+def forget_norms_of_heads(rank: int, policy: str) -> None:
+    plan = Qwen3Config.base_model_tp_plan
+    Qwen3Config.base_model_tp_plan = {name: style for name, style in plan.items() if "_norm" not in name}
+    with pytest.raises(ValueError, match=r"must have a plan of model\.layers\.0\.self_attn\.q_norm\.weight"):
+        split(policy, rank)
+
+
+def test_a_weight_that_a_plan_forgets_is_found_before_it_is_trained(tmp_path):
+    policy = tmp_path / "policy"
+    make_model("qwen3", len(make_tokenizer()), num_kv_heads=2).save_pretrained(policy)
+    as_processes(forget_norms_of_heads, tmp_path, str(policy))
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "message"),
+    [
+        ({"model_type": "gpt2"}, 2, "must have a tensor-parallel plan .* got none for gpt2"),
+        ({"model_type": "mixtral"}, 2, "must split by colwise, .* got .*moe_tp_experts.* in the plan of mixtral"),
+        ({"model_type": "qwen2", "num_key_value_heads": 4}, 8, "must divide num_key_value_heads = 4 .*, got 8"),
+        ({"model_type": "llama", "attention_dropout": 0.1}, 2, "must have no dropout .* got attention_dropout=0.1"),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_be_split_is_refused(model, size, message):
+    with pytest.raises(ValueError, match=message):
+        check_split(AutoConfig.for_model(**model), size)
