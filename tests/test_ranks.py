@@ -32,17 +32,19 @@ TRAINED = [
 
 ADAPTED = [*TRAINED[:-3], "--model.lora.rank=4", "--model.optimizer.lr=0.01"]
 
-TENSOR_PARALLEL = (
-    "ModelParallelStrategy",
-    ["--trainer.strategy.data_parallel_size=1", "--trainer.strategy.tensor_parallel_size=2"],
-)
+TENSOR_PARALLEL = [
+    "--trainer.strategy=ModelParallelStrategy",
+    "--trainer.strategy.data_parallel_size=1",
+    "--trainer.strategy.tensor_parallel_size=2",
+]
 
 
 def fit(folder: Path, policy: Path, strategy: str, processes: int, *options: str) -> subprocess.CompletedProcess[str]:
-    """`appo fit` in processes of its own."""
+    """`appo fit` in processes of its own; with strategy `tensor`, two that compute every layer together."""
+    chosen = TENSOR_PARALLEL if strategy == "tensor" else [f"--trainer.strategy={strategy}"]
     command = [
         sys.executable, "-m", "appo", "fit", "--config", CONFIG, *SMALL, f"--model.policy={policy}",
-        f"--trainer.default_root_dir={folder}", f"--trainer.strategy={strategy}", f"--trainer.devices={processes}",
+        f"--trainer.default_root_dir={folder}", *chosen, f"--trainer.devices={processes}",
         "--rollout.rank_timeout_s=60", *options,
     ]  # fmt: skip
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -78,9 +80,9 @@ def alone_with_adapter(tmp_path_factory, policy_folder) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("strategy", "options"), [("ddp", []), ("fsdp2", []), TENSOR_PARALLEL])
-def test_two_processes_train_as_one_does(tmp_path, policy_folder, alone, strategy, options):
-    done = fit(tmp_path, policy_folder, strategy, 2, *TRAINED, *options)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "tensor"])
+def test_two_processes_train_as_one_does(tmp_path, policy_folder, alone, strategy):
+    done = fit(tmp_path, policy_folder, strategy, 2, *TRAINED)
     assert done.returncode == 0, done.stderr[-3000:]
     assert difference(tmp_path / "policy", alone / "policy") <= 1e-5
     assert difference(tmp_path / "policy", policy_folder) > 1e-3
@@ -100,12 +102,12 @@ def test_two_processes_train_as_one_does(tmp_path, policy_folder, alone, strateg
         assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize(("strategy", "options"), [("fsdp2", []), TENSOR_PARALLEL])
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path, policy_folder, alone, strategy, options):
+@pytest.mark.parametrize("strategy", ["fsdp2", "tensor"])
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path, policy_folder, alone, strategy):
     # Stopped after each iteration by its budget of tokens, as a user would stop it.
     total = 0
     rows = []
-    for number, chosen in enumerate(((strategy, 2, *options), ("fsdp2", 1), (strategy, 2, *options))):
+    for number, chosen in enumerate(((strategy, 2), ("fsdp2", 1), (strategy, 2))):
         resumed = ["--ckpt_path=last"] if number else []
         done = fit(tmp_path, policy_folder, *chosen, *TRAINED, f"--rollout.stop_after_tokens={total + 1}", *resumed)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -173,6 +175,7 @@ def newest(folder: Path) -> list[dict[str, float]]:
         ("--model.loss=tests.mortal.KilledInUpdate", "fsdp2", "update"),
         ("--model.loss=tests.mortal.HangingInUpdate", "ddp", "update"),
         ("--model.loss=tests.mortal.HangingInUpdate", "fsdp2", "update"),
+        ("--model.loss=tests.mortal.HangingInUpdate", "tensor", "update"),
         ("--rollout.engine=tests.mortal.HangingEngine", "ddp", "weights"),
     ],
 )
