@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.debug import CommDebugMode
 from transformers import AutoConfig, Qwen3Config
 
 from appo.policy import PolicyLogProbs, load_policy, load_sharded_policy, named_weights
@@ -14,6 +15,7 @@ from tests.engines.tiny_policy import make_model, make_tokenizer
 from tests.processes import as_processes
 
 SHARDING = Sharding()
+c10d_functional = torch.ops.c10d_functional
 
 
 def split(policy: str, rank: int) -> tuple[Layout, torch.nn.Module]:
@@ -40,6 +42,12 @@ def compare(rank: int, policy: str) -> None:
     assert (
         shapes["model.layers.0.self_attn.q_proj.weight"][0] == alone.model.layers[0].self_attn.q_proj.out_features / 2
     )
+    with CommDebugMode() as sent:
+        model(input_ids=torch.arange(8).unsqueeze(0), use_cache=False).logits.sum().backward()
+    model.zero_grad()
+    # Twice forward and twice back in every layer, and for the gradient of every norm of heads.
+    num_head_norms = sum(".q_norm." in name or ".k_norm." in name for name in shapes)
+    assert sent.get_comm_counts()[c10d_functional.all_reduce] == 4 * len(alone.model.layers) + num_head_norms
     evaluate, evaluate_alone = PolicyLogProbs(model, 0.7, layout.tensor), PolicyLogProbs(alone, 0.7)
     token_ids = torch.arange(36).view(3, 12)
     generator = torch.Generator().manual_seed(0)

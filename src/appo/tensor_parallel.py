@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -28,10 +29,32 @@ from transformers import PreTrainedConfig, PreTrainedModel
 _HEAD_DIMENSION = 2
 """Of queries and keys where they are normed head by head: ``[B, T, heads, head size]``."""
 
+
+class _SharedInput(ColwiseParallel):
+    """Layers that read the same hidden states, as those of queries, keys and values do, add up their gradients once."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        module.register_forward_pre_hook(partial(_replicate, device_mesh))
+        split: nn.Module = super()._apply(module, device_mesh)
+        return split
+
+
+def _replicate(mesh: DeviceMesh, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    hidden, *rest = args
+    if isinstance(hidden, DTensor):
+        return args
+    if not hasattr(hidden, _REPLICATED):
+        setattr(hidden, _REPLICATED, DTensor.from_local(hidden, mesh, [Replicate()], run_check=False))
+    return getattr(hidden, _REPLICATED), *rest
+
+
+_REPLICATED = "_as_replicated"
+"""Attribute of a tensor: itself, as a part of the graph that several layers share."""
+
 _STYLES: Mapping[str, Callable[[], ParallelStyle]] = {
-    "colwise": ColwiseParallel,
-    "colwise_gather_output": lambda: ColwiseParallel(output_layouts=Replicate()),
-    "colwise_rep": lambda: ColwiseParallel(output_layouts=Replicate()),
+    "colwise": _SharedInput,
+    "colwise_gather_output": lambda: _SharedInput(output_layouts=Replicate()),
+    "colwise_rep": lambda: _SharedInput(output_layouts=Replicate()),
     "rowwise": RowwiseParallel,
     "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate()),
     "rowwise_rep": lambda: RowwiseParallel(input_layouts=Replicate()),
