@@ -9,12 +9,12 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 
-def as_processes(work: Callable[..., None], folder: Path, *args: object) -> None:
-    """Runs a function on two connected processes, with its rank as first argument."""
-    torch.multiprocessing.spawn(_connected, (work, str(folder / "store"), *args), nprocs=2)
+def as_processes(work: Callable[..., None], folder: Path, *args: object, num: int = 2) -> None:
+    """Runs a function on some connected processes, with its rank as first argument."""
+    torch.multiprocessing.spawn(_connected, (num, work, str(folder / "store"), *args), nprocs=num)
 
 
-def _connected(rank: int, work: Callable[..., None], store: str, *args: object) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def _connected(rank: int, num: int, work: Callable[..., None], store: str, *args: object) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=num)
     work(rank, *args)
     dist.destroy_process_group()

@@ -1,9 +1,10 @@
-"""Two processes that compute every decoder layer together, against one that computes it alone."""
+"""Pairs of processes that compute every decoder layer together, against one that computes it alone."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.debug import CommDebugMode
 from transformers import AutoConfig, Qwen3Config
@@ -15,11 +16,11 @@ from tests.engines.tiny_policy import make_model, make_tokenizer
 from tests.processes import as_processes
 
 SHARDING = Sharding()
-c10d_functional = torch.ops.c10d_functional
 
 
 def split(policy: str, rank: int) -> tuple[Layout, torch.nn.Module]:
-    layout = Layout.of(init_device_mesh("cpu", (1, 2), mesh_dim_names=("data_parallel", "tensor_parallel")))
+    shape = (dist.get_world_size() // 2, 2)
+    layout = Layout.of(init_device_mesh("cpu", shape, mesh_dim_names=("data_parallel", "tensor_parallel")))
     assert layout is not None
     return layout, load_sharded_policy(lambda: load_policy(policy if rank == 0 else "no/such/policy"), SHARDING, layout)
 
@@ -34,36 +35,33 @@ def largest_distance(model: torch.nn.Module, alone: torch.nn.Module) -> float:
 
 
 def compare(rank: int, policy: str) -> None:
+    """Log-probs, entropies, gradients and their norm; every two processes have rows of their own."""
     layout, model = split(policy, rank)
     alone = load_policy(policy)
-    for (name, ours), theirs in zip(named_weights(model), alone.parameters(), strict=False):
-        assert torch.equal(ours, theirs), name
-    shapes = {name: parameter.to_local().shape for name, parameter in model.named_parameters()}
-    assert (
-        shapes["model.layers.0.self_attn.q_proj.weight"][0] == alone.model.layers[0].self_attn.q_proj.out_features / 2
-    )
-    with CommDebugMode() as sent:
-        model(input_ids=torch.arange(8).unsqueeze(0), use_cache=False).logits.sum().backward()
-    model.zero_grad()
-    # Twice forward and twice back in every layer, and for the gradient of every norm of heads.
-    num_head_norms = sum(".q_norm." in name or ".k_norm." in name for name in shapes)
-    assert sent.get_comm_counts()[c10d_functional.all_reduce] == 4 * len(alone.model.layers) + num_head_norms
+    weights = dict(alone.named_parameters(remove_duplicate=False))
+    for name, weight in named_weights(model):
+        assert torch.equal(weight, weights.pop(name)), name
+    assert not weights
+    parts = dict(model.named_parameters())
+    num_groups = layout.data.size()
+    for name in ("up", "down"):
+        assert parts[f"model.layers.0.mlp.{name}_proj.weight"].to_local().numel() == 48 * 64 / 2 / num_groups
     evaluate, evaluate_alone = PolicyLogProbs(model, 0.7, layout.tensor), PolicyLogProbs(alone, 0.7)
-    token_ids = torch.arange(36).view(3, 12)
     generator = torch.Generator().manual_seed(0)
     several = torch.rand(3, 12, generator=generator) < 0.5
     several[:, 0] = False
     one = torch.zeros(3, 12, dtype=torch.bool)
     one[1, 4] = True
     for mask in (several, one):
-        pairs = zip(evaluate(token_ids, mask), evaluate_alone(token_ids, mask), strict=True)
-        losses = [torch.zeros(()), torch.zeros(())]
-        for values in pairs:
-            torch.testing.assert_close(*values, atol=2e-6, rtol=1e-5)
-            coefficients = torch.randn(3, 12, generator=generator)
-            losses = [loss + (value * coefficients).sum() for loss, value in zip(losses, values, strict=True)]
-        for loss in losses:
-            loss.backward()
+        coefficients = torch.randn(2, 3, 12, generator=generator)
+        for group in range(num_groups):
+            token_ids = torch.arange(36).view(3, 12) + group
+            expected = torch.stack(evaluate_alone(token_ids, mask))
+            ((expected * coefficients).sum() / num_groups).backward()
+            if group == layout.data.get_local_rank():
+                values = torch.stack(evaluate(token_ids, mask))
+                torch.testing.assert_close(values, expected, atol=2e-6, rtol=1e-5)
+                (values * coefficients).sum().backward()
         assert largest_distance(model, alone) <= 5e-5
         norm = torch.nn.utils.clip_grad_norm_(alone.parameters(), 0.5)
         torch.testing.assert_close(clip_gradients(model.parameters(), 0.5), norm, atol=0.0, rtol=1e-5)
@@ -72,15 +70,31 @@ def compare(rank: int, policy: str) -> None:
         alone.zero_grad()
 
 
-@pytest.mark.parametrize(("architecture", "tie"), [("llama", True), ("qwen2", False), ("qwen3", True)])
-def test_a_split_policy_says_and_learns_what_the_whole_does(tmp_path, architecture, tie):
+@pytest.mark.parametrize(
+    ("architecture", "tie", "processes"), [("llama", True, 2), ("qwen2", False, 2), ("qwen3", True, 4)]
+)
+def test_a_split_policy_says_and_learns_what_the_whole_does(tmp_path, architecture, tie, processes):
     policy = tmp_path / "policy"
     model = make_model(architecture, len(make_tokenizer()), tie=tie, num_kv_heads=2)
     for name, parameter in model.named_parameters():
         if "norm" in name or "bias" in name:
             torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
     model.save_pretrained(policy)
-    as_processes(compare, tmp_path, str(policy))
+    as_processes(compare, tmp_path, str(policy), num=processes)
+
+
+def count_collectives(rank: int, policy: str) -> None:
+    _, model = split(policy, rank)
+    with CommDebugMode() as sent:
+        model(input_ids=torch.arange(8).unsqueeze(0), use_cache=False).logits.sum().backward()
+    # Twice forward and twice back in each of two layers.
+    assert sent.get_comm_counts()[torch.ops.c10d_functional.all_reduce] == 8
+
+
+def test_a_layer_takes_four_collectives(tmp_path):
+    policy = tmp_path / "policy"
+    make_model("qwen2", len(make_tokenizer()), num_kv_heads=2).save_pretrained(policy)
+    as_processes(count_collectives, tmp_path, str(policy))
 
 
 def forget_norms_of_heads(rank: int, policy: str) -> None:
