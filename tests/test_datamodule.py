@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from appo import ranks
 from appo.datamodule import RolloutDataModule
 from appo.prompts import BenchmarkQuestions, JsonlQuestions, MixedQuestions
 from appo.rollouts import read_trajectories
+from appo.trajectory import Trajectory
 
 from .processes import as_processes
 from .toy import run
@@ -73,6 +75,47 @@ def test_processes_share_a_mini_batch_by_its_tokens(tmp_path, policy_folder):
         # Of four prompts, the process with the longest has the shortest beside it.
         longest, other = (ours, theirs) if max(ours) > max(theirs) else (theirs, ours)
         assert min(longest) <= min(other)
+
+
+def shares_of_known(rank, folder, policy):
+    """Writes which prompts a process gets when responses are known, also after it is resumed."""
+    ranks.join(2, 60.0)
+
+    def open_data():
+        data = RolloutDataModule(JsonlQuestions(f"{folder}/train.jsonl", test=None), policy, 4)
+        data.setup("fit")
+        return data
+
+    data = open_data()
+    before = ids(data, 0)
+    # Each process has sampled two of the four prompts.
+    data.note_responses([answered(prompt, 10 ** int(prompt.id)) for prompt in data.iteration_prompts(0)])
+    resumed = open_data()
+    resumed.load_state_dict(json.loads(json.dumps(data.state_dict())))
+    found = [before, ids(data, 0), ids(data, 1), ids(resumed, 1)]
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    ranks.leave()
+
+
+def answered(prompt, length):
+    """A trajectory of a prompt with so many tokens behind it."""
+    num_prompt = len(prompt.token_ids)
+    mask = torch.arange(num_prompt + length) >= num_prompt
+    nothing = torch.zeros(len(mask))
+    return Trajectory(prompt, torch.ones(len(mask), dtype=torch.int64), mask, nothing, nothing.long(), (), (), "eos")
+
+
+def test_processes_share_a_mini_batch_by_how_long_responses_were(tmp_path, policy_folder):
+    (tmp_path / "train.jsonl").write_text("".join(f'{{"question": "{i}", "answer": "1"}}\n' for i in range(4)))
+    as_processes(shares_of_known, tmp_path, str(tmp_path), str(policy_folder))
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    for share in (first, second):
+        # What has been drawn stays, also for those that were sampled ahead.
+        assert share[0] == share[1]
+        # 10,000 tokens beside 10, and 1,000 beside 100.
+        assert sorted(share[2]) in (["1", "4"], ["2", "3"])
+        assert share[2] == share[3]
+    assert sorted(first[2] + second[2]) == ["1", "2", "3", "4"]
 
 
 def test_a_checkpoint_in_the_middle_of_a_pass_is_resumed(open_data):

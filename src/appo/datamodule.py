@@ -16,9 +16,9 @@ from appo.batch import TrainBatch
 from appo.policy import load_tokenizer
 from appo.prompts import ChatEncoder, PromptLoader, PromptSource, PromptStore, PromptStream, Split, write_account
 from appo.rollouts import Evaluated, RolloutBuffer
-from appo.rollouts.spreading import spread_groups
+from appo.rollouts.spreading import expected_tokens, response_tokens, spread_groups
 from appo.seeding import derive_seed
-from appo.trajectory import Prompt
+from appo.trajectory import Prompt, Trajectory
 
 
 class RolloutDataModule(L.LightningDataModule):
@@ -109,6 +109,10 @@ class RolloutDataModule(L.LightningDataModule):
         self.evaluation_buffers: dict[Split, RolloutBuffer[Evaluated]] = {}
         self._prompts: dict[Split, PromptStore] = {}
         self._stream: PromptStream | None = None
+        self._response_tokens: dict[str, float] = {}
+        """Of prompts that several processes have sampled, by id."""
+        self._shares: dict[int, list[int]] = {}
+        """Numbers of this process's prompts, by iteration: the next one's are sampled ahead."""
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
     @property
@@ -157,7 +161,7 @@ class RolloutDataModule(L.LightningDataModule):
         """The training prompts of one iteration; none occurs twice in it.
 
         With several processes these are the prompts of this one: its share of each mini-batch. If all have the
-        same number of prompts, they have about the same number of prompt tokens.
+        same number of prompts, they are expected to have about the same number of tokens.
 
         Args:
             iteration: counted from 0.
@@ -166,18 +170,43 @@ class RolloutDataModule(L.LightningDataModule):
             ValueError: if the resumed run had drawn this iteration with another `prompts_per_iteration`.
         """
         assert self._stream is not None, "setup('fit') comes first"
-        prompts, numbers = self._prompts["train"], self._stream.draw(iteration)
-        size = len(numbers) // self.num_minibatches
-        minibatches = [numbers[start : start + size] for start in range(0, len(numbers), size)]
-        return [prompt for minibatch in minibatches for prompt in _own_share([prompts[i] for i in minibatch])]
+        numbers = self._stream.draw(iteration)
+        if iteration not in self._shares:
+            size = len(numbers) // self.num_minibatches
+            minibatches = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+            drawn = [number for minibatch in minibatches for number in self._own_share(minibatch)]
+            self._shares = {iteration: drawn, **{i: share for i, share in self._shares.items() if i == iteration - 1}}
+        return [self._prompts["train"][number] for number in self._shares[iteration]]
+
+    def note_responses(self, trajectories: Sequence[Trajectory]) -> None:
+        """Takes up how long responses were: when their prompts come again, they are spread by that.
+
+        Args:
+            trajectories: of this process; all processes call this.
+        """
+        if ranks.num_ranks() > 1:
+            for part in ranks.gather(response_tokens(trajectories)):
+                self._response_tokens |= part
+
+    def _own_share(self, minibatch: Sequence[int]) -> Sequence[int]:
+        """Of the prompts of a mini-batch, by their numbers, those of this process."""
+        if len(minibatch) % ranks.num_ranks():
+            return ranks.share(minibatch)
+        prompts = [self._prompts["train"][number] for number in minibatch]
+        shares = spread_groups(expected_tokens(prompts, self._response_tokens), ranks.num_ranks())
+        return [minibatch[i] for i in shares[ranks.rank()]]
 
     def state_dict(self) -> dict[str, Any]:
-        return self._stream.state_dict() if self._stream is not None else {}
+        if self._stream is None:
+            return {}
+        return {**self._stream.state_dict(), "response_tokens": self._response_tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # An evaluation of the checkpoint draws no training prompts.
         if self._stream is not None:
             self._stream.load_state_dict(state_dict)
+            self._response_tokens = dict(state_dict["response_tokens"])
+            self._shares.clear()
 
     def spare_prompts(self, iteration: int) -> Iterator[Prompt]:
         """The other training prompts, in an order of their own in each iteration.
@@ -217,6 +246,7 @@ class RolloutDataModule(L.LightningDataModule):
 
     def _open_stream(self) -> None:
         prompts, weights = self._prompts["train"], self.source.weights
+        self._shares.clear()
         self._stream = PromptStream(prompts.ids, prompts.parts, weights, self.prompts_per_iteration, self.seed)
 
     def _load(self, split: Split) -> None:
@@ -235,18 +265,6 @@ class RolloutDataModule(L.LightningDataModule):
             write_account(loaded, split, self.contaminated_rows == "remove", folder)
         if split != "train":
             self.evaluation_buffers[split] = RolloutBuffer(len(self.evaluation_batches(split)))
-
-
-def _own_share(minibatch: Sequence[Prompt]) -> Sequence[Prompt]:
-    """The prompts of this process.
-
-    They follow from the prompts alone, so that a run which is resumed finds what it had sampled ahead: of responses, no
-    length is expected rather than another.
-    """
-    if len(minibatch) % ranks.num_ranks():
-        return ranks.share(minibatch)
-    shares = spread_groups([len(prompt.token_ids) for prompt in minibatch], ranks.num_ranks())
-    return [minibatch[i] for i in shares[ranks.rank()]]
 
 
 def _loader(buffer: RolloutBuffer[Any]) -> DataLoader[Any]:

@@ -21,6 +21,7 @@ from appo import ranks
 from appo.adapter import Adapter, LoRA
 from appo.batch import TrainBatch, length_buckets
 from appo.flops import PolicyFlops, TrainedWork
+from appo.joint_step import joint_micro_batches, pooled
 from appo.losses import Loss, ProceduralLoss
 from appo.memory import memory_of_step
 from appo.policy import PolicyLogProbs, load_policy, load_sharded_policy, named_weights
@@ -270,9 +271,9 @@ class APPOModule(L.LightningModule):
                 self._log({"steps_without_signal": 1.0})
                 return {}
             self._work += self._flops.of_batch(batch)
-            pooled, own = _pooled(batch)
-            measured = Measured.nothing(len(pooled), self.policy_version)
-            metrics = self._update(pooled, measured)
+            rows, own = pooled(batch)
+            measured = Measured.nothing(len(rows), self.policy_version)
+            metrics = self._update(rows, measured)
         self._log({"steps_without_signal": 0.0, **metrics})
         return {"measured": measured[own]} if batch.old_log_probs is None else {}
 
@@ -281,7 +282,7 @@ class APPOModule(L.LightningModule):
         assert self._log_probs is not None
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        micros, num_own = self._micro_batches(batch)
+        micros, num_own = joint_micro_batches(batch, self.max_tokens_per_microbatch)
         totals: dict[str, Tensor] = {}
         for number, (rows, micro) in enumerate(micros):
             weight = float(number < num_own)
@@ -313,17 +314,6 @@ class APPOModule(L.LightningModule):
             "skipped_steps": float(not is_finite),
             "lr": optimizer.param_groups[0]["lr"],
         }
-
-    def _micro_batches(self, batch: TrainBatch) -> tuple[list[tuple[Tensor, TrainBatch]], int]:
-        """The micro-batches of this process, with the totals of all; then idle ones, up to the most that any has."""
-        own = batch.micro_batches(self.max_tokens_per_microbatch)
-        counts = ranks.gather((int(batch.response_mask.sum()), len(batch), len(own)))
-        num_tokens, num_rows, _ = (sum(column) // ranks.tensor_parallel_size() for column in zip(*counts, strict=True))
-        micros = [(rows, replace(micro, num_tokens=num_tokens, num_rows=num_rows)) for rows, micro in own]
-        # Rows come longest first.
-        rows, last = micros[-1]
-        idle = (rows[-1:], last.select(torch.tensor([len(last) - 1], device=last.lengths.device)))
-        return micros + [idle] * (max(count for _, _, count in counts) - len(own)), len(own)
 
     def _keeping_gradients(self) -> AbstractContextManager[None]:
         """Gradients stay in the process as yet, where the strategy can wait for the last micro-batch."""
@@ -365,12 +355,3 @@ class APPOModule(L.LightningModule):
             batch_size=1,
             sync_dist=True,
         )
-
-
-def _pooled(batch: TrainBatch) -> tuple[TrainBatch, slice]:
-    """The rows of all processes that compute layers together, and which of them are this one's."""
-    if ranks.tensor_parallel_size() == 1:
-        return batch, slice(None)
-    parts = ranks.gather_tensor_parallel(batch.to(torch.device("cpu")))
-    start = sum(len(part) for part in parts[: ranks.tensor_parallel_rank()])
-    return TrainBatch.cat(parts).to(batch.token_ids.device), slice(start, start + len(batch))

@@ -193,8 +193,8 @@ def check_replicas(model: PreTrainedModel, layout: Layout) -> None:
         values = [each[name] for each in everyones]
         if max(values) - min(values) > _SAME_NORM * max(values):
             raise ValueError(
-                f"model.policy must have a plan of {name} with tensor_parallel_size = {layout.tensor.size()}: it is "
-                f"not split, and norms of its gradient must be equal, got {values}"
+                f"model.policy must have a plan of {name} with trainer.strategy.tensor_parallel_size = "
+                f"{layout.tensor.size()}: it is not split, and norms of its gradient must be equal, got {values}"
             )
 
 

@@ -26,6 +26,8 @@ from torch.distributed.tensor.parallel import (
 )
 from transformers import PreTrainedConfig, PreTrainedModel
 
+_SIZE = "trainer.strategy.tensor_parallel_size"
+
 _HEAD_DIMENSION = 2
 """Of queries and keys where they are normed head by head: ``[B, T, heads, head size]``."""
 
@@ -81,12 +83,10 @@ def check_split(config: PreTrainedConfig, size: int) -> None:
     plan = _layer_plan(text)
     kind = text.model_type
     if not plan:
-        raise ValueError(
-            f"model.policy must have a tensor-parallel plan with tensor_parallel_size = {size}, got none for {kind}"
-        )
+        raise ValueError(f"model.policy must have a tensor-parallel plan with {_SIZE} = {size}, got none for {kind}")
     if unknown := sorted(set(plan.values()) - _STYLES.keys()):
         raise ValueError(
-            f"model.policy must split by {', '.join(_STYLES)} with tensor_parallel_size = {size}, got "
+            f"model.policy must split by {', '.join(_STYLES)} with {_SIZE} = {size}, got "
             f"{', '.join(unknown)} in the plan of {kind}"
         )
     for name in _SPREAD_SIZES:
@@ -94,12 +94,10 @@ def check_split(config: PreTrainedConfig, size: int) -> None:
         # Some models have one a layer.
         for value in values if isinstance(values, list) else [values]:
             if value % size:
-                raise ValueError(f"tensor_parallel_size must divide {name} = {value} of model.policy, got {size}")
+                raise ValueError(f"{_SIZE} must divide {name} = {value} of model.policy, got {size}")
     for name, value in text.to_dict().items():
         if name != "classifier_dropout" and ("dropout" in name or "pdrop" in name) and value:
-            raise ValueError(
-                f"model.policy must have no dropout with tensor_parallel_size = {size}, got {name}={value}"
-            )
+            raise ValueError(f"model.policy must have no dropout with {_SIZE} = {size}, got {name}={value}")
 
 
 def split_layers(model: PreTrainedModel, mesh: DeviceMesh) -> None:

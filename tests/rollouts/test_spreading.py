@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from appo.rollouts.spreading import empty_micro_batches, expected_group_tokens, least_tokens, spread_groups
+from appo.rollouts.spreading import expected_tokens, response_tokens, spread_groups
+from appo.trajectory import Prompt
+from tests.episodes import branch_trajectory, parent_trajectory
 
 RANKS = (8, 64, 256, 1024)
 RECORDED = Path(__file__).parents[2] / "../shared/data/gsm8k"
@@ -19,6 +21,12 @@ def slowest(tokens: list[float], ranks: list[list[int]]) -> float:
 
 def mean(tokens: list[float], num_ranks: int) -> float:
     return sum(tokens) / num_ranks
+
+
+def least_tokens(tokens: list[float], num_ranks: int) -> float:
+    """What the slowest rank has at least, however whole groups are assigned."""
+    ordered = sorted(tokens)
+    return max(mean(tokens, num_ranks), ordered[-1] + sum(ordered[: len(tokens) // num_ranks - 1]))
 
 
 def groups(num_prompts: int, between: float, within: float, longest: int, seed: int = 0) -> list[float]:
@@ -104,14 +112,17 @@ def test_ranks_must_divide_the_prompts():
     with pytest.raises(ValueError, match="must be a multiple of 4 ranks, got 6"):
         spread_groups([1.0] * 6, 4)
     with pytest.raises(ValueError, match="num_ranks must be positive, got 0"):
-        least_tokens([1.0], 0)
+        spread_groups([1.0], 0)
 
 
-def test_prompts_that_were_never_sampled_are_expected_to_be_like_the_others():
+def test_prompts_are_expected_to_be_answered_as_before_and_others_like_them():
+    prompts = [Prompt(name, "", (2,) * length, ()) for name, length in (("a", 10), ("b", 20), ("c", 30))]
     # Seen: (100 + 300) / 2 = 200.
-    assert expected_group_tokens([10, 20, 30], [100.0, None, 300.0], 4, 50.0) == [440.0, 880.0, 1320.0]
-    assert expected_group_tokens([10, 20], [None, None], 2, 50.0) == [120.0, 140.0]
+    assert expected_tokens(prompts, {"a": 100.0, "c": 300.0, "d": 9.0}) == [110.0, 220.0, 330.0]
+    assert expected_tokens(prompts, {"d": 9.0}) == [10.0, 20.0, 30.0]
 
 
-def test_ranks_run_as_many_micro_batches_as_the_one_with_most():
-    assert empty_micro_batches([3, 5, 4, 5]) == [2, 0, 1, 0]
+def test_lengths_of_responses_are_those_behind_the_prompt():
+    parent = parent_trajectory()
+    # Two tokens of the prompt; five and seven behind it.
+    assert response_tokens([parent, branch_trajectory(parent)]) == {"q1": 6.0}

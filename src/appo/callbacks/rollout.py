@@ -332,7 +332,7 @@ class RolloutCallback(L.Callback):
             self._iteration.note(outputs["measured"])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        module, _ = parts_of(trainer, pl_module)
+        module, data = parts_of(trainer, pl_module)
         assert self._iteration is not None
         rounds = self._iteration.rounds
         if self.save_trajectories:
@@ -343,6 +343,7 @@ class RolloutCallback(L.Callback):
             metrics = rollout_metrics(rounds)
             self._warn_without_spread(metrics)
             named = {f"rollout/{name}": float(value) for name, value in metrics.items()} | self._costs(module)
+            data.note_responses([trajectory for part in rounds for trajectory in part.trajectories])
         pl_module.log_dict(named, sync_dist=True)
         if self._is_budget_spent:
             log.info("rollout.stop_after_tokens is reached: %d tokens were sampled", self.num_generated_tokens)
@@ -457,6 +458,8 @@ class RolloutCallback(L.Callback):
             "probe_max": max(differences),
             "prompts_replaced": float(sum(num_replaced)),
         }
+        if len(num_tokens) > 1:
+            rollout["rank_imbalance"] = max(num_tokens) * len(num_tokens) / max(1, sum(num_tokens)) - 1.0
         training = training_metrics(trained, slowest["update"], module.device)
         return {f"rollout/{k}": value for k, value in rollout.items()} | {f"train/{k}": v for k, v in training.items()}
 
