@@ -12,7 +12,7 @@ from appo.module import APPOModule
 from appo.policy import max_positions
 from appo.rollouts import AgentLimits
 from appo.scorers import Scorer
-from appo.sharding import Layout
+from appo.sharding import OFFLOADING_BACKENDS, Layout
 from appo.tensor_parallel import check_split
 
 
@@ -37,7 +37,7 @@ def can_overlap(overlap: bool | None, lag: int, engine: Engine) -> bool:
     return lag == 1 and engine.samples_aside and overlap is not False
 
 
-def check_ranks(trainer: L.Trainer, data: RolloutDataModule, scorer: Scorer) -> None:
+def check_ranks(trainer: L.Trainer, module: APPOModule, data: RolloutDataModule, scorer: Scorer) -> None:
     """Refuses what several processes cannot do together.
 
     Raises:
@@ -46,10 +46,17 @@ def check_ranks(trainer: L.Trainer, data: RolloutDataModule, scorer: Scorer) -> 
     number, minibatch = trainer.world_size, data.prompts_per_iteration // data.num_minibatches
     if number == 1:
         return
-    if not isinstance(trainer.strategy, (DDPStrategy, ModelParallelStrategy)):
+    strategy = trainer.strategy
+    if not isinstance(strategy, (DDPStrategy, ModelParallelStrategy)):
         raise ValueError(
             "trainer.strategy must be ddp, fsdp2 or ModelParallelStrategy on several processes, got "
-            f"{type(trainer.strategy).__name__}"
+            f"{type(strategy).__name__}"
+        )
+    offloads = isinstance(strategy, ModelParallelStrategy) and module.sharding.cpu_offload
+    if offloads and strategy.root_device.type == "cuda" and "cpu:" not in (strategy.process_group_backend or ""):
+        raise ValueError(
+            f"trainer.strategy.process_group_backend must be {OFFLOADING_BACKENDS} with "
+            f"model.sharding.cpu_offload=true, got {strategy.process_group_backend}"
         )
     if minibatch < number:
         raise ValueError(f"data.prompts_per_minibatch must be at least one a process, {number}, got {minibatch}")

@@ -18,10 +18,10 @@ from appo import ranks
 from appo.advantages import AdvantageEstimator
 from appo.callbacks.checks import can_overlap, check_positions, check_ranks, check_tensor_parallel
 from appo.callbacks.common import parts_of, run_folder
+from appo.callbacks.costs import IterationCosts, iteration_metrics
 from appo.callbacks.recording import write_evaluated, write_metrics, write_rollouts
 from appo.datamodule import RolloutDataModule
 from appo.engines import Engine, SamplingParams
-from appo.flops import training_metrics
 from appo.module import APPOModule
 from appo.policy import encode
 from appo.prompts import Split
@@ -38,7 +38,6 @@ from appo.rollouts import (
     Evaluated,
     Exclusion,
     IterationRunner,
-    SamplingCosts,
     SamplingThread,
     Start,
     Stopwatch,
@@ -47,7 +46,6 @@ from appo.rollouts import (
     WeightSync,
     check_exclusions,
     check_tools,
-    cost_metrics,
     default_tolerance,
     rollout_metrics,
     trajectory_from_record,
@@ -223,7 +221,7 @@ class RolloutCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         module, data = parts_of(trainer, pl_module)
-        check_ranks(trainer, data, self.scorer)
+        check_ranks(trainer, module, data, self.scorer)
         ranks.join(trainer.world_size, self.rank_timeout_s, check_tensor_parallel(module))
         ranks.watch(getattr(trainer.strategy.launcher, "procs", ()))
         # An engine may have a process group of its own, which Lightning takes for a distributed run.
@@ -435,33 +433,19 @@ class RolloutCallback(L.Callback):
         assert self._sync is not None
         seconds, iteration_s = self.stopwatch.take(), perf_counter() - self._epoch_start
         seconds["other"] = iteration_s - sum(seconds.values())
-        phases, totals, num_tokens, sampled, trained, differences, num_replaced = zip(
-            *ranks.gather(
-                (
-                    seconds,
-                    iteration_s,
-                    self._iteration.collector.take_num_sampled_tokens(),
-                    self._agent.take_costs(),
-                    module.take_work(),
-                    self._sync.largest_difference,
-                    self._iteration.num_replaced,
-                )
-            ),
-            strict=True,
+        own = IterationCosts(
+            seconds,
+            iteration_s,
+            self._iteration.collector.take_num_sampled_tokens(),
+            self._agent.take_costs(),
+            module.take_work(),
+            self._sync.largest_difference,
+            self._iteration.num_replaced,
         )
-        self.num_generated_tokens += sum(num_tokens)
-        # All wait for the slowest.
-        slowest = {name: max(part.get(name, 0.0) for part in phases) for part in phases for name in part}
-        rollout = {
-            **cost_metrics(slowest, max(totals), sum(num_tokens), SamplingCosts.of_all(sampled)),
-            "generated_tokens_total": float(self.num_generated_tokens),
-            "probe_max": max(differences),
-            "prompts_replaced": float(sum(num_replaced)),
-        }
-        if len(num_tokens) > 1:
-            rollout["rank_imbalance"] = max(num_tokens) * len(num_tokens) / max(1, sum(num_tokens)) - 1.0
-        training = training_metrics(trained, slowest["update"], module.device)
-        return {f"rollout/{k}": value for k, value in rollout.items()} | {f"train/{k}": v for k, v in training.items()}
+        parts = ranks.gather(own)
+        self.num_generated_tokens += sum(part.num_tokens for part in parts)
+        total = {"rollout/generated_tokens_total": float(self.num_generated_tokens)}
+        return iteration_metrics(parts, module.device) | total
 
     def _warn_without_spread(self, metrics: Mapping[str, float]) -> None:
         spread = metrics.get("log_ratio_std", _NO_SPREAD)
