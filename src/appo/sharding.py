@@ -88,11 +88,6 @@ class Layout:
         return cls(init_device_mesh(mesh.device_type, (mesh.size(),)), data, tensor)
 
     @property
-    def tensor_parallel_size(self) -> int:
-        """How many compute a decoder layer together."""
-        return 1 if self.tensor is None else self.tensor.size()
-
-    @property
     def groups(self) -> list[dist.ProcessGroup]:
         """Of all meshes, as this process belongs to them."""
         return [mesh.get_group() for mesh in (self.everyone, self.data, self.tensor) if mesh is not None]
