@@ -60,3 +60,14 @@ def small_run(tmp_path_factory, policy_folder) -> Path:
     """The folder of a fit of one iteration."""
     folder = tmp_path_factory.mktemp("run")
     return run("fit", folder, policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens")
+
+
+@pytest.fixture(scope="session")
+def adapted_run(tmp_path_factory, policy_folder) -> Path:
+    """The folder of a fit of two iterations that trained an adapter."""
+    pytest.importorskip("peft")
+    return run(
+        "fit", tmp_path_factory.mktemp("adapted"), policy_folder, "--trainer.max_epochs=2",
+        "--rollout.reward=tests.toy.EvenTokens", "--model.lora.rank=4", "--model.optimizer.lr=0.02",
+        "--model.loss.kl_coef=0.1",
+    )  # fmt: skip

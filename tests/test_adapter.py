@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from appo import cli
-from appo.adapter import Adapter, LoRA
+from appo.adapter import Adapter, LoRA, own_name
 from appo.engines.weights import WeightLayout
 from appo.losses import ClippedLoss
 from appo.module import APPOModule
@@ -72,6 +72,32 @@ def test_a_layer_is_merged_when_its_turn_comes():
     assert len(before) == 2
     base = dict(adapter.model.named_parameters())["model.layers.1.mlp.down_proj.base_layer.weight"]
     assert torch.equal(after["model.layers.1.mlp.down_proj.weight"], base)
+
+
+def test_merged_weights_are_rounded_once():
+    model = tiny().to(torch.bfloat16)
+    adapter = stir(Adapter(model, LoRA(rank=4)))
+    own = {own_name(name): parameter.detach().clone() for name, parameter in model.named_parameters()}
+    layers = dict(model.named_modules())
+    for name, weight in adapter.named_weights(torch.float32):
+        expected = own[name].float()
+        if "_proj" in name:
+            layer = layers[name.removesuffix(".weight")]
+            expected += layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+        torch.testing.assert_close(weight, expected, rtol=0, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_policy_that_is_spent_shares_its_memory_with_the_merged_copy(dtype):
+    model = tiny(tie_word_embeddings=True)
+    adapter = stir(Adapter(model, LoRA(rank=4)))
+    expected = adapter.merged(dtype=dtype).state_dict()
+    merged = adapter.merged(dtype=dtype, spend=True)
+    own = {own_name(name): parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
+    for name, tensor in merged.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+        assert tensor.data_ptr() == own[name].data_ptr(), name
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight
 
 
 def test_the_adapter_is_on_every_linear_layer_but_the_head_and_nothing_else_is_trained():
@@ -148,8 +174,8 @@ def test_a_step_changes_the_adapter_as_written_by_hand_and_leaves_the_weights(tm
     assert sum(p.grad.norm() > 0 for p in model.parameters() if p.grad is not None) == 2 * 7  # A has none at B = 0
 
 
-def test_a_run_trains_the_adapter_and_exports_the_merged_policy_with_the_adapter_beside_it(tmp_path, policy_folder):
-    folder = run("fit", tmp_path, policy_folder, "--trainer.max_epochs=2", "--model.loss.kl_coef=0.1", *RANK_4)
+def test_a_run_trains_the_adapter_and_exports_the_merged_policy_with_the_adapter_beside_it(adapted_run, policy_folder):
+    folder = adapted_run
     rows = history(folder)
     assert all(row["train/grad_norm"] > 0 and row["rollout/probe_max"] < 1e-4 for row in rows)
     assert rows[0]["train/kl"] != rows[1]["train/kl"]

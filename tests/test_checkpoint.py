@@ -51,6 +51,19 @@ def test_a_file_is_read_by_the_policys_own_names(tmp_path):
     assert torch.equal(weights.read(["a.weight"])["a.weight"], WEIGHTS["a.weight"])
 
 
+@pytest.mark.parametrize("kind", ["file", "shards"])
+def test_some_weights_are_read_under_other_names(tmp_path, kind):
+    if kind == "file":
+        torch.save({"state_dict": {f"policy.{name}": tensor for name, tensor in WEIGHTS.items()}}, tmp_path / "ckpt")
+    else:
+        save_shards(tmp_path / "ckpt", "state_dict", WEIGHTS)
+    weights = open_weights(tmp_path / "ckpt").renamed({"b.weight": "a.weight"})
+    assert {name: tensor.shape for name, tensor in weights.tensors.items()} == {"b.weight": (2, 3)}
+    (only,) = weights.read(weights.tensors).items()
+    assert only[0] == "b.weight"
+    assert torch.equal(only[1], WEIGHTS["a.weight"])
+
+
 def test_nothing_in_a_file_is_executed(tmp_path):
     torch.save({"state_dict": {"policy.a": torch.zeros(1)}, "trap": Trap(tmp_path / "caught")}, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match="ckpt must be a checkpoint that Lightning wrote"):

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from appo.adapter import Adapter, LoRA
 from appo.engines.weights import WeightLayout
+from appo.export import export_policy
 from appo.memory import memory_of_step
 from appo.policy import PolicyLogProbs, load_policy
 from appo.rollouts import read_trajectories
@@ -100,3 +101,9 @@ def test_a_run_with_quantized_weights_samples_from_what_it_trains_and_resumes(tm
     exported = weights(folder / "policy")
     assert exported.keys() == weights(policy_folder).keys()
     assert all(tensor.dtype == torch.float32 for tensor in exported.values())
+    # A checkpoint has the adapter alone, which belongs to the quantized policy, not to the one in the folder.
+    export_policy(folder / "checkpoints/last.ckpt", tmp_path / "out")
+    again = weights(tmp_path / "out")
+    assert again.keys() == exported.keys()
+    for name, tensor in again.items():
+        assert torch.equal(tensor, exported[name]), name

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from appo.export import export_policy
 from appo.rollouts import read_trajectories
 
 from .toy import CONFIG, SMALL, metrics
@@ -136,6 +137,14 @@ def test_two_processes_train_an_adapter_as_one_does_and_go_on_with_it(
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, atol=1e-5, rtol=0)
+    # The checkpoint becomes what the run wrote at its end, whether it has the policy's own weights or not.
+    merged, adapter = "model.safetensors", "adapter/adapter_model.safetensors"
+    export_policy(tmp_path / "checkpoints/last.ckpt", tmp_path / "exported")
+    export_policy(tmp_path / "checkpoints/last.ckpt", tmp_path / "exported/adapter", form="adapter")
+    for file in (merged, adapter):
+        exported, expected = (load_file(tmp_path / folder / file) for folder in ("exported", "policy"))
+        assert exported.keys() == expected.keys()
+        assert all(torch.equal(exported[name], tensor) for name, tensor in expected.items()), file
 
 
 def test_gathered_weights_compute_in_another_precision_than_shards_are_kept_in(tmp_path, policy_folder):

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _NAME = "default"
 """Of the adapter, as peft keeps it."""
 
+_PARTS = (f".lora_A.{_NAME}", f".lora_B.{_NAME}")
+"""What peft puts behind the name of a linear layer for the matrices beside it."""
+
+_OWN = ".base_layer"
+"""What peft puts behind the name of a linear layer for the layer itself, once it has an adapter."""
+
 
 @dataclass(frozen=True)
 class LoRA:
@@ -85,6 +91,12 @@ class LoRA:
         )
 
 
+def own_name(name: str) -> str | None:
+    """What a parameter of a policy with an adapter is named in one without; None for those of the adapter."""
+    path, dot, leaf = name.rpartition(".")
+    return None if path.endswith(_PARTS) else f"{path.removesuffix(_OWN)}{dot}{leaf}"
+
+
 class Adapter:
     """The adapter inside of a policy; no module of its own, so that it stands in a checkpoint once.
 
@@ -115,29 +127,42 @@ class Adapter:
         without: AbstractContextManager[None] = self.peft.disable_adapter()
         return without
 
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters of the adapter, as the policy names them."""
+        return {name: parameter for name, parameter in self.model.named_parameters() if own_name(name) is None}
+
     @torch.no_grad()
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+    def named_weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Every parameter of the policy with the adapter merged into it, by its name in a model without one.
 
         A layer is gathered, if it is sharded, and merged when its turn comes, so there is never a second copy of more
         than one; all processes read on to the end. Tied parameters come under each of their names; quantized ones in
         the precision that the layer computes in.
+
+        Args:
+            dtype: of the weights, each rounded to it once, after it is merged; none keeps that of each.
         """
         from peft.tuners.lora import LoraLayer
 
-        layers = {name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
-        own = set(LoraLayer.adapter_layer_names)
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            path, _, leaf = name.rpartition(".")
-            if own & set(path.split(".")):
-                continue
-            weight, path = whole(_full(parameter)), path.removesuffix(".base_layer")
-            if leaf == "weight" and path in layers:
-                layer: Any = layers[path]
-                weight = (weight + whole(layer.get_delta_weight(_NAME))).to(weight.dtype)
-            yield f"{path}.{leaf}", weight
+        layers: dict[str, Any] = {
+            name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)
+        }
+        for name, parameter in self._own_parameters():
+            weight = whole(_full(parameter))
+            kept, layer = dtype or weight.dtype, layers.get(name.removesuffix(".weight"))
+            if layer is not None:
+                weight = weight + whole(layer.get_delta_weight(_NAME))
+            yield name, weight.to(kept)
 
-    def merged(self, keep: bool = True) -> PreTrainedModel | None:
+    def _own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The policy's own parameters by their names in a model without an adapter, tied ones under each of theirs."""
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            if (plain := own_name(name)) is not None:
+                yield plain, parameter
+
+    def merged(
+        self, keep: bool = True, dtype: torch.dtype | None = None, spend: bool = False
+    ) -> PreTrainedModel | None:
         """A copy of the policy on the CPU to be saved: merged, and not quantized. All processes ask.
 
         It cannot be evaluated, since what a model computes when it is made, such as frequencies of positions, is left
@@ -145,11 +170,17 @@ class Adapter:
 
         Args:
             keep: False on processes that do not want it; they get None.
+            dtype: as for `named_weights`.
+            spend: gives up each of the policy's own weights for that of the copy, so that both take the memory of one;
+                neither the policy nor the adapter is of any use afterwards.
         """
         weights = {}
-        for name, tensor in self.named_weights():
+        own = dict(self._own_parameters()) if spend and keep else {}
+        for name, tensor in self.named_weights(dtype):
             if keep:
                 weights[name] = tensor.cpu()
+            if name in own:
+                own[name].data = weights[name]
         if not keep:
             return None
         config = deepcopy(self.model.config)

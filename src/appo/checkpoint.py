@@ -55,6 +55,19 @@ class PolicyWeights:
     tensors: Mapping[str, Tensor]
     read: Callable[[Iterable[str]], dict[str, Tensor]]
 
+    def renamed(self, names: Mapping[str, str]) -> PolicyWeights:
+        """Some of the weights under names of their own.
+
+        Args:
+            names: what each is named here, by its new name.
+        """
+
+        def read(wanted: Iterable[str]) -> dict[str, Tensor]:
+            new = {names[name]: name for name in wanted}
+            return {new[name]: tensor for name, tensor in self.read(new).items()}
+
+        return PolicyWeights({new: self.tensors[name] for new, name in names.items()}, read)
+
 
 def open_weights(checkpoint: Path) -> PolicyWeights:
     """The policy's weights in a checkpoint of any strategy.
