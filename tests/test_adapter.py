@@ -88,11 +88,11 @@ def test_merged_weights_are_rounded_once():
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_a_policy_that_is_spent_shares_its_memory_with_the_merged_copy(dtype):
+def test_a_policy_that_is_merged_in_place_shares_its_memory_with_the_merged_copy(dtype):
     model = tiny(tie_word_embeddings=True)
     adapter = stir(Adapter(model, LoRA(rank=4)))
     expected = adapter.merged(dtype=dtype).state_dict()
-    merged = adapter.merged(dtype=dtype, spend=True)
+    merged = adapter.merged(dtype=dtype, in_place=True)
     own = {own_name(name): parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
     for name, tensor in merged.state_dict().items():
         assert torch.equal(tensor, expected[name]), name

@@ -161,7 +161,7 @@ class Adapter:
                 yield plain, parameter
 
     def merged(
-        self, keep: bool = True, dtype: torch.dtype | None = None, spend: bool = False
+        self, keep: bool = True, dtype: torch.dtype | None = None, in_place: bool = False
     ) -> PreTrainedModel | None:
         """A copy of the policy on the CPU to be saved: merged, and not quantized. All processes ask.
 
@@ -171,16 +171,17 @@ class Adapter:
         Args:
             keep: False on processes that do not want it; they get None.
             dtype: as for `named_weights`.
-            spend: gives up each of the policy's own weights for that of the copy, so that both take the memory of one;
-                neither the policy nor the adapter is of any use afterwards.
+            in_place: the copy takes the place of the policy's own weights, one by one, so that both need the memory of
+                one; neither the policy nor the adapter is of any use afterwards. For a policy that is not sharded.
         """
         weights = {}
-        own = dict(self._own_parameters()) if spend and keep else {}
+        own = dict(self._own_parameters()) if in_place else {}
         for name, tensor in self.named_weights(dtype):
-            if keep:
-                weights[name] = tensor.cpu()
             if name in own:
-                own[name].data = weights[name]
+                _put(own[name], tensor.cpu())
+                weights[name] = own[name].data
+            elif keep:
+                weights[name] = tensor.cpu()
         if not keep:
             return None
         config = deepcopy(self.model.config)
@@ -226,6 +227,16 @@ def _check_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
                 f"model.lora.target_modules must not name a layer that shares its weight with the embeddings, "
                 f"got {target!r}"
             )
+
+
+def _put(parameter: nn.Parameter, tensor: Tensor) -> None:
+    """Gives a parameter other numbers, in its memory if they fit: freed, it may be of no use to the allocator."""
+    if parameter.data_ptr() == tensor.data_ptr():
+        return
+    if (parameter.dtype, parameter.shape, parameter.device) == (tensor.dtype, tensor.shape, tensor.device):
+        parameter.data.copy_(tensor)
+    else:
+        parameter.data = tensor
 
 
 def _full(parameter: nn.Parameter) -> Tensor:

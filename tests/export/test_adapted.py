@@ -44,7 +44,10 @@ def changed(folder: Path, adapted_run: Path, **model: object) -> Path:
 
 
 def test_a_checkpoint_becomes_the_merged_folder_that_the_run_wrote_at_its_end(adapted_run, policy_folder, tmp_path):
+    before = (policy_folder / MERGED).read_bytes()
     cli.run(["export", "--ckpt", str(adapted_run / "checkpoints/last.ckpt"), "--out", str(tmp_path / "out")])
+    # Weights are merged in the memory that the policy's file is mapped to.
+    assert (policy_folder / MERGED).read_bytes() == before
     assert_same_weights(tmp_path / "out" / MERGED, adapted_run / "policy" / MERGED)
     for name in ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"):
         assert (tmp_path / "out" / name).read_text() == (adapted_run / "policy" / name).read_text(), name
@@ -128,7 +131,9 @@ def test_the_policys_own_weights_are_those_of_the_checkpoint_if_it_has_them(poli
     OmegaConf.save(
         {"model": {"policy": str(tmp_path / "base"), "dtype": "float32", "lora": lora}}, tmp_path / "config.yaml"
     )
+    before = (tmp_path / "ckpt").read_bytes() if kind == "file" else None
     export_policy(tmp_path / "ckpt", tmp_path / "out")
+    assert before is None or (tmp_path / "ckpt").read_bytes() == before
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     expected = adapter.peft.merge_and_unload().state_dict()
     assert exported.keys() == expected.keys()
@@ -208,7 +213,7 @@ def test_an_adapter_of_a_quantized_policy_is_merged_on_a_gpu_and_written_anywher
 def test_peft_must_be_there(adapted_run, tmp_path, monkeypatch):
     monkeypatch.setattr("appo.adapter.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=re.escape('model.lora must have peft, got none: pip install "appo[lora]"')):
-        export_policy(adapted_run / "checkpoints/last.ckpt", tmp_path / "out")
+        export_policy(adapted_run / "checkpoints/last.ckpt", tmp_path / "out", form="adapter")
 
 
 def test_the_policys_own_weights_must_fit_the_architecture(policy_folder, tmp_path):

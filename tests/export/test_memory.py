@@ -46,20 +46,21 @@ def test_no_more_than_the_model_is_held(policy_folder, tmp_path, kind, with_adap
     names = model.state_dict().keys()
     if with_adapter:
         pytest.importorskip("peft")
-        # The folder is in another type than the policy: pages of a file that is only mapped would count, too.
-        model.to(torch.bfloat16).save_pretrained(tmp_path / "base")
-        names = Adapter(model.float(), LoRA(rank=4)).trained().keys()
+        model.save_pretrained(tmp_path / "base")
+        names = Adapter(model, LoRA(rank=4)).trained().keys()
         (tmp_path / "config.yaml").write_text("model: {dtype: float32, lora: {rank: 4}}\n")
     state = {f"policy.{name}": tensor for name, tensor in model.state_dict().items()}
     if kind == "file":
         torch.save({"state_dict": {f"policy.{name}": state[f"policy.{name}"] for name in names}}, tmp_path / "ckpt")
     else:
         dcp.save({"state_dict": state}, checkpoint_id=tmp_path / "ckpt")
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    paths = f"{ROOT / 'src'}{os.pathsep}{ROOT}"
+    # What is freed goes back to the system at once: how much of it the C library would keep differs from run to run.
+    allocator = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    environment = {**os.environ, **allocator, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", EXPORT, policy_folder, tmp_path], env=environment, check=True, capture_output=True,
         text=True, timeout=300,
     )  # fmt: skip
-    read = num_bytes // 2 if with_adapter and kind == "file" else 0
-    # Tokenizer and libraries take some MiB; the largest matrix is 8 MiB.
-    assert int(done.stdout.splitlines()[-1]) < num_bytes + read + 40 * 2**20
+    # Tokenizer and libraries take some MiB; the largest matrix is 8 MiB, and three of a layer are there at once.
+    assert int(done.stdout.splitlines()[-1]) < num_bytes + 40 * 2**20

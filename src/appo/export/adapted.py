@@ -73,7 +73,7 @@ class AdaptedPolicy:
             ValueError: if what the adapter was trained beside cannot be had here.
         """
         adapter = self._attached(self._read_base() if self.base.tensors else self._load_base())
-        merged = adapter.merged(dtype=None if dtype is None else getattr(torch, dtype), spend=True)
+        merged = adapter.merged(dtype=None if dtype is None else getattr(torch, dtype), in_place=True)
         assert merged is not None
         return merged.state_dict()
 
