@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedModel
 
-from appo.policy import PolicyLogProbs, named_weights
+from appo.policy import PolicyLogProbs, load_policy, load_tokenizer, named_weights, save_policy
 
 
 def tiny(**changes) -> PreTrainedModel:
@@ -97,3 +97,15 @@ def test_a_head_that_is_no_linear_layer_takes_the_plain_path_with_one_warning(ca
 def test_tied_weights_are_handed_over_under_both_names():
     names = dict(named_weights(tiny(tie_word_embeddings=True)))
     assert names["lm_head.weight"].data_ptr() == names["model.embed_tokens.weight"].data_ptr()
+
+
+def test_a_generation_config_that_cannot_be_saved_is_copied_and_the_policy_kept(tmp_path, policy_folder):
+    model = load_policy(str(policy_folder))
+    # Models of the hub come with such a one: without sampling, a temperature says nothing.
+    model.generation_config.update(temperature=0.7, do_sample=False, eos_token_id=5)
+    save_policy(model, load_tokenizer(str(policy_folder)), tmp_path)
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert (saved.generation_config.temperature, saved.generation_config.eos_token_id) == (0.7, 5)
+    assert model.generation_config.temperature == 0.7
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(saved.state_dict()[name], tensor), name

@@ -147,11 +147,20 @@ def test_two_processes_train_an_adapter_as_one_does_and_go_on_with_it(
         assert all(torch.equal(exported[name], tensor) for name, tensor in expected.items()), file
 
 
-def test_gathered_weights_compute_in_another_precision_than_shards_are_kept_in(tmp_path, policy_folder):
-    options = ["--model.sharding.param_dtype=bfloat16", "--model.sharding.reduce_dtype=float32"]
-    done = fit(tmp_path, policy_folder, "fsdp", 2, *TRAINED, "--trainer.max_epochs=1", *options)
+@pytest.mark.parametrize(
+    ("strategy", "options", "logged"),
+    [
+        ("fsdp", ["--model.sharding.param_dtype=bfloat16", "--model.sharding.reduce_dtype=float32"], "with FSDP2"),
+        ("fsdp2", ["--trainer.precision=bf16-mixed", "--model.memory_report=true"], "one step needs about"),
+        ("tensor", ["--trainer.precision=bf16-mixed", "--model.memory_report=true"], "one step needs about"),
+    ],
+)
+def test_gathered_weights_compute_in_another_precision_than_shards_are_kept_in(
+    tmp_path, policy_folder, strategy, options, logged
+):
+    done = fit(tmp_path, policy_folder, strategy, 2, *TRAINED, "--trainer.max_epochs=1", *options)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "shards with FSDP2" in done.stderr
+    assert logged in done.stderr
     (row,) = iterations(tmp_path)
     # The engine samples in float32.
     assert 1e-4 < row["rollout/mismatch_max"] < 0.1

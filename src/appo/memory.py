@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from appo.functional import chunk_bytes
 from appo.head import find_linear_head
+from appo.sharding import gathered
 
 _PROBE_TOKENS = 64
 
@@ -65,14 +66,18 @@ def memory_of_step(
         max_tokens: of a micro-batch.
     """
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    return StepMemory(
-        weights=_bytes(policy.parameters()) + _bytes(policy.buffers()),
-        reference=0 if reference is None else _bytes(reference.parameters()),
-        gradients=_bytes(trained),
-        optimizer=_optimizer_bytes(optimizer),
-        activations=_activation_bytes(policy, max_tokens),
-        log_probs=_log_prob_bytes(policy, max_tokens),
-    )
+    with_shards = {
+        "weights": _bytes(policy.parameters()) + _bytes(policy.buffers()),
+        "reference": 0 if reference is None else _bytes(reference.parameters()),
+        "gradients": _bytes(trained),
+        "optimizer": _optimizer_bytes(optimizer),
+    }
+    with gathered(policy):
+        return StepMemory(
+            **with_shards,
+            activations=_activation_bytes(policy, max_tokens),
+            log_probs=_log_prob_bytes(policy, max_tokens),
+        )
 
 
 def _local(tensor: Tensor) -> Tensor:
@@ -126,16 +131,21 @@ def _kept_bytes(policy: PreTrainedModel, length: int) -> int:
 
     def note(tensor: Tensor) -> Tensor:
         storage = _local(tensor).untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        # Where a policy is sharded, weights are gathered for the moment: which ones they are changes.
+        if all(storage.data_ptr() != _local(own).untyped_storage().data_ptr() for own in owned()):
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
+
+    def owned() -> Iterator[Tensor]:
+        yield from policy.parameters()
+        yield from policy.buffers()
 
     token_ids = torch.zeros(1, length, dtype=torch.int64, device=device)
     # Dropout must not draw what the training would have drawn.
     with torch.random.fork_rng([device] if device.type == "cuda" else []), saved_tensors_hooks(note, lambda x: x):
         outputs = policy.get_decoder()(input_ids=token_ids, use_cache=False)
-    own = {_local(tensor).untyped_storage().data_ptr() for tensor in (*policy.parameters(), *policy.buffers())}
     del outputs
-    return sum(size for address, size in kept.items() if address not in own)
+    return sum(kept.values())
 
 
 def _log_prob_bytes(policy: PreTrainedModel, num_tokens: int) -> int:

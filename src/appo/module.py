@@ -141,6 +141,13 @@ class APPOModule(L.LightningModule):
     def _evaluator(self, model: PreTrainedModel) -> PolicyLogProbs:
         return PolicyLogProbs(model, self.temperature, None if self._layout is None else self._layout.tensor)
 
+    @property
+    def _sharding(self) -> Sharding:
+        """As it is asked for; with mixed precision, weights are cast where they are gathered."""
+        if self.trainer.precision != "bf16-mixed" or self.sharding.param_dtype is not None:
+            return self.sharding
+        return replace(self.sharding, param_dtype="bfloat16", reduce_dtype=self.sharding.reduce_dtype or "float32")
+
     @cached_property
     def _layout(self) -> Layout | None:
         return Layout.of(self.device_mesh)
@@ -153,7 +160,7 @@ class APPOModule(L.LightningModule):
             return model
         read = partial(load_policy, folder, self.dtype_name, attention=self.attention)
         return load_sharded_policy(
-            read, self.sharding, layout, gradient_checkpointing, partial(self._adapt, options=lora)
+            read, self._sharding, layout, gradient_checkpointing, partial(self._adapt, options=lora)
         )
 
     def _adapt(self, model: PreTrainedModel, options: LoRA | None) -> None:
@@ -213,10 +220,9 @@ class APPOModule(L.LightningModule):
     def compute_dtype(self) -> torch.dtype:
         """Precision in which the policy is evaluated: that of its parameters, or a lower one that is asked for."""
         assert self.policy is not None
-        if is_sharded(self.policy) and self.sharding.compute_dtype is not None:
-            return self.sharding.compute_dtype
-        by_precision = {"bf16": torch.bfloat16, "16": torch.float16}
-        return by_precision.get(str(self.trainer.precision).partition("-")[0], self.policy.dtype)
+        if is_sharded(self.policy) and self._sharding.compute_dtype is not None:
+            return self._sharding.compute_dtype
+        return torch.bfloat16 if self.trainer.precision == "bf16-mixed" else self.policy.dtype
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The policy's parameters for an engine, tied ones under each of their names."""

@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -240,5 +241,13 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     is_first = ranks.rank() == 0
     state = whole_state(model, keep=is_first) if is_sharded(model) else None
     if is_first:
-        model.save_pretrained(folder, state_dict=state)
+        generation_config = model.generation_config
+        # As it is: `save_pretrained` refuses generation configs that `from_pretrained` only warns of.
+        model.generation_config = GenerationConfig()
+        try:
+            model.save_pretrained(folder, state_dict=state)
+        finally:
+            model.generation_config = generation_config
+        if generation_config is not None:
+            generation_config.to_json_file(folder / "generation_config.json")
         tokenizer.save_pretrained(folder)

@@ -98,9 +98,11 @@ class Sharding:
     """How a policy is sharded; read by strategies that do so alone."""
 
     param_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of the gathered weights, and so of the computation; none keeps that of the parameters."""
+    """Of the gathered weights, and so of the computation; none keeps that of the parameters, or takes bfloat16 with
+    `trainer.precision=bf16-mixed`."""
     reduce_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """In which gradients are added up over processes; none takes `param_dtype`."""
+    """In which gradients are added up over processes; none takes `param_dtype`, or float32 with
+    `trainer.precision=bf16-mixed`."""
     cpu_offload: bool = False
     """Keeps shards, gradients and optimizer state in the memory of the CPU between their uses."""
 

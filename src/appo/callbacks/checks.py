@@ -37,6 +37,19 @@ def can_overlap(overlap: bool | None, lag: int, engine: Engine) -> bool:
     return lag == 1 and engine.samples_aside and overlap is not False
 
 
+def check_precision(trainer: L.Trainer) -> None:
+    """Refuses precisions in which log-probs and advantages would be rounded, or gradients scaled.
+
+    Raises:
+        ValueError: if the trainer's precision is one of them.
+    """
+    if trainer.precision not in ("32-true", "bf16-mixed"):
+        raise ValueError(
+            f"trainer.precision must be 32-true or bf16-mixed, got {trainer.precision}; model.dtype=bfloat16 keeps "
+            "weights and optimizer state in half precision"
+        )
+
+
 def check_ranks(trainer: L.Trainer, module: APPOModule, data: RolloutDataModule, scorer: Scorer) -> None:
     """Refuses what several processes cannot do together.
 

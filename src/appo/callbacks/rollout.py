@@ -16,7 +16,13 @@ from torch import Tensor
 
 from appo import ranks
 from appo.advantages import AdvantageEstimator
-from appo.callbacks.checks import can_overlap, check_positions, check_ranks, check_tensor_parallel
+from appo.callbacks.checks import (
+    can_overlap,
+    check_positions,
+    check_precision,
+    check_ranks,
+    check_tensor_parallel,
+)
 from appo.callbacks.common import parts_of, run_folder
 from appo.callbacks.costs import IterationCosts, iteration_metrics
 from appo.callbacks.recording import write_evaluated, write_metrics, write_rollouts
@@ -221,6 +227,7 @@ class RolloutCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         module, data = parts_of(trainer, pl_module)
+        check_precision(trainer)
         check_ranks(trainer, module, data, self.scorer)
         ranks.join(trainer.world_size, self.rank_timeout_s, check_tensor_parallel(module))
         ranks.watch(getattr(trainer.strategy.launcher, "procs", ()))

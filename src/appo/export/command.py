@@ -61,9 +61,9 @@ def export_policy(
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     if adapted is None:
-        save_policy(whole_policy(weights, base, dtype), base, partial)
+        write_policy(whole_policy(weights, base, dtype), base, partial)
     elif form == "merged":
-        save_policy(adapted.merged(dtype), base, partial)
+        write_policy(adapted.merged(dtype), base, partial)
     else:
         adapted.save(partial, dtype)
     tokenizer.save_pretrained(partial)
@@ -71,7 +71,7 @@ def export_policy(
     return out
 
 
-def save_policy(state: dict[str, Tensor], policy: str, folder: Path) -> None:
+def write_policy(state: dict[str, Tensor], policy: str, folder: Path) -> None:
     """Writes weights with the config and the generation config of a policy.
 
     Args:
