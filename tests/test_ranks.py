@@ -175,6 +175,22 @@ def test_shards_do_not_leave_a_cpu(tmp_path, policy_folder):
     assert "model.sharding.cpu_offload must be false with trainer.accelerator=cpu, got true" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--model.lora.rank=4", "model.lora must be null with trainer.strategy.tensor_parallel_size = 2"),
+        (
+            "--model.compile=true",
+            "model.compile must be false with trainer.strategy.tensor_parallel_size = 2, got true",
+        ),
+    ],
+)
+def test_what_tensor_parallelism_cannot_do_is_refused(tmp_path, policy_folder, option, message):
+    done = fit(tmp_path, policy_folder, "tensor", 2, option)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
 def newest(folder: Path) -> list[dict[str, float]]:
     """The iterations of the run that was last in a folder."""
     last = max(folder.glob("csv/version_*"), key=lambda path: int(path.name.split("_")[1]))

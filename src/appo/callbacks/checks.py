@@ -83,7 +83,7 @@ def check_tensor_parallel(module: APPOModule) -> int:
     """How many processes compute a layer together, if the policy allows it.
 
     Raises:
-        ValueError: if the policy or the reference cannot be split among them, or an adapter is to be trained.
+        ValueError: if the policy or the reference cannot be split among them, is to be compiled, or has an adapter.
     """
     layout = Layout.of(module.device_mesh)
     if layout is None or layout.tensor is None:
@@ -94,6 +94,9 @@ def check_tensor_parallel(module: APPOModule) -> int:
             f"model.lora must be null with trainer.strategy.tensor_parallel_size = {size}; trainer.strategy=fsdp2 "
             "shards the policy that an adapter stands beside"
         )
+    if module.is_compiled:
+        # Compiling the backward pass of split layers over sequences of all lengths ends in a recursion of torch's.
+        raise ValueError(f"model.compile must be false with trainer.strategy.tensor_parallel_size = {size}, got true")
     folders = {module.policy_folder, *([module.reference_folder] if module.loss.needs_reference else [])}
     for folder in sorted(folders):
         check_split(AutoConfig.from_pretrained(folder), size)
