@@ -143,10 +143,7 @@ class APPOModule(L.LightningModule):
 
     @property
     def _sharding(self) -> Sharding:
-        """As it is asked for; with mixed precision, weights are cast where they are gathered."""
-        if self.trainer.precision != "bf16-mixed" or self.sharding.param_dtype is not None:
-            return self.sharding
-        return replace(self.sharding, param_dtype="bfloat16", reduce_dtype=self.sharding.reduce_dtype or "float32")
+        return self.sharding.with_precision(str(self.trainer.precision))
 
     @cached_property
     def _layout(self) -> Layout | None:

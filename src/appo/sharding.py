@@ -6,7 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal
 
@@ -110,6 +110,18 @@ class Sharding:
     def compute_dtype(self) -> torch.dtype | None:
         """`param_dtype` as torch has it."""
         return None if self.param_dtype is None else _DTYPES[self.param_dtype]
+
+    def with_precision(self, precision: str) -> Sharding:
+        """The same where the trainer has that precision: with a mixed one, weights are cast when they are gathered.
+
+        Cast in every operation, as without shards, they would stay in memory until the backward pass.
+
+        Args:
+            precision: of the trainer.
+        """
+        if precision != "bf16-mixed" or self.param_dtype is not None:
+            return self
+        return replace(self, param_dtype="bfloat16", reduce_dtype=self.reduce_dtype or "float32")
 
     def __call__(self, model: PreTrainedModel, layout: Layout) -> None:
         """Shards a model in place: each decoder layer by itself, and the rest with the whole.
