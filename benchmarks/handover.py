@@ -1,4 +1,6 @@
-"""Measures the memory that weights take on their way, on two processes of `fsdp2` on a CPU.
+"""Measures the memory that weights take on their way, on two processes on a CPU.
+
+The two share the policy by `fsdp2`, or by tensor parallelism. Figures are in MiB.
 
 - `start`: largest resident memory of each process above what it had before, in units of the whole policy, while the
   first process reads it and both receive their shards; and the same when each reads the whole for itself.
@@ -25,6 +27,7 @@ _SIZES = {
     "44M, vocabulary 32,000": {"vocab_size": 32_000, "hidden_size": 512, "num_hidden_layers": 4},
     "68M, large layers": {"vocab_size": 2_000, "hidden_size": 1024, "num_hidden_layers": 5},
 }
+_TENSOR_PARALLEL_SIZES = {"fsdp2": 1, "tensor parallel": 2}
 _MIB = 2**20
 
 
@@ -39,8 +42,8 @@ def make_policy(folder: Path, sizes: dict[str, int]) -> None:
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
-def measure(pipe: Connection, rank: int, folder: Path, policy: str) -> None:
-    """Everything that one process does, figures in MiB."""
+def measure(pipe: Connection, rank: int, folder: Path, policy: str, tensor_parallel_size: int) -> None:
+    """Everything that one process does."""
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
@@ -52,8 +55,10 @@ def measure(pipe: Connection, rank: int, folder: Path, policy: str) -> None:
     from appo.sharding import Layout, Sharding, decoder_layers
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    mesh, sharding = init_device_mesh("cpu", (2,)), Sharding()
-    processes = Layout(mesh, mesh)
+    sizes = (2 // tensor_parallel_size, tensor_parallel_size)
+    processes = Layout.of(init_device_mesh("cpu", sizes, mesh_dim_names=("data_parallel", "tensor_parallel")))
+    sharding = Sharding()
+    assert processes is not None
     figures: dict[str, float] = {}
     # What is imported on the way must not count.
     layout = WeightLayout.of_policy(policy)
@@ -85,10 +90,10 @@ def measure(pipe: Connection, rank: int, folder: Path, policy: str) -> None:
         else:
             for _ in tensors:
                 pass
-    sizes = {name: shape.numel() * 4 / _MIB for name, shape in layout.shapes.items()}
-    figures["policy"] = sum(sizes.values())
-    figures["largest parameter"] = max(sizes.values())
-    layer = decoder_layers(model)[0]
+    parameters = {name: shape.numel() * 4 / _MIB for name, shape in layout.shapes.items()}
+    figures["policy"] = sum(parameters.values())
+    figures["largest parameter"] = max(parameters.values())
+    layer = decoder_layers(engine)[0]
     figures["decoder layer"] = sum(parameter.numel() for parameter in layer.parameters()) * 4 / _MIB
     dist.destroy_process_group()
     pipe.send(figures)
@@ -101,7 +106,7 @@ def _warm_up(folder: Path, sharding: Any, processes: Any) -> None:
     from appo.policy import load_policy, load_sharded_policy, named_weights
 
     small = folder / "small"
-    if processes.data.get_local_rank() == 0:
+    if dist.get_rank() == 0:
         make_policy(small, {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 1})
     dist.barrier()
     for _ in named_weights(load_sharded_policy(lambda: load_policy(str(small)), sharding, processes)):
@@ -122,7 +127,7 @@ def _high_water_mark() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def measure_on_two(sizes: dict[str, int]) -> list[dict[str, float]]:
+def measure_on_two(sizes: dict[str, int], tensor_parallel_size: int) -> list[dict[str, float]]:
     """The figures of each process."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
@@ -133,7 +138,8 @@ def measure_on_two(sizes: dict[str, int]) -> list[dict[str, float]]:
         pipes, processes = [], []
         for rank in range(2):
             ours, theirs = context.Pipe()
-            processes.append(context.Process(target=measure, args=(theirs, rank, Path(name), str(policy))))
+            args = (theirs, rank, Path(name), str(policy), tensor_parallel_size)
+            processes.append(context.Process(target=measure, args=args))
             processes[-1].start()
             theirs.close()
             pipes.append(ours)
@@ -148,11 +154,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.handover", description="Memory of weights on their way.")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of handover.json")
     options = parser.parse_args()
-    results = {title: measure_on_two(sizes) for title, sizes in _SIZES.items()}
-    for title, (first, second) in results.items():
-        print(title)
-        for name in first:
-            print(f"  {name:22} {first[name]:8.1f} MiB  {second[name]:8.1f} MiB")
+    results = {
+        title: {kind: measure_on_two(sizes, size) for kind, size in _TENSOR_PARALLEL_SIZES.items()}
+        for title, sizes in _SIZES.items()
+    }
+    for title, by_kind in results.items():
+        for kind, (first, second) in by_kind.items():
+            print(f"{title}, {kind}")
+            for name in first:
+                print(f"  {name:22} {first[name]:8.1f} MiB  {second[name]:8.1f} MiB")
     options.out.mkdir(parents=True, exist_ok=True)
     report = {"machine": platform.machine(), "results": results}
     (options.out / "handover.json").write_text(json.dumps(report, indent=2) + "\n")

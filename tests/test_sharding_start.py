@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from appo import sharding
@@ -80,3 +82,23 @@ def gather_in_pieces(rank: int) -> None:
 
 def test_gathers_large_tensors_piece_by_piece(tmp_path):
     as_processes(gather_in_pieces, tmp_path)
+
+
+def gather_parts_in_pieces(rank: int, sizes: tuple[int, int]) -> None:
+    """Matrices that tensor parallelism has split by rows and by columns, and sharding once more."""
+    sharding._PIECE_BYTES = 64
+    DTensor.full_tensor = None  # gathers at once
+    mesh = init_device_mesh("cpu", sizes, mesh_dim_names=("data", "tensor"))
+    # As above, and an odd number of columns.
+    for shape in ((8, 40), (2, 40), (22, 5), (10, 100), (14, 7), (40,)):
+        numbers = torch.arange(math.prod(shape), dtype=torch.float32).view(shape)
+        for dim in range(len(shape)):
+            part = nn.Module()
+            part.weight = nn.Parameter(distribute_tensor(numbers, mesh["tensor"], [Shard(dim)]))
+            fully_shard(part, mesh=mesh["data"])
+            assert torch.equal(whole(part.weight.detach()), numbers), (shape, dim, part.weight.placements)
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (3, 2)])
+def test_gathers_parts_of_large_tensors_piece_by_piece(tmp_path, sizes):
+    as_processes(gather_parts_in_pieces, tmp_path, sizes, num=math.prod(sizes))

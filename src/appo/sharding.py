@@ -239,31 +239,57 @@ def whole(tensor: Tensor) -> Tensor:
     if not isinstance(tensor, DTensor):
         return tensor
     num_bytes = tensor.numel() * tensor.element_size()
-    if num_bytes <= _PIECE_BYTES or tuple(tensor.placements) != (Shard(0),):
+    if num_bytes <= _PIECE_BYTES or not _is_split_as_layers_are(tensor):
         return tensor.full_tensor()
     return _gathered_in_pieces(tensor)
 
 
+def _is_split_as_layers_are(tensor: DTensor) -> bool:
+    """Whether each process has rows of the whole, or of the part that tensor parallelism has split off before."""
+    mesh, (*before, last) = tensor.device_mesh, tensor.placements
+    if mesh.ndim == 1:
+        return last == Shard(0)
+    if mesh.ndim > 2 or last not in (Shard(0), Shard(1)):
+        return False
+    # Where the last dimension of the mesh has split rows first, torch says so in a placement of its own.
+    (first,) = before
+    return first == Shard(0) if last == Shard(1) else getattr(first, "split_factor", None) == mesh.size(1)
+
+
+def _parts(full: Tensor, tensor: DTensor) -> list[Tensor]:
+    """Views of what each process of a mesh has of a tensor, in its order; the first one is the largest."""
+    mesh, last = tensor.device_mesh, tensor.placements[-1]
+    if mesh.ndim == 1:
+        return _chunks(full, mesh.size(), 0)
+    assert isinstance(last, Shard)
+    split = [_chunks(part, mesh.size(0), 0) for part in _chunks(full, mesh.size(1), last.dim)]
+    return [part for parts in zip(*split, strict=True) for part in parts]
+
+
+def _chunks(tensor: Tensor, number: int, dim: int) -> list[Tensor]:
+    chunks = tensor.chunk(number, dim)
+    return [*chunks, *[tensor.narrow(dim, 0, 0)] * (number - len(chunks))]
+
+
 def _gathered_in_pieces(tensor: DTensor) -> Tensor:
-    """Gathers some rows of every shard at a time: at once, buffers of a collective are as large as the tensor again."""
-    mesh = tensor.device_mesh
-    shard, num_ranks = tensor.to_local(), mesh.size()
-    full = shard.new_empty(tensor.shape)
-    # Of the rows, all shards but the last ones have as many as the first.
-    num_rows = -(-len(full) // num_ranks)
-    row_bytes = full[0].numel() * full.element_size()
-    step = max(1, min(num_rows, _PIECE_BYTES // (row_bytes * num_ranks)))
-    mine = shard.new_zeros(step, *shard.shape[1:])
-    pieces = shard.new_empty(num_ranks * step, *shard.shape[1:])
+    """Gathers some rows of every part at a time: at once, buffers of a collective are as large as the tensor again."""
+    mesh, mine = tensor.device_mesh, tensor.to_local()
+    full = mine.new_empty(tensor.shape)
+    parts = _parts(full, tensor)
+    num_rows, row_size = len(parts[0]), parts[0][0].numel()
+    step = max(1, min(num_rows, _PIECE_BYTES // (row_size * full.element_size() * len(parts))))
+    buffers = [mine.new_zeros(step * row_size)]
+    groups = [mesh.get_group(dimension) for dimension in reversed(range(mesh.ndim))]
+    for group in groups:
+        buffers.append(mine.new_empty(dist.get_world_size(group) * len(buffers[-1])))
     for start in range(0, num_rows, step):
-        part = shard[start : start + step]
-        mine[: len(part)] = part
-        dist.all_gather_into_tensor(pieces, mine, group=mesh.get_group())
-        for rank in range(num_ranks):
-            first = rank * num_rows + start
-            end = min(first + step, (rank + 1) * num_rows, len(full))
-            if first < end:
-                full[first:end] = pieces[rank * step :][: end - first]
+        rows = mine[start : start + step]
+        buffers[0][: rows.numel()] = rows.flatten()
+        for ours, everyones, group in zip(buffers, buffers[1:], groups, strict=False):
+            dist.all_gather_into_tensor(everyones, ours, group=group)
+        for part, piece in zip(parts, buffers[-1].view(len(parts), -1), strict=True):
+            rows = part[start : start + step]
+            rows.copy_(piece[: rows.numel()].view(rows.shape))
     return full
 
 
