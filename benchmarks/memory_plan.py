@@ -2,9 +2,13 @@
 
 ``python -m benchmarks.memory_plan --out runs/benchmarks``
 
-Every case runs in a process of its own: the module and Lightning's trainer take two optimizer steps of two
+Every case runs in a process of its own, or in two: the module and Lightning's trainer take two optimizer steps of two
 micro-batches each with a random policy. Measured is the greatest resident memory of the process above what it had
-before the policy was there; large tensors are given back to the system as soon as they are freed.
+before the policy was there, of two processes the larger; large tensors are given back to the system as soon as they are
+freed.
+
+Where a GPU has the next layer on its way while one is computed, a CPU gathers them one after the other, but gloo takes
+a copy of all that it gathers or adds up: so two layers, which the plan counts, are there on both.
 """
 
 from __future__ import annotations
@@ -16,13 +20,15 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
 
+from appo import ranks
 from appo.planning import RUNTIME_BYTES, EnginePlan, PolicySize, Precision, RunPlan, plan_memory
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -42,6 +48,10 @@ MODELS: dict[str, dict[str, Any]] = {
         "model_type": "qwen2", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
         "num_attention_heads": 4, "num_key_value_heads": 1, "vocab_size": 65536, "tie_word_embeddings": True,
     },
+    "llama-vocabulary": {
+        "model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 32768, "tie_word_embeddings": False,
+    },
 }  # fmt: skip
 """Shapes in which layers, activations or the vocabulary weigh most."""
 
@@ -58,6 +68,7 @@ class Case:
         rows: of a micro-batch.
         row_tokens: of each row.
         scored: tokens of each row whose log-probs are taken.
+        strategy: `single`, or on two processes `fsdp2` or `tensor`, in which they compute every layer together.
     """
 
     model: str
@@ -67,6 +78,17 @@ class Case:
     rows: int = 4
     row_tokens: int = 512
     scored: int = 64
+    strategy: Literal["single", "fsdp2", "tensor"] = "single"
+
+    @property
+    def num_processes(self) -> int:
+        """How many train together."""
+        return 1 if self.strategy == "single" else 2
+
+    @property
+    def tensor_parallel(self) -> int:
+        """How many compute a layer together."""
+        return 2 if self.strategy == "tensor" else 1
 
 
 CASES = (
@@ -79,10 +101,24 @@ CASES = (
     Case("qwen2-deep", dtype="bfloat16", rows=2),
     Case("qwen2-vocabulary", rows=1, scored=256),
     Case("qwen2-vocabulary", checkpointing=True, rows=4, scored=500),
+    Case("llama-wide", strategy="fsdp2", rows=2),
+    Case("llama-wide", strategy="fsdp2", checkpointing=True, rows=2),
+    Case("qwen2-deep", strategy="fsdp2", dtype="bfloat16", rows=2),
+    Case("qwen2-vocabulary", strategy="fsdp2", rows=1, scored=256),
+    Case("llama-wide", strategy="tensor", rows=2),
+    Case("llama-wide", strategy="tensor", checkpointing=True),
+    Case("llama-wide", strategy="tensor", optimizer="SGD", rows=2),
+    Case("qwen2-deep", strategy="tensor", rows=2),
+    Case("llama-vocabulary", strategy="tensor", rows=2, scored=500),
+    Case("llama-vocabulary", strategy="tensor", rows=2, row_tokens=64, scored=32),
 )
 
 CHUNK_BYTES = 2**27
 """Of the vocabulary-sized tensors of a chunk without a GPU."""
+
+SENT_GRADIENTS = 3
+"""Times that gradients of embedding and head are there when they are added up over processes on a CPU: as they were
+computed, as they are sent, and as gloo copies them. Activations are gone then, and weights not gathered any more."""
 
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 """What makes the C library give memory back at once; without it, a peak holds what was freed long before."""
@@ -103,9 +139,12 @@ class Result:
 
 
 def predict(case: Case) -> int:
-    """The update phase of a plan for one process without a GPU."""
+    """The update phase of a plan for processes without a GPU."""
     num_bytes = getattr(torch, case.dtype).itemsize
     run = RunPlan(
+        num_gpus=case.num_processes,
+        strategy="single" if case.strategy == "single" else "fsdp",
+        tensor_parallel=case.tensor_parallel,
         precision=Precision(num_bytes, num_bytes, num_bytes),
         optimizer_states={"AdamW": 2, "SGD": 0}[case.optimizer],
         foreach=False,
@@ -117,11 +156,17 @@ def predict(case: Case) -> int:
         chunk_bytes=CHUNK_BYTES,
         engine=EnginePlan("server"),
     )
-    return plan_memory(PolicySize.of_shape(MODELS[case.model]), run).total("update") - RUNTIME_BYTES
+    size = PolicySize.of_shape(MODELS[case.model])
+    plan = plan_memory(size, run)
+    expected = plan.total("update") - RUNTIME_BYTES
+    if case.num_processes == 1:
+        return expected
+    held = sum(item.num_bytes for item in plan.items if item.name in ("weights", "optimizer state", "gradients"))
+    return max(expected, held + SENT_GRADIENTS * (size.embedding_weights + size.head_weights) * num_bytes)
 
 
 def measure(case: Case) -> int:
-    """Runs the case in a process of its own."""
+    """Runs the case in a process of its own, which starts the second one if there is one."""
     with tempfile.TemporaryDirectory() as folder:
         transformers.utils.logging.disable_progress_bar()
         config = transformers.AutoConfig.for_model(**MODELS[case.model])
@@ -154,15 +199,23 @@ def forget_peak() -> None:
 
 
 def take_steps(case: Case, folder: str) -> int:
-    """The greatest resident memory of two optimizer steps, above what there was before the policy."""
+    """The greatest resident memory of two optimizer steps, above what there was before the policy; of all processes."""
     import gc
 
     import lightning as L
+    from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
     from torch.utils.data import DataLoader
 
     from appo.batch import TrainBatch
     from appo.losses import ClippedLoss
     from appo.module import APPOModule
+    from appo.sharding import FSDP2Strategy
+
+    strategies: dict[str, Callable[[], Strategy | str]] = {
+        "single": lambda: "auto",
+        "fsdp2": FSDP2Strategy,
+        "tensor": lambda: ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=2),
+    }
 
     def batch(rows: int, length: int, scored: int) -> TrainBatch:
         mask = (torch.arange(length) >= length - scored).expand(rows, length)
@@ -175,6 +228,10 @@ def take_steps(case: Case, folder: str) -> int:
             old_log_probs=zeros,
             advantages=torch.randn(rows, 1) * mask,
         )
+
+    class Team(L.Callback):
+        def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+            ranks.join(trainer.world_size, 600.0, case.tensor_parallel)
 
     class Peak(L.Callback):
         def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -192,23 +249,25 @@ def take_steps(case: Case, folder: str) -> int:
         )
         trainer = L.Trainer(
             max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, callbacks=callbacks,
+            enable_model_summary=False, callbacks=[Team(), *callbacks], devices=case.num_processes,
+            strategy=strategies[case.strategy](), use_distributed_sampler=False,
         )  # fmt: skip
         trainer.fit(module, DataLoader(batches, batch_size=None))
 
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as tiny:
         config = transformers.LlamaConfig(
-            vocab_size=1000, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1
+            vocab_size=1000, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
         )
         transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tiny)
         # Libraries load what they need in the first step.
         fit(tiny, [batch(2, 8, 4)], case.dtype, [])
-    batches = [batch(2 * case.rows, case.row_tokens, case.scored) for _ in range(2)]
+    # Those that compute layers together have the rows of both.
+    batches = [batch(2 * case.rows // case.tensor_parallel, case.row_tokens, case.scored) for _ in range(2)]
     gc.collect()
     before = resident("VmRSS")
     fit(folder, batches, case.dtype, [Peak()])
-    return resident("VmHWM") - before
+    return max(ranks.gather(resident("VmHWM") - before))
 
 
 def main() -> None:
@@ -219,17 +278,21 @@ def main() -> None:
     parser.add_argument("--folder", help="policy of that case")
     options = parser.parse_args()
     if options.case:
-        print(take_steps(Case(**json.loads(options.case)), options.folder))
+        num_bytes = take_steps(Case(**json.loads(options.case)), options.folder)
+        if ranks.rank() == 0:
+            print(num_bytes)
         return
     print(
-        f"{'model':17} {'optimizer':9} {'dtype':9} {'checkpointing':13} {'predicted':>10} {'measured':>10} {'ratio':>6}"
+        f"{'model':17} {'strategy':9} {'optimizer':9} {'dtype':9} {'checkpointing':13} {'tokens':>6} {'scored':>6} "
+        f"{'predicted':>10} {'measured':>10} {'ratio':>6}"
     )
     results = []
     for case in CASES:
         result = Result(case, predict(case), measure(case))
         results.append(result)
         print(
-            f"{case.model:17} {case.optimizer:9} {case.dtype:9} {case.checkpointing!s:13} "
+            f"{case.model:17} {case.strategy:9} {case.optimizer:9} {case.dtype:9} {case.checkpointing!s:13} "
+            f"{case.rows * case.row_tokens:6} {case.rows * case.scored:6} "
             f"{result.predicted / 2**20:6.0f} MiB {result.measured / 2**20:6.0f} MiB {result.ratio:6.2f}",
             flush=True,
         )

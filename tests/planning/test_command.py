@@ -53,6 +53,45 @@ def test_strategies_divide_the_weights(capsys, options, name, weights):
     assert row(text, "weights   ") == pytest.approx([weights] * 4, abs=0.01)
 
 
+SPLIT = "--trainer.strategy.class_path=lightning.pytorch.strategies.ModelParallelStrategy"
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus_a_layer"),
+    [
+        (["--trainer.devices=4", "--trainer.num_nodes=2"], 4),
+        (["--trainer.devices=4", "--trainer.num_nodes=2", "--trainer.strategy.data_parallel_size=2"], 4),
+        (["--gpus=8", "--trainer.num_nodes=4"], 2),
+        (["--gpus=8", "--trainer.strategy.data_parallel_size=4", "--trainer.strategy.tensor_parallel_size=2"], 2),
+    ],
+)
+def test_a_node_computes_layers_together_if_nothing_else_is_said(capsys, options, gpus_a_layer):
+    text = plan(capsys, *SEVEN, SPLIT, *options)
+    assert text.splitlines()[0].endswith(f"8 x 80 GiB, shards (fsdp2), {gpus_a_layer} GPUs a layer")
+    assert row(text, "weights   ") == pytest.approx([WEIGHTS_GIB / 8] * 4, abs=0.01)
+
+
+def test_one_gpu_is_sharded_too(capsys):
+    text = plan(capsys, *SEVEN, SPLIT, "--gpus=1")
+    assert text.splitlines()[0].endswith("1 x 80 GiB, shards (fsdp2)")
+    assert len(row(text, "gathered layers")) == 2
+
+
+def test_every_process_samples_its_own_prompts(capsys):
+    # 32 prompts with 6 initial trajectories, on 8 processes, 4 of which compute layers together.
+    options = ["--gpus=8", "--trainer.strategy.data_parallel_size=2", "--trainer.strategy.tensor_parallel_size=4"]
+    assert "256 are allowed, 24 wanted" in plan(capsys, *SEVEN, SPLIT, *options)
+
+
+def test_weights_are_gathered_in_the_precision_that_shards_are_cast_to(capsys):
+    options = [*SEVEN, "--gpus=8", "--trainer.strategy=fsdp2"]
+    low = plan(capsys, *options, "--model.sharding.param_dtype=bfloat16")
+    cast = plan(capsys, *options, "--trainer.precision=bf16-mixed")
+    assert row(cast, "gathered layers")[0] == pytest.approx(2 * row(low, "gathered layers")[0], abs=0.01)
+    assert "casts of weights" in cast
+    assert "casts of weights" not in low
+
+
 @pytest.mark.parametrize(("optimizer", "states"), [("AdamW", 2), ("SGD", 0), ("RMSprop", 1)])
 def test_optimizer_state_is_what_the_optimizer_keeps(capsys, optimizer, states):
     text = plan(capsys, *SEVEN, "--gpus=8", "--trainer.strategy=fsdp2", f"--model.optimizer=torch.optim.{optimizer}")
@@ -81,6 +120,18 @@ def test_a_run_that_does_not_fit_is_told_what_helps(capsys):
         (["--model.policy=./nowhere"], "model.policy must be a Hugging Face model folder with a config.json"),
         (["--shape=Qwen2.5-7B", "--trainer.strategy=deepspeed"], "trainer.strategy must be auto, ddp, fsdp, fsdp2"),
         (["--shape=Qwen2.5-7B", "--gpus=-1"], "gpus must be positive, got -1"),
+        (
+            ["--shape=Qwen2.5-7B", SPLIT, "--gpus=8", "--trainer.strategy.tensor_parallel_size=4"],
+            "data_parallel_size x tensor_parallel_size of trainer.strategy must be the number of GPUs, 8, got 1 x 4",
+        ),
+        (
+            ["--shape=Qwen2.5-7B", SPLIT, "--gpus=8"],
+            "tensor_parallel_size must divide num_attention_heads = 28 of model.policy, got 8",
+        ),
+        (
+            ["--shape=Qwen2.5-7B", SPLIT, "--gpus=2", "--model.lora.rank=4"],
+            "model.lora must be null with trainer.strategy.tensor_parallel_size = 2",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_refused_in_a_line(capsys, options, message):

@@ -118,5 +118,12 @@ def test_the_workspace_is_that_of_the_head_or_of_a_layer(checkpointing):
 
     assert workspace(0) == workspace(10)
     assert workspace(10**5) == log_prob_buffers(size, 10**5, None)
+    # Of a gathered head, the gradient is counted with those of gathered weights.
+    buffers, half = log_prob_buffers(size, 10**5, 10**7), Precision(4, 2, 2)
+    of_gathered = [
+        step_workspace(size, each, 10, 10**5, checkpointing, 10**7, is_gathered=True) for each in (precision, half)
+    ]
+    # It is summed up in float32 beside them where they are shorter.
+    assert of_gathered == [buffers - 97 * 48 * 4, buffers]
     recomputed = 1000 * layer_activations(size, precision) if checkpointing else 0
     assert workspace(0) == recomputed + 1000 * (3 * 4 * 160 + 2 * 4 * 48) + 4 * 48 * 160

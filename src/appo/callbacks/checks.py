@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from appo.datamodule import RolloutDataModule
 from appo.engines import Engine
@@ -88,7 +90,23 @@ def check_tensor_parallel(module: APPOModule) -> int:
     layout = Layout.of(module.device_mesh)
     if layout is None or layout.tensor is None:
         return 1
+    folders = {module.policy_folder, *([module.reference_folder] if module.loss.needs_reference else [])}
     size = layout.tensor.size()
+    check_split_policy(module, [AutoConfig.from_pretrained(folder) for folder in sorted(folders)], size)
+    return size
+
+
+def check_split_policy(module: APPOModule, configs: Iterable[PreTrainedConfig], size: int) -> None:
+    """Refuses what processes that compute layers together cannot train.
+
+    Args:
+        module: with the settings of section ``model``.
+        configs: of its policy and reference.
+        size: processes that compute a layer together.
+
+    Raises:
+        ValueError: if a model cannot be split among them, or an adapter is to be trained.
+    """
     if module.lora is not None:
         raise ValueError(
             f"model.lora must be null with trainer.strategy.tensor_parallel_size = {size}; trainer.strategy=fsdp2 "
@@ -97,10 +115,8 @@ def check_tensor_parallel(module: APPOModule) -> int:
     if module.is_compiled:
         # Compiling the backward pass of split layers over sequences of all lengths ends in a recursion of torch's.
         raise ValueError(f"model.compile must be false with trainer.strategy.tensor_parallel_size = {size}, got true")
-    folders = {module.policy_folder, *([module.reference_folder] if module.loss.needs_reference else [])}
-    for folder in sorted(folders):
-        check_split(AutoConfig.from_pretrained(folder), size)
-    return size
+    for config in configs:
+        check_split(config, size)
 
 
 def check_positions(module: APPOModule, data: RolloutDataModule, engine: Engine, limits: AgentLimits) -> None:

@@ -36,6 +36,8 @@ def advice(size: PolicySize, run: RunPlan) -> list[str] | None:
 def gpus_needed(size: PolicySize, run: RunPlan) -> tuple[int, list[str]] | None:
     """The smallest number of GPUs, doubling the present one, on which a run fits in shards, and the changes it needs.
 
+    As many GPUs as before compute a layer together.
+
     Args:
         size: of the policy.
         run: settings that do not fit.
@@ -61,7 +63,7 @@ def _changes(size: PolicySize, run: RunPlan) -> Iterator[tuple[str, Change]]:
         )
     if not run.checkpointing:
         yield "model.gradient_checkpointing=true", lambda run: replace(run, checkpointing=True)
-    if run.strategy != "fsdp" and run.num_gpus > 1 and run.tensor_parallel == 1:
+    if run.strategy != "fsdp" and run.num_gpus > 1:
         yield "trainer.strategy=fsdp2", lambda run: replace(run, strategy="fsdp")
     if run.micro_batch_tokens > run.longest_row:
         yield (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from transformers import AutoConfig, PreTrainedConfig
 
 from appo.callbacks import RolloutCallback
+from appo.callbacks.checks import check_split_policy
 from appo.datamodule import RolloutDataModule
 from appo.engines import Engine, HFEngine, VLLMEngine, VLLMServerEngine
 from appo.module import APPOModule
@@ -18,6 +19,7 @@ from appo.planning.memory import Precision
 from appo.planning.plan import GIB, PHASES, USABLE_SHARE, EnginePlan, MemoryPlan, RunPlan
 from appo.planning.shapes import SHAPES
 from appo.policy import check_policy_folder
+from appo.sharding import Sharding
 
 Strategy = Literal["single", "ddp", "fsdp"]
 
@@ -63,13 +65,16 @@ def plan_of_run(
         gpu_memory_gib: of one GPU.
 
     Raises:
-        ValueError: if a setting is none that can be planned.
+        ValueError: if a setting is none that can be planned, or the policy cannot be split as it says.
     """
     num_gpus = gpus or _num_devices(trainer.devices) * trainer.num_nodes
     strategy, tensor_parallel = _strategy(trainer, num_gpus)
     stored_bytes = 2 if getattr(config, "dtype", None) in (torch.bfloat16, torch.float16) else 4
-    precision = _precision(module.dtype_name, str(trainer.precision), stored_bytes, strategy)
-    rules, num_ranks = rollout.rules, num_gpus // tensor_parallel
+    if tensor_parallel > 1:
+        check_split_policy(module, [config], tensor_parallel)
+    sharding = module.sharding if strategy == "fsdp" else None
+    precision = _precision(module.dtype_name, str(trainer.precision), stored_bytes, sharding)
+    rules = rollout.rules
     at_once = rules.num_initial + rules.num_branches if rollout.lag else max(rules.num_initial, rules.num_branches)
     states, foreach = _optimizer(module.optimizer)
     return RunPlan(
@@ -85,7 +90,7 @@ def plan_of_run(
         micro_batch_tokens=module.max_tokens_per_microbatch,
         prompt_tokens=data.max_prompt_tokens,
         response_tokens=rollout.limits.max_response_tokens,
-        trajectories=-(-data.prompts_per_iteration // num_ranks) * at_once,
+        trajectories=-(-data.prompts_per_iteration // num_gpus) * at_once,
         engine=_engine(rollout.engine, stored_bytes),
     )
 
@@ -128,8 +133,13 @@ def verdict(plan: MemoryPlan) -> list[str]:
 
 
 def _what_helps(run: RunPlan, num_gpus: int, changes: list[str]) -> str:
-    where = f" in shards (fsdp2) on {num_gpus} GPUs" if num_gpus != run.num_gpus else ""
-    return f"fits{where}{' with ' if changes else ''}{', '.join(changes)}"
+    where = ""
+    if num_gpus != run.num_gpus and run.tensor_parallel > 1:
+        where = f" on {num_gpus} GPUs with data_parallel_size={num_gpus // run.tensor_parallel}"
+    elif num_gpus != run.num_gpus:
+        where = f" in shards (fsdp2) on {num_gpus} GPUs"
+    joint = "" if not changes else ", " if " with " in where else " with "
+    return f"fits{where}{joint}{', '.join(changes)}"
 
 
 def _gib(num_bytes: float) -> str:
@@ -155,7 +165,7 @@ def _num_devices(devices: int | str | list[int]) -> int:
 
 
 def _strategy(trainer: Namespace, num_gpus: int) -> tuple[Strategy, int]:
-    """What is sharded, and among how many GPUs a layer is."""
+    """What is sharded, and how many GPUs compute a layer together."""
     chosen = trainer.strategy
     name = chosen if isinstance(chosen, str) else chosen.class_path.rpartition(".")[2]
     kind = name.lower().removesuffix("strategy")
@@ -165,24 +175,35 @@ def _strategy(trainer: Namespace, num_gpus: int) -> tuple[Strategy, int]:
         return "ddp", 1
     if kind.startswith("fsdp"):
         return "fsdp", 1
-    if kind == "modelparallel":
-        sizes = chosen.get("init_args") or {}
-        tensor, data = sizes.get("tensor_parallel_size", "auto"), sizes.get("data_parallel_size", "auto")
-        if tensor == "auto":
-            tensor = num_gpus // (trainer.num_nodes if data == "auto" else data)
-        return ("single" if tensor == num_gpus else "fsdp"), tensor
+    if kind == "modelparallel" and not isinstance(chosen, str):
+        return "fsdp", _tensor_parallel_size(chosen.get("init_args") or {}, trainer.num_nodes, num_gpus)
     raise ValueError(
-        f"trainer.strategy must be auto, ddp, fsdp, fsdp2 or ModelParallelStrategy to be planned, got {name!r}"
+        "trainer.strategy must be auto, ddp, fsdp, fsdp2 or ModelParallelStrategy with its sizes to be planned, "
+        f"got {name!r}"
     )
 
 
-def _precision(dtype: str, precision: str, stored_bytes: int, strategy: Strategy) -> Precision:
+def _tensor_parallel_size(sizes: Mapping[str, int | str], num_nodes: int, num_gpus: int) -> int:
+    """Of Lightning's `ModelParallelStrategy`, which takes a node for the processes that compute a layer together."""
+    data, tensor = (sizes.get(f"{kind}_parallel_size", "auto") for kind in ("data", "tensor"))
+    num_data = num_nodes if data == "auto" else int(data)
+    num_tensor = num_gpus // num_nodes if tensor == "auto" else int(tensor)
+    if num_data * num_tensor != num_gpus:
+        raise ValueError(
+            f"data_parallel_size x tensor_parallel_size of trainer.strategy must be the number of GPUs, {num_gpus}, "
+            f"got {num_data} x {num_tensor}"
+        )
+    return num_tensor
+
+
+def _precision(dtype: str, precision: str, stored_bytes: int, sharding: Sharding | None) -> Precision:
     is_half = dtype in ("bfloat16", "float16") or precision in ("bf16-true", "16-true")
     weight: int = 2 if is_half else stored_bytes if dtype == "auto" else 4
-    compute: int = 2 if "mixed" in precision else weight
-    # Shards are cast as they are gathered; without them autocast leaves the residual stream in float32.
-    residual: int = compute if strategy == "fsdp" else weight
-    return Precision(weight, compute, residual)
+    gathered: int = weight
+    if sharding is not None and sharding.compute_dtype is not None:
+        gathered = sharding.compute_dtype.itemsize
+    # Autocast leaves the residual stream in the precision of the weights.
+    return Precision(weight, 2 if "mixed" in precision else gathered, gathered)
 
 
 def _optimizer(make: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]) -> tuple[float, bool]:

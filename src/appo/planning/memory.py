@@ -25,7 +25,7 @@ class Precision:
     Attributes:
         weight: of parameters, gradients and optimizer state, 2 or 4.
         compute: of what goes into a matrix product, 2 or 4.
-        residual: of what layers hand on to one another, 2 or 4.
+        residual: of what layers hand on to one another, and of weights that are gathered from shards, 2 or 4.
     """
 
     weight: int = 4
@@ -89,11 +89,12 @@ def layer_workspace(size: PolicySize, precision: Precision, tensor_parallel: int
     return 3 * precision.compute * size.mlp_size // tensor_parallel + 2 * precision.residual * size.hidden_size
 
 
-def weight_casts(size: PolicySize, precision: Precision) -> int:
-    """Bytes of the copies that autocast makes of all matrices and keeps to the end of a forward pass."""
+def weight_casts(size: PolicySize, precision: Precision, tensor_parallel: int = 1) -> int:
+    """Bytes of the copies that autocast makes of all matrices and keeps to the end of a step, of gathered ones too."""
     if not precision.is_autocast:
         return 0
-    return precision.compute * (size.num_layers * size.linear_layer_weights + size.vocab_size * size.hidden_size)
+    layers = size.num_layers * size.linear_layer_weights // tensor_parallel
+    return precision.compute * (layers + size.vocab_size * size.hidden_size)
 
 
 def log_prob_buffers(size: PolicySize, num_tokens: int, chunk_bytes: int | None) -> int:
@@ -140,6 +141,7 @@ def step_workspace(
     checkpointing: bool,
     chunk_bytes: int | None,
     tensor_parallel: int = 1,
+    is_gathered: bool = False,
 ) -> int:
     """Bytes that the worst moment of a micro-batch takes beside what it saves.
 
@@ -151,15 +153,22 @@ def step_workspace(
         size: of the model.
         precision: of the step.
         num_tokens: of a micro-batch.
-        num_scored: those of them whose log-probs are taken.
+        num_scored: tokens whose log-probs one process takes.
         checkpointing: whether layers are computed again in the backward pass.
         chunk_bytes: see `log_prob_buffers`.
         tensor_parallel: processes that share every layer.
+        is_gathered: whether the gradient of the head is that of a gathered weight, which counts for itself.
     """
-    head_gradient = size.vocab_size * (num_scored * _FLOAT + size.hidden_size * precision.weight)
     head = log_prob_buffers(size, num_scored, chunk_bytes)
+    head_size = size.vocab_size * size.hidden_size
+    if chunk_bytes is None:
+        gradient = 0 if is_gathered else head_size * precision.weight
+        head = max(head, size.vocab_size * num_scored * _FLOAT + gradient)
+    elif is_gathered and precision.residual == _FLOAT:
+        # It is summed up where it stays; in low precision, it is cast afterwards.
+        head -= head_size * _FLOAT
     layer = layer_workspace(size, precision, tensor_parallel) * num_tokens
     layer += size.hidden_size * size.mlp_size * precision.weight // tensor_parallel
     if checkpointing:
         layer += layer_activations(size, precision, tensor_parallel) * num_tokens
-    return max(head, head_gradient if chunk_bytes is None else 0, layer)
+    return max(head, layer)

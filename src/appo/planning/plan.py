@@ -109,6 +109,8 @@ class RunPlan:
             raise ValueError(f"gpus must be positive, got {self.num_gpus}")
         if self.gpu_bytes <= 0:
             raise ValueError(f"gpu_memory_gib must be positive, got {self.gpu_bytes / GIB}")
+        if self.tensor_parallel > 1 and self.strategy != "fsdp":
+            raise ValueError(f"tensor_parallel_size must be 1 without shards, got {self.tensor_parallel}")
         for name, parts in (("tensor_parallel", self.tensor_parallel), ("engine's", self.engine.tensor_parallel)):
             if self.num_gpus % parts:
                 raise ValueError(f"{name} tensor_parallel_size must divide {self.num_gpus} GPUs, got {parts}")
@@ -125,13 +127,14 @@ class RunPlan:
 
     @property
     def step_scored(self) -> int:
-        """Tokens of the largest micro-batch whose log-probs are taken, at most."""
-        return self.step_tokens if self.scored_tokens is None else self.scored_tokens
+        """Tokens of the largest micro-batch that one process puts through the output head, at most."""
+        scored = self.step_tokens if self.scored_tokens is None else self.scored_tokens
+        return -(-scored // self.tensor_parallel)
 
     @property
     def num_shards(self) -> int:
         """Processes that share the weights."""
-        return self.num_gpus if self.strategy == "fsdp" else self.tensor_parallel
+        return self.num_gpus if self.strategy == "fsdp" else 1
 
 
 @dataclass(frozen=True)
@@ -190,8 +193,11 @@ def plan_memory(size: PolicySize, run: RunPlan) -> MemoryPlan:
 
     Persistent are, a shard each where weights are sharded: weights, optimizer state (``optimizer_states`` numbers a
     weight) and the reference. Gradients are there in the update; DDP holds them once more in its buckets. FSDP gathers
-    two layers, embedding and head for the moment they are computed, and holds their gradients until they are sent:
-    see "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel" (https://arxiv.org/abs/2304.11277).
+    two layers, embedding and head for the moment they are computed, and holds gradients of layers and head until they
+    are sent: see "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel" (https://arxiv.org/abs/2304.11277).
+
+    Processes that compute layers together gather and compute their part of them. They have the same rows and whole
+    hidden states between layers, a whole embedding and a whole head, and put some of the rows through it each.
 
     Args:
         size: of the policy.
@@ -222,20 +228,29 @@ def _items(size: PolicySize, run: RunPlan) -> Iterator[MemoryItem]:
     yield MemoryItem("optimizer state", int(weights * run.optimizer_states))
     yield MemoryItem("reference", size.num_weights * run.reference_bytes // shards)
     yield MemoryItem("gradients", weights * (2 if run.strategy == "ddp" else 1), ("update",))
-    gathered = 0
     if run.strategy == "fsdp":
-        gathered = (2 * size.layer_weights + size.embedding_weights + size.head_weights) * precision.compute
-        gathered //= run.tensor_parallel
+        layers = 2 * size.layer_weights // run.tensor_parallel
+        gathered = (layers + size.embedding_weights + size.head_weights) * precision.residual
+        # That of the embedding comes last, when activations are gone.
+        gradients = (layers + size.vocab_size * size.hidden_size) * precision.residual
         yield MemoryItem("gathered layers", gathered, ("log-probs", "update"))
-        yield MemoryItem("gradients of gathered layers", gathered, ("update",))
-    yield MemoryItem("casts of weights", 0 if gathered else weight_casts(size, precision), ("log-probs", "update"))
+        yield MemoryItem("gradients of gathered layers", gradients, ("update",))
+    casts = weight_casts(size, precision, run.tensor_parallel)
+    yield MemoryItem("casts of weights", casts, ("log-probs", "update"))
     yield MemoryItem(
         "activations",
         run.step_tokens * step_activations(size, precision, run.checkpointing, run.tensor_parallel),
         ("update",),
     )
     work = step_workspace(
-        size, precision, run.step_tokens, run.step_scored, run.checkpointing, run.chunk_bytes, run.tensor_parallel
+        size,
+        precision,
+        run.step_tokens,
+        run.step_scored,
+        run.checkpointing,
+        run.chunk_bytes,
+        run.tensor_parallel,
+        run.strategy == "fsdp",
     )
     # No weight is updated before the last activations are gone.
     one_by_one = 2 * size.largest_weight * precision.weight // shards
@@ -284,7 +299,10 @@ def _engine_workspace(size: PolicySize, engine: EnginePlan) -> int:
 
 
 def _hand_over_bytes(size: PolicySize, run: RunPlan) -> int:
-    """Nothing where a whole weight is copied as it is; else the largest part that is cast or gathered."""
-    if run.num_shards == 1:
+    """Nothing where a whole weight is copied as it is; else the largest that is cast or gathered, whole on every GPU.
+
+    Of gathered weights, vLLM collects those of one of its modules, which are a part of a decoder layer.
+    """
+    if run.strategy != "fsdp":
         return 0 if run.engine.num_bytes == run.precision.weight else size.largest_weight * run.engine.num_bytes
-    return max(size.layer_weights, size.largest_weight) * run.engine.num_bytes + HAND_OVER_BYTES
+    return max(size.layer_weights, size.largest_weight) * run.precision.weight + HAND_OVER_BYTES
