@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 from transformers import AutoConfig, Qwen3Config
 
@@ -89,9 +92,11 @@ def count_collectives(rank: int, policy: str) -> None:
         model(input_ids=torch.arange(8).unsqueeze(0), use_cache=False).logits.sum().backward()
     # Twice forward and twice back in each of two layers.
     assert sent.get_comm_counts()[torch.ops.c10d_functional.all_reduce] == 8
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, DTensor) and each.shape[:2] == (1, 8)]
 
 
-def test_a_layer_takes_four_collectives(tmp_path):
+def test_a_layer_takes_four_collectives_and_leaves_nothing_in_memory(tmp_path):
     policy = tmp_path / "policy"
     make_model("qwen2", len(make_tokenizer()), num_kv_heads=2).save_pretrained(policy)
     as_processes(count_collectives, tmp_path, str(policy))

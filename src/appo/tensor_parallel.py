@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -32,36 +32,62 @@ _HEAD_DIMENSION = 2
 """Of queries and keys where they are normed head by head: ``[B, T, heads, head size]``."""
 
 
-class _SharedInput(ColwiseParallel):
-    """Layers that read the same hidden states, as those of queries, keys and values do, add up their gradients once."""
+@dataclass(eq=False)
+class _LastInput:
+    """Hidden states that layers read one after the other, such as those of queries, keys and values.
+
+    As one tensor in the graph, they get one sum of gradients over processes instead of one for every layer. They are
+    forgotten as soon as the next matrix is split by rows: a tensor that stayed here would stay in memory.
+    """
+
+    hidden: Tensor | None = None
+    replicated: DTensor | None = None
+
+    def replicate(self, mesh: DeviceMesh, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden, *rest = args
+        if isinstance(hidden, DTensor):
+            return args
+        if self.hidden is not hidden:
+            self.hidden, self.replicated = hidden, DTensor.from_local(hidden, mesh, [Replicate()], run_check=False)
+        return self.replicated, *rest
+
+    def forget(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.hidden = self.replicated = None
+
+
+class _Columns(ColwiseParallel):
+    def __init__(self, last: _LastInput, output_layouts: Placement | None = None) -> None:
+        super().__init__(output_layouts=output_layouts)
+        self.last = last
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        module.register_forward_pre_hook(partial(_replicate, device_mesh))
+        module.register_forward_pre_hook(partial(self.last.replicate, device_mesh))
         split: nn.Module = super()._apply(module, device_mesh)
         return split
 
 
-def _replicate(mesh: DeviceMesh, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    hidden, *rest = args
-    if isinstance(hidden, DTensor):
-        return args
-    if not hasattr(hidden, _REPLICATED):
-        setattr(hidden, _REPLICATED, DTensor.from_local(hidden, mesh, [Replicate()], run_check=False))
-    return getattr(hidden, _REPLICATED), *rest
+class _Rows(RowwiseParallel):
+    def __init__(self, last: _LastInput, input_layouts: Placement | None = None) -> None:
+        super().__init__(input_layouts=input_layouts)
+        self.last = last
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        module.register_forward_pre_hook(self.last.forget)
+        split: nn.Module = super()._apply(module, device_mesh)
+        return split
 
 
-_REPLICATED = "_as_replicated"
-"""Attribute of a tensor: itself, as a part of the graph that several layers share."""
-
-_STYLES: Mapping[str, Callable[[], ParallelStyle]] = {
-    "colwise": _SharedInput,
-    "colwise_gather_output": lambda: _SharedInput(output_layouts=Replicate()),
-    "colwise_rep": lambda: _SharedInput(output_layouts=Replicate()),
-    "rowwise": RowwiseParallel,
-    "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate()),
-    "rowwise_rep": lambda: RowwiseParallel(input_layouts=Replicate()),
+_STYLES: Mapping[str, Callable[[_LastInput], ParallelStyle]] = {
+    "colwise": _Columns,
+    "colwise_gather_output": lambda last: _Columns(last, output_layouts=Replicate()),
+    "colwise_rep": lambda last: _Columns(last, output_layouts=Replicate()),
+    "rowwise": _Rows,
+    "rowwise_split_input": lambda last: _Rows(last, input_layouts=Replicate()),
+    "rowwise_rep": lambda last: _Rows(last, input_layouts=Replicate()),
     # Each process sees its own heads: their gradients are added up.
-    "replicated_with_grad_allreduce": lambda: SequenceParallel(sequence_dim=_HEAD_DIMENSION, use_local_output=True),
+    "replicated_with_grad_allreduce": lambda last: SequenceParallel(
+        sequence_dim=_HEAD_DIMENSION, use_local_output=True
+    ),
 }
 """What transformers calls them, and what they are in torch."""
 
@@ -112,7 +138,8 @@ def split_layers(model: PreTrainedModel, mesh: DeviceMesh) -> None:
     """
     check_split(model.config, mesh.size())
     plan = _layer_plan(model.config.get_text_config(decoder=True))
-    parallelize_module(model.get_decoder(), mesh, {name: _STYLES[style]() for name, style in plan.items()})
+    last = _LastInput()
+    parallelize_module(model.get_decoder(), mesh, {name: _STYLES[style](last) for name, style in plan.items()})
 
 
 def _layer_plan(text: PreTrainedConfig) -> dict[str, str]:

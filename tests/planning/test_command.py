@@ -85,11 +85,19 @@ def test_every_process_samples_its_own_prompts(capsys):
 
 def test_weights_are_gathered_in_the_precision_that_shards_are_cast_to(capsys):
     options = [*SEVEN, "--gpus=8", "--trainer.strategy=fsdp2"]
-    low = plan(capsys, *options, "--model.sharding.param_dtype=bfloat16")
-    cast = plan(capsys, *options, "--trainer.precision=bf16-mixed")
-    assert row(cast, "gathered layers")[0] == pytest.approx(2 * row(low, "gathered layers")[0], abs=0.01)
-    assert "casts of weights" in cast
-    assert "casts of weights" not in low
+    single = row(plan(capsys, *options), "gathered layers")[0]
+    for mixed in ("--model.sharding.param_dtype=bfloat16", "--trainer.precision=bf16-mixed"):
+        text = plan(capsys, *options, mixed)
+        assert row(text, "gathered layers")[0] == pytest.approx(single / 2, abs=0.01)
+        assert "casts of weights" not in text
+    # Without shards, every operation casts its weight.
+    assert "casts of weights" in plan(capsys, *SEVEN, "--trainer.precision=bf16-mixed")
+
+
+def test_a_precision_that_a_fit_refuses_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        plan(capsys, *SEVEN, "--trainer.precision=bf16-true")
+    assert "trainer.precision must be 32-true or bf16-mixed, got bf16-true" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("optimizer", "states"), [("AdamW", 2), ("SGD", 0), ("RMSprop", 1)])

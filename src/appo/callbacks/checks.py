@@ -39,16 +39,19 @@ def can_overlap(overlap: bool | None, lag: int, engine: Engine) -> bool:
     return lag == 1 and engine.samples_aside and overlap is not False
 
 
-def check_precision(trainer: L.Trainer) -> None:
+def check_precision(precision: str) -> None:
     """Refuses precisions in which log-probs and advantages would be rounded, or gradients scaled.
 
+    Args:
+        precision: of the trainer.
+
     Raises:
-        ValueError: if the trainer's precision is one of them.
+        ValueError: if it is one of them.
     """
-    if trainer.precision not in ("32-true", "bf16-mixed"):
+    if precision not in ("32-true", "32", "bf16-mixed"):
         raise ValueError(
-            f"trainer.precision must be 32-true or bf16-mixed, got {trainer.precision}; model.dtype=bfloat16 keeps "
-            "weights and optimizer state in half precision"
+            f"trainer.precision must be 32-true or bf16-mixed, got {precision}; model.dtype=bfloat16 keeps weights and "
+            "optimizer state in half precision"
         )
 
 
@@ -105,7 +108,7 @@ def check_split_policy(module: APPOModule, configs: Iterable[PreTrainedConfig], 
         size: processes that compute a layer together.
 
     Raises:
-        ValueError: if a model cannot be split among them, or an adapter is to be trained.
+        ValueError: if a model cannot be split among them, is to be compiled, or has an adapter.
     """
     if module.lora is not None:
         raise ValueError(

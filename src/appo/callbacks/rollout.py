@@ -227,7 +227,7 @@ class RolloutCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         module, data = parts_of(trainer, pl_module)
-        check_precision(trainer)
+        check_precision(str(trainer.precision))
         check_ranks(trainer, module, data, self.scorer)
         ranks.join(trainer.world_size, self.rank_timeout_s, check_tensor_parallel(module))
         ranks.watch(getattr(trainer.strategy.launcher, "procs", ()))

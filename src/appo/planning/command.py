@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from transformers import AutoConfig, PreTrainedConfig
 
 from appo.callbacks import RolloutCallback
-from appo.callbacks.checks import check_split_policy
+from appo.callbacks.checks import check_precision, check_split_policy
 from appo.datamodule import RolloutDataModule
 from appo.engines import Engine, HFEngine, VLLMEngine, VLLMServerEngine
 from appo.module import APPOModule
@@ -72,8 +72,10 @@ def plan_of_run(
     stored_bytes = 2 if getattr(config, "dtype", None) in (torch.bfloat16, torch.float16) else 4
     if tensor_parallel > 1:
         check_split_policy(module, [config], tensor_parallel)
-    sharding = module.sharding if strategy == "fsdp" else None
-    precision = _precision(module.dtype_name, str(trainer.precision), stored_bytes, sharding)
+    mixed = str(trainer.precision or "32-true")
+    check_precision(mixed)
+    sharding = module.sharding.with_precision(mixed) if strategy == "fsdp" else None
+    precision = _precision(module.dtype_name, mixed, stored_bytes, sharding)
     rules = rollout.rules
     at_once = rules.num_initial + rules.num_branches if rollout.lag else max(rules.num_initial, rules.num_branches)
     states, foreach = _optimizer(module.optimizer)
@@ -197,8 +199,7 @@ def _tensor_parallel_size(sizes: Mapping[str, int | str], num_nodes: int, num_gp
 
 
 def _precision(dtype: str, precision: str, stored_bytes: int, sharding: Sharding | None) -> Precision:
-    is_half = dtype in ("bfloat16", "float16") or precision in ("bf16-true", "16-true")
-    weight: int = 2 if is_half else stored_bytes if dtype == "auto" else 4
+    weight: int = 2 if dtype in ("bfloat16", "float16") else stored_bytes if dtype == "auto" else 4
     gathered: int = weight
     if sharding is not None and sharding.compute_dtype is not None:
         gathered = sharding.compute_dtype.itemsize
