@@ -11,9 +11,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from appo import sharding
+from appo import sharding_gather
 from appo.policy import load_policy, load_sharded_policy
-from appo.sharding import Layout, Sharding, whole
+from appo.sharding import Layout, Sharding
+from appo.sharding_gather import whole
 from tests.engines.tiny_policy import make_model, make_tokenizer
 from tests.processes import as_processes
 
@@ -71,7 +72,7 @@ def test_the_first_process_reads_a_policy_and_each_gets_its_shard(tmp_path, arch
 
 
 def gather_in_pieces(rank: int) -> None:
-    sharding._PIECE_BYTES = 64
+    sharding_gather._PIECE_BYTES = 64
     mesh = init_device_mesh("cpu", (2,))
     # Fewer rows than processes, an odd number of them, rows that are a piece by themselves.
     for shape in ((1, 40), (7, 5), (5, 100), (64, 3, 2), (200,)):
@@ -86,7 +87,7 @@ def test_gathers_large_tensors_piece_by_piece(tmp_path):
 
 def gather_parts_in_pieces(rank: int, sizes: tuple[int, int]) -> None:
     """Matrices that tensor parallelism has split by rows and by columns, and sharding once more."""
-    sharding._PIECE_BYTES = 64
+    sharding_gather._PIECE_BYTES = 64
     DTensor.full_tensor = None  # gathers at once
     mesh = init_device_mesh("cpu", sizes, mesh_dim_names=("data", "tensor"))
     # As above, and an odd number of columns.

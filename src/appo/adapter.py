@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from appo.sharding import whole
+from appo.sharding_gather import whole
 
 if TYPE_CHECKING:
     from peft import PeftModel

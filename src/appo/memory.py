@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from appo.functional import chunk_bytes
 from appo.head import find_linear_head
-from appo.sharding import gathered
+from appo.sharding_gather import gathered
 
 _PROBE_TOKENS = 64
 

@@ -25,7 +25,8 @@ from appo import ranks
 from appo.functional import predicting_positions, scatter_scored, token_log_probs
 from appo.head import LinearHead, find_linear_head
 from appo.rows import RowForward
-from appo.sharding import Layout, Sharding, check_replicas, gathered, is_sharded, whole, whole_state
+from appo.sharding import Layout, Sharding, check_replicas, is_sharded
+from appo.sharding_gather import gathered, whole, whole_state
 from appo.sharding_start import Blueprint
 from appo.tensor_parallel import RowSplit
 
