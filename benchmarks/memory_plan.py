@@ -30,6 +30,7 @@ import transformers
 
 from appo import ranks
 from appo.planning import RUNTIME_BYTES, EnginePlan, PolicySize, Precision, RunPlan, plan_memory
+from benchmarks.handover import GIVE_BACK
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama-small": {
@@ -119,9 +120,6 @@ CHUNK_BYTES = 2**27
 SENT_GRADIENTS = 3
 """Times that gradients of embedding and head are there when they are added up over processes on a CPU: as they were
 computed, as they are sent, and as gloo copies them. Activations are gone then, and weights not gathered any more."""
-
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-"""What makes the C library give memory back at once; without it, a peak holds what was freed long before."""
 
 
 @dataclass(frozen=True)
