@@ -18,10 +18,9 @@ def pooled(batch: TrainBatch) -> tuple[TrainBatch, slice]:
         batch: of this process; without tensor parallelism it is all there is.
     """
     if ranks.tensor_parallel_size() == 1:
-        return batch, slice(None)
-    parts = ranks.gather_tensor_parallel(batch.to(torch.device("cpu")))
-    start = sum(len(part) for part in parts[: ranks.tensor_parallel_rank()])
-    return TrainBatch.cat(parts).to(batch.token_ids.device), slice(start, start + len(batch))
+        return batch, slice(len(batch))
+    parts, own = ranks.pool_tensor_parallel(batch.to(torch.device("cpu")))
+    return TrainBatch.cat(parts).to(batch.token_ids.device), own
 
 
 def joint_micro_batches(batch: TrainBatch, max_tokens: int) -> tuple[list[tuple[Tensor, TrainBatch]], int]:

@@ -246,7 +246,8 @@ class APPOModule(L.LightningModule):
     def _measure(self, evaluate: PolicyLogProbs, trajectories: Sequence[Trajectory]) -> Measured:
         was_training = evaluate.model.training
         evaluate.model.eval()
-        sampled, own = ranks.pool_tensor_parallel([(t.token_ids, t.response_mask) for t in trajectories])
+        parts, own = ranks.pool_tensor_parallel([(t.token_ids, t.response_mask) for t in trajectories])
+        sampled = [row for part in parts for row in part]
         measured = Measured.nothing(len(sampled), self.policy_version)
         lengths = torch.tensor([len(token_ids) for token_ids, _ in sampled])
         buckets = length_buckets(lengths, self.max_tokens_per_microbatch)

@@ -10,7 +10,7 @@ import logging
 import re
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,6 +24,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+Rows = TypeVar("Rows", bound=Sized)
 
 
 class RankError(RuntimeError):
@@ -106,11 +107,6 @@ def num_ranks() -> int:
     return 1 if _team is None else dist.get_world_size(_team.group)
 
 
-def tensor_parallel_rank() -> int:
-    """Number of this process among those that compute a layer together."""
-    return 0 if _team is None or _team.partners is None else dist.get_rank(_team.partners)
-
-
 def tensor_parallel_size() -> int:
     """How many processes compute a layer together."""
     return 1 if _team is None or _team.partners is None else dist.get_world_size(_team.partners)
@@ -146,21 +142,22 @@ def gather(item: Item) -> list[Item]:
     return items
 
 
-def gather_tensor_parallel(item: Item) -> list[Item]:
-    """What those have brought that compute a layer together, in the order of ranks, on each of them."""
+def pool_tensor_parallel(rows: Rows) -> tuple[list[Rows], slice]:
+    """What those have brought that compute a layer together, on each of them.
+
+    Args:
+        rows: of this process.
+
+    Returns:
+        The rows of each, in the order of ranks; and where those of this one are when all are put one behind the other.
+    """
     if _team is None or _team.partners is None:
-        return [item]
-    items = [item] * tensor_parallel_size()
+        return [rows], slice(len(rows))
+    parts = [rows] * tensor_parallel_size()
     with _hearing(_team):
-        dist.all_gather_object(items, item, group=_team.partners)
-    return items
-
-
-def pool_tensor_parallel(items: Sequence[Item]) -> tuple[list[Item], slice]:
-    """The items of all those that compute a layer together, in the order of ranks, and which of them are this one's."""
-    parts = gather_tensor_parallel(items)
-    start = sum(len(part) for part in parts[: tensor_parallel_rank()])
-    return [item for part in parts for item in part], slice(start, start + len(items))
+        dist.all_gather_object(parts, rows, group=_team.partners)
+    start = sum(len(part) for part in parts[: dist.get_rank(_team.partners)])
+    return parts, slice(start, start + len(rows))
 
 
 def gather_on_first(item: Item) -> list[Item]:
