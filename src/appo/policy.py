@@ -242,13 +242,28 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     is_first = ranks.rank() == 0
     state = whole_state(model, keep=is_first) if is_sharded(model) else None
     if is_first:
-        generation_config = model.generation_config
-        # As it is: `save_pretrained` refuses generation configs that `from_pretrained` only warns of.
-        model.generation_config = GenerationConfig()
-        try:
-            model.save_pretrained(folder, state_dict=state)
-        finally:
-            model.generation_config = generation_config
-        if generation_config is not None:
-            generation_config.to_json_file(folder / "generation_config.json")
+        write_model(model, folder, state)
         tokenizer.save_pretrained(folder)
+
+
+def write_model(
+    model: PreTrainedModel, folder: Path, state: dict[str, Tensor] | None = None, max_file_size: str = "50GB"
+) -> None:
+    """Writes the weights of a model with its config and its generation config, the latter as it is.
+
+    `save_pretrained` refuses generation configs that `from_pretrained` only warns of.
+
+    Args:
+        model: not sharded, unless `state` is given.
+        folder: made if it is not there.
+        state: weights by name to write in place of the model's own.
+        max_file_size: of a file of weights, in the words of transformers.
+    """
+    generation_config = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        model.save_pretrained(folder, state_dict=state, max_shard_size=max_file_size)
+    finally:
+        model.generation_config = generation_config
+    if generation_config is not None:
+        generation_config.to_json_file(folder / "generation_config.json")

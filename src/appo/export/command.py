@@ -14,7 +14,7 @@ from appo.engines.stopping import load_generation_config
 from appo.export.adapted import AdaptedPolicy, holds_adapter
 from appo.export.run_config import adapted_run, policy_of_run
 from appo.export.weights import empty_policy, main_dtype, whole_policy
-from appo.policy import check_policy_folder, load_tokenizer
+from appo.policy import check_policy_folder, load_tokenizer, write_model
 
 _MAX_FILE_SIZE = "5GB"
 
@@ -80,6 +80,5 @@ def write_policy(state: dict[str, Tensor], policy: str, folder: Path) -> None:
         folder: to write.
     """
     model = empty_policy(policy, main_dtype(state.values()))
-    model.save_pretrained(folder, state_dict=state, max_shard_size=_MAX_FILE_SIZE)
-    # As it is: `save_pretrained` refuses generation configs that `from_pretrained` only warns of.
-    load_generation_config(policy, model.config).to_json_file(folder / "generation_config.json")
+    model.generation_config = load_generation_config(policy, model.config)
+    write_model(model, folder, state, _MAX_FILE_SIZE)
