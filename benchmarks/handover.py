@@ -52,10 +52,10 @@ def measure(pipe: Connection, rank: int, folder: Path, policy: str, tensor_paral
     from torch.distributed.device_mesh import init_device_mesh
     from transformers import AutoModelForCausalLM
 
-    from appo.engines.weight_folder import WeightFolder
-    from appo.engines.weights import WeightLayout
-    from appo.policy import load_policy, load_sharded_policy, named_weights
-    from appo.sharding import Layout, Sharding, decoder_layers
+    from appo.distributed.fsdp import Layout, Sharding, decoder_layers
+    from appo.engines.vllm_server.weight_files import WeightFolder
+    from appo.policy.log_probs import load_policy, load_sharded_policy, named_weights
+    from appo.policy.weight_layout import WeightLayout
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     sizes = (2 // tensor_parallel_size, tensor_parallel_size)
@@ -106,7 +106,7 @@ def _warm_up(folder: Path, sharding: Any, processes: Any) -> None:
     """Goes the whole way once with a policy of no size."""
     import torch.distributed as dist
 
-    from appo.policy import load_policy, load_sharded_policy, named_weights
+    from appo.policy.log_probs import load_policy, load_sharded_policy, named_weights
 
     small = folder / "small"
     if dist.get_rank() == 0:

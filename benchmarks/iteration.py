@@ -85,8 +85,8 @@ class Plan:
 
 def make_policy(folder: Path) -> None:
     """Saves the tiny policy with nothing that ends a response."""
-    from appo.policy import save_policy
-    from appo.supervised import TinyPolicy, WorldConversations
+    from appo.policy.log_probs import save_policy
+    from appo.sft import TinyPolicy, WorldConversations
 
     tiny = TinyPolicy(WorldConversations())
     tokenizer = tiny.build_tokenizer()
@@ -121,7 +121,7 @@ def serve_iterations(pipe: Any, setting: Setting) -> None:
     limit_threads(setting.threads)
     import lightning as L
 
-    from appo.rollouts import read_trajectories
+    from appo.monitoring.trajectory_files import read_trajectories
 
     folder = Path(tempfile.mkdtemp())
 
@@ -162,14 +162,14 @@ def _parts(setting: Setting) -> tuple[Any, Any, Any]:
     import torch
 
     from appo.advantages import ProceduralAdvantage
-    from appo.callbacks import RolloutCallback
+    from appo.core.trajectory import Outcome, Trajectory
     from appo.engines import VLLMEngine
     from appo.losses import ProceduralLoss
-    from appo.module import APPOModule
     from appo.rewards import Reward
     from appo.scorers import BranchingScore
     from appo.tools import TagSyntax
-    from appo.trajectory import Outcome, Trajectory
+    from appo.training.callbacks import RolloutCallback
+    from appo.training.module import APPOModule
 
     class EvenTokens(Reward):
         """The share of sampled tokens whose id is even: random policies differ in it."""
@@ -197,8 +197,8 @@ def _parts(setting: Setting) -> tuple[Any, Any, Any]:
 
 
 def _data(setting: Setting) -> Any:
-    from appo.datamodule import RolloutDataModule
     from appo.prompts import WorldQuestions
+    from appo.training.datamodule import RolloutDataModule
 
     return RolloutDataModule(
         WorldQuestions(),

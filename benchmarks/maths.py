@@ -33,10 +33,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from appo.advantages import ProceduralAdvantage
-from appo.batch import NO_PARENT, TrainBatch, TrajectoryBatch
+from appo.core.batch import NO_PARENT, TrainBatch, TrajectoryBatch
 from appo.functional import ChosenPoints, future_likelihood_gain, select_branch_points
 from appo.losses import ProceduralLoss
-from appo.rollouts.candidates import CandidateFilter, Exclusion, has_room
+from appo.rollouts.branching import CandidateFilter, Exclusion, has_room
 from appo.scorers import BranchingScore
 
 VOCAB_SIZE = 30_000

@@ -28,8 +28,15 @@ from typing import Any, Literal
 import torch
 import transformers
 
-from appo import ranks
-from appo.planning import RUNTIME_BYTES, EnginePlan, PolicySize, Precision, RunPlan, plan_memory
+from appo.commands.plan import (
+    RUNTIME_BYTES,
+    EnginePlan,
+    PolicySize,
+    Precision,
+    RunPlan,
+    plan_memory,
+)
+from appo.distributed import comm
 from benchmarks.handover import GIVE_BACK
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -204,10 +211,10 @@ def take_steps(case: Case, folder: str) -> int:
     from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
     from torch.utils.data import DataLoader
 
-    from appo.batch import TrainBatch
+    from appo.core.batch import TrainBatch
+    from appo.distributed.fsdp import FSDP2Strategy
     from appo.losses import ClippedLoss
-    from appo.module import APPOModule
-    from appo.sharding import FSDP2Strategy
+    from appo.training.module import APPOModule
 
     strategies: dict[str, Callable[[], Strategy | str]] = {
         "single": lambda: "auto",
@@ -229,7 +236,7 @@ def take_steps(case: Case, folder: str) -> int:
 
     class Team(L.Callback):
         def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-            ranks.join(trainer.world_size, 600.0, case.tensor_parallel)
+            comm.join(trainer.world_size, 600.0, case.tensor_parallel)
 
     class Peak(L.Callback):
         def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -265,7 +272,7 @@ def take_steps(case: Case, folder: str) -> int:
     gc.collect()
     before = resident("VmRSS")
     fit(folder, batches, case.dtype, [Peak()])
-    return max(ranks.gather(resident("VmHWM") - before))
+    return max(comm.gather(resident("VmHWM") - before))
 
 
 def main() -> None:
@@ -277,7 +284,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.case:
         num_bytes = take_steps(Case(**json.loads(options.case)), options.folder)
-        if ranks.rank() == 0:
+        if comm.rank() == 0:
             print(num_bytes)
         return
     print(

@@ -20,6 +20,13 @@ from pathlib import Path
 
 import torch
 
+from appo.core.trajectory import (
+    Outcome,
+    Prompt,
+    Segment,
+    ToolCall,
+    Trajectory,
+)
 from appo.rewards import (
     AnswerReward,
     CompositeReward,
@@ -29,8 +36,7 @@ from appo.rewards import (
     Reward,
     RewardRunner,
 )
-from appo.rewards.text import normalize_answer
-from appo.trajectory import Outcome, Prompt, Segment, ToolCall, Trajectory
+from appo.rewards.answer_text import normalize_answer
 
 REWARDS: dict[str, Callable[[], Reward]] = {
     "AnswerReward": AnswerReward,

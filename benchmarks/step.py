@@ -72,7 +72,7 @@ def make_rows(lengths: list[int], vocab_size: int) -> Any:
     """A training batch of random tokens: a prompt, then tokens that are trained to the end."""
     import torch
 
-    from appo.batch import TrainBatch
+    from appo.core.batch import TrainBatch
 
     generator = torch.Generator().manual_seed(0)
     shape = (len(lengths), max(lengths))
@@ -300,7 +300,7 @@ def _module(policy: str) -> Any:
     import torch
 
     from appo.losses import ClippedLoss
-    from appo.module import APPOModule
+    from appo.training.module import APPOModule
 
     return APPOModule(
         policy, ClippedLoss(), optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-6, fused=True)

@@ -22,10 +22,10 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
+from appo.core.trajectory import Prompt
 from appo.engines import HFEngine, SamplingParams
 from appo.rollouts import AgentLimits, AgentLoop, Start
 from appo.tools import CallSyntax, ParsedCall, RenderChat, Tool, ToolAnswer, ToolRunner
-from appo.trajectory import Prompt
 from benchmarks.generation import make_policy, make_workload
 
 

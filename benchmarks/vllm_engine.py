@@ -77,9 +77,9 @@ def prompts_of(round_number: int, count: int, length: int = 60) -> list[tuple[in
 def serve_loop(pipe: Connection, policy: str, threads: int) -> None:
     """Our side: samples whenever a round number comes, and answers with seconds."""
     with _agent_loop(policy, threads, _NUM_TOKENS) as loop:
+        from appo.core.trajectory import Prompt
         from appo.engines import SamplingParams
         from appo.rollouts import Start
-        from appo.trajectory import Prompt
 
         while (number := pipe.recv()) is not None:
             prompts = [Prompt(str(i), "", ids, ()) for i, ids in enumerate(prompts_of(number, _NUM_SEQUENCES))]
@@ -160,9 +160,9 @@ def measure_branches(policy: str, rounds: int, threads: int) -> dict[str, float]
     """8 whole trajectories, then a branch from the middle of each."""
     whole_s, branch_s, reused, reusable = [], [], 0, 0
     with _agent_loop(policy, threads, 512) as loop:
+        from appo.core.trajectory import BranchPoint, Prompt
         from appo.engines import SamplingParams
         from appo.rollouts import Start
-        from appo.trajectory import BranchPoint, Prompt
 
         for number in range(rounds + 1):
             starts = [Start(Prompt(str(i), "", ids, ()), i) for i, ids in enumerate(prompts_of(number, 8))]
@@ -193,7 +193,7 @@ def measure_weights(folder: Path, size: str, rounds: int, threads: int) -> dict[
     from transformers import AutoModelForCausalLM
 
     from appo.engines import Request, VLLMEngine
-    from appo.policy import PolicyLogProbs, named_weights
+    from appo.policy.log_probs import PolicyLogProbs, named_weights
 
     policies = []
     for seed in range(2):

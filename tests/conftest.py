@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from appo.batch import NO_PARENT, TrajectoryBatch
-from appo.supervised import TinyPolicy, WorldConversations
-
-from .toy import run
+from appo.core.batch import NO_PARENT, TrajectoryBatch
+from appo.sft import TinyPolicy, WorldConversations
+from tests.small_run import run
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def policy_folder(tmp_path_factory) -> Path:
 def small_run(tmp_path_factory, policy_folder) -> Path:
     """The folder of a fit of one iteration."""
     folder = tmp_path_factory.mktemp("run")
-    return run("fit", folder, policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.toy.EvenTokens")
+    return run("fit", folder, policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.small_run.EvenTokens")
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +67,6 @@ def adapted_run(tmp_path_factory, policy_folder) -> Path:
     pytest.importorskip("peft")
     return run(
         "fit", tmp_path_factory.mktemp("adapted"), policy_folder, "--trainer.max_epochs=2",
-        "--rollout.reward=tests.toy.EvenTokens", "--model.lora.rank=4", "--model.optimizer.lr=0.02",
+        "--rollout.reward=tests.small_run.EvenTokens", "--model.lora.rank=4", "--model.optimizer.lr=0.02",
         "--model.loss.kl_coef=0.1",
     )  # fmt: skip

@@ -28,7 +28,7 @@ def main() -> None:
         raise SystemExit(f"appo: no command is named {args[0]!r}; commands: {', '.join(COMMANDS)}")
     # Threads that wait for one another by spinning make a busy CPU ten times slower; read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from appo.cli import run
+    from appo.commands.cli import run
 
     run(args)
 

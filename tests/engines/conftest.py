@@ -6,8 +6,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.engines.tiny_policy import ARCHITECTURES, make_model, make_tokenizer
-from tests.engines.vllm_servers import ServedPolicy
-from tests.vllm_here import skip_without_vllm
+from tests.engines.vllm_installed import skip_without_vllm
+from tests.engines.vllm_server.served_policy import ServedPolicy
 
 
 @pytest.fixture(scope="session")

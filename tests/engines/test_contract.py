@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from appo.engines import ENGINES, Engine, Request, SamplingParams
 from tests.engines.tiny_policy import forward_log_probs, make_model, random_requests, run
-from tests.vllm_here import skip_without_vllm
+from tests.engines.vllm_installed import skip_without_vllm
 
 END_ID = 1
 GREEDY = SamplingParams(temperature=0.0)

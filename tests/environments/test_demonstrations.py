@@ -6,13 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from appo.core.trajectory import (
+    NOT_SAMPLED,
+    Prompt,
+    ToolCall,
+    Trajectory,
+)
 from appo.environments.demonstrations import WorldDemonstrations
 from appo.environments.problems import WorldProblems
 from appo.environments.search import WorldSearch
 from appo.environments.world import World
 from appo.rewards import AnswerReward
 from appo.tools import PythonTool, SearchTool, TagSyntax
-from appo.trajectory import NOT_SAMPLED, Prompt, ToolCall, Trajectory
 
 DEMONSTRATIONS = WorldDemonstrations(WorldProblems(num_train=300, num_validation=40))
 

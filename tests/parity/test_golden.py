@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .golden import load_cases
+from tests.parity.golden import load_cases
 
 OWN = Path(__file__).with_name("appo_release.json")
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from appo.advantages import ProceduralAdvantage
-from appo.batch import NO_PARENT, TrainBatch, TrajectoryBatch
+from appo.core.batch import NO_PARENT, TrainBatch, TrajectoryBatch
 from appo.functional import (
     aggregation_weights,
     clip_events,
@@ -37,8 +37,7 @@ from appo.functional import (
 )
 from appo.losses import ProceduralLoss
 from appo.scorers import BranchingScore
-
-from .golden import load_cases
+from tests.parity.golden import load_cases
 
 GOLDEN = Path(os.environ.get("APPO_GOLDEN", Path(__file__).with_name("appo_release.json")))
 CASES = load_cases(GOLDEN)

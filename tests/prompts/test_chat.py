@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
-from appo.policy import decode, encode
+from appo.core.trajectory import Prompt
+from appo.policy.log_probs import decode, encode
 from appo.prompts import ChatEncoder, PromptStore, Question
-from appo.trajectory import Prompt
 
 SYSTEM = {"role": "system", "content": "Think."}
 USER = {"role": "user", "content": "Who is it?"}

@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from appo.batch import NO_PARENT, TrainBatch, TrajectoryBatch
+from appo.core.batch import NO_PARENT, TrainBatch, TrajectoryBatch
 
 few = settings(max_examples=50, deadline=None, derandomize=True)
 HIDDEN = (float("nan"), float("inf"), float("-inf"), 1e30)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from appo.advantages import ADVANTAGES
-from appo.batch import NO_PARENT, TrainBatch, TrajectoryBatch
+from appo.core.batch import NO_PARENT, TrainBatch, TrajectoryBatch
 from appo.functional import (
     aggregation_weights,
     discounted_suffix_sum,
@@ -24,12 +24,17 @@ from appo.functional import (
 )
 from appo.losses import LOSSES
 from appo.scorers import SCORERS
-
-from .batches import HIDDEN, Step, few, steps, trajectory_batches
-from .naive import common
-from .naive.advantages import branches_at
-from .naive.advantages import reward_scale as naive_reward_scale
-from .naive.losses import divergence
+from tests.properties.batches import (
+    HIDDEN,
+    Step,
+    few,
+    steps,
+    trajectory_batches,
+)
+from tests.properties.naive import common
+from tests.properties.naive.advantages import branches_at
+from tests.properties.naive.advantages import reward_scale as naive_reward_scale
+from tests.properties.naive.losses import divergence
 
 HUNDREDTHS = st.integers(-200, 200).map(lambda number: number / 100)
 LONG = 300_000

@@ -8,10 +8,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from appo.losses import LOSSES, Loss
-
-from . import naive
-from .batches import HIDDEN, Step, few, orders, steps
-from .naive.losses import loss_of_step
+from tests.properties import naive
+from tests.properties.batches import (
+    HIDDEN,
+    Step,
+    few,
+    orders,
+    steps,
+)
+from tests.properties.naive.losses import loss_of_step
 
 # Weights of the aggregation are float32 whatever the losses are.
 CLOSE = {"atol": 1e-6, "rtol": 1e-6}

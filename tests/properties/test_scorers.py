@@ -5,12 +5,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appo.batch import TrajectoryBatch
+from appo.core.batch import TrajectoryBatch
 from appo.scorers import SCORERS, Scorer, Scores
-
-from . import naive
-from .batches import few, hidden_variants, measured_batches, orders, reordered
-from .naive.common import rows_of
+from tests.properties import naive
+from tests.properties.batches import (
+    few,
+    hidden_variants,
+    measured_batches,
+    orders,
+    reordered,
+)
+from tests.properties.naive.common import rows_of
 
 DETERMINISTIC = [name for name in SCORERS if name in naive.SCORERS and not naive.SCORERS[name].is_random]
 DISCOUNTING = [name for name in SCORERS if "discount" in {field.name for field in fields(SCORERS[name])}]

@@ -8,7 +8,7 @@ import threading
 
 import torch
 
-from appo.trajectory import Outcome, Trajectory
+from appo.core.trajectory import Outcome, Trajectory
 
 NOT_CALLABLE = 3
 

@@ -1,8 +1,7 @@
 import pytest
 
 from appo.rewards import REWARDS, AnswerReward
-
-from .responses import ANSWER, RESULT, trajectory
+from tests.rewards.responses import ANSWER, RESULT, trajectory
 
 
 @pytest.mark.parametrize(

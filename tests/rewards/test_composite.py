@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from appo.core.trajectory import Outcome, Trajectory
 from appo.rewards import AnswerReward, CompositeReward, ExactMatchReward, JudgeReward, OverlongPenalty, Reward
-from appo.trajectory import Outcome, Trajectory
-
-from .responses import boxed, trajectory
+from tests.rewards.responses import boxed, trajectory
 
 
 @dataclass(eq=False)

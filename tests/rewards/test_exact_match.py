@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from appo.rewards import ExactMatchReward, Grading
-from appo.rewards.format import final_answer
-
-from .responses import RESULT, boxed, trajectory
+from appo.rewards.response_format import final_answer
+from tests.rewards.responses import RESULT, boxed, trajectory
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ import os
 import pytest
 
 from appo.rewards import FunctionReward, RewardError, RewardRunner
-
-from .responses import boxed, trajectory
+from tests.rewards.responses import boxed, trajectory
 
 MODULE = "tests.rewards.functions"
 

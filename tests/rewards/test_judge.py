@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from appo.rewards import Grading, JudgeReward, RewardError, RewardRunner, judge
-
-from .responses import boxed, trajectory
+from tests.rewards.responses import boxed, trajectory
 
 KEY = "sk-not-for-anyone"
 

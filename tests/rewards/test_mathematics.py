@@ -9,8 +9,7 @@ from dataclasses import replace
 import pytest
 
 from appo.rewards import Grading, MathReward, RewardRunner
-
-from .responses import boxed, trajectory
+from tests.rewards.responses import boxed, trajectory
 
 pytest.importorskip("math_verify", reason="needs the extra appo[math]")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from appo.rewards import OverlongPenalty
-
-from .responses import trajectory
+from tests.rewards.responses import trajectory
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from appo.core.trajectory import BranchPoint, Trajectory
 from appo.rewards import RewardError, RewardTimeoutError
 from appo.rewards.processes import ProcessLostError, ProcessPool
-from appo.trajectory import BranchPoint, Trajectory
-
-from .responses import trajectory
+from tests.rewards.responses import trajectory
 
 MODULE = "tests.rewards.plain_functions"
 HANGS = "a" * 60 + "b"

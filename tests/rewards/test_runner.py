@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from appo.core.trajectory import Outcome, Trajectory
 from appo.rewards import AnswerReward, Reward, RewardError, RewardRunner, RewardTimeoutError
-from appo.trajectory import Outcome, Trajectory
-
-from .responses import trajectory
+from tests.rewards.responses import trajectory
 
 
 @dataclass(eq=False)

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from appo.core.trajectory import Prompt
 from appo.engines import Completion, Engine, Request
-from appo.trajectory import Prompt
 
 EOS = "<|end|>"
 

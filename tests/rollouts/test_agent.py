@@ -8,15 +8,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from appo.batch import collate
+from appo.core.batch import collate
+from appo.core.trajectory import (
+    NOT_SAMPLED,
+    BranchPoint,
+    Prompt,
+    Segment,
+    Trajectory,
+)
 from appo.engines import SamplingParams
-from appo.policy import PolicyLogProbs
+from appo.policy.log_probs import PolicyLogProbs
 from appo.rollouts import AgentLimits, AgentLoop, Start
 from appo.scorers import BranchingScore
 from appo.tools import PythonTool, SearchBackend, SearchTool, TagSyntax, Tool, ToolError, ToolRunner
-from appo.trajectory import NOT_SAMPLED, BranchPoint, Prompt, Segment, Trajectory
-
-from .conftest import EOS, ScriptedEngine
+from tests.rollouts.conftest import EOS, ScriptedEngine
 
 LIMITS = AgentLimits(max_response_tokens=500, max_tool_calls=4, max_result_tokens=50)
 

@@ -10,12 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from appo.rollouts import AgentLimits, AgentLoop, Start, ToolRules, check_tools
+from appo.core.trajectory import BranchPoint, Prompt, Trajectory
+from appo.rollouts import (
+    AgentLimits,
+    AgentLoop,
+    Start,
+    ToolRules,
+)
 from appo.tools import ChatTemplateSyntax, TagSyntax, Tool, ToolError, ToolRunner
-from appo.trajectory import BranchPoint, Prompt, Trajectory
-
-from .chat import make_chat_tokenizer
-from .conftest import ScriptedEngine
+from appo.training.tool_checks import check_tools
+from tests.rollouts.chat import make_chat_tokenizer
+from tests.rollouts.conftest import ScriptedEngine
 
 LIMITS = AgentLimits(max_response_tokens=2000, max_tool_calls=8, max_result_tokens=200)
 END = "<|im_end|>"

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from appo.advantages import EntropyAwareAdvantage, GroupAdvantage, ProceduralAdvantage
-from appo.batch import TrajectoryBatch
+from appo.core.batch import TrajectoryBatch
+from appo.core.trajectory import Outcome, Prompt, Trajectory
 from appo.engines import SamplingParams
+from appo.monitoring.rollout_metrics import rollout_metrics
 from appo.rewards import Reward, RewardRunner
 from appo.rollouts import (
     AgentLimits,
@@ -24,15 +26,12 @@ from appo.rollouts import (
     Rollouts,
     Start,
     Stopwatch,
-    rollout_metrics,
 )
-from appo.rollouts.candidates import CandidateFilter
-from appo.rollouts.collected import mini_batches
+from appo.rollouts.branching import CandidateFilter
+from appo.rollouts.data import mini_batches
 from appo.scorers import Scorer, Scores, TreeUniform
 from appo.tools import TagSyntax, ToolRunner
-from appo.trajectory import Outcome, Prompt, Trajectory
-
-from .conftest import EOS, ScriptedEngine
+from tests.rollouts.conftest import EOS, ScriptedEngine
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,17 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from appo.core.trajectory import BranchPoint, Trajectory
 from appo.rollouts import AgentLimits, AgentLoop, Start, ToolRules
 from appo.tools import ChatTemplateSyntax, TagSyntax, Tool, ToolError, ToolRunner
-from appo.trajectory import BranchPoint, Trajectory
-
-from .chat import make_chat_tokenizer
-from .conftest import EOS, ScriptedEngine
-from .test_chat_calls import END, answered, ask, called
+from tests.rollouts.chat import make_chat_tokenizer
+from tests.rollouts.conftest import EOS, ScriptedEngine
+from tests.rollouts.test_chat_calls import (
+    END,
+    answered,
+    ask,
+    called,
+)
 
 TOTAL = "Error: the limit of {} tool calls is reached."
 OF_TOOL = "Error: the limit of {} calls of {} is reached."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from appo.batch import TrajectoryBatch
+from appo.core.batch import TrajectoryBatch
 from appo.scorers import Scorer, Scores
 
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from appo.batch import TrajectoryBatch
-from appo.registry import Registry
+from appo.core.batch import TrajectoryBatch
+from appo.core.registry import Registry
 
 
 class AdvantageEstimator(ABC):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from appo.advantages.base import ADVANTAGES, AdvantageEstimator
-from appo.batch import TrajectoryBatch
+from appo.core.batch import TrajectoryBatch
 from appo.functional import Std, group_standardize, masked_standardize
 
 

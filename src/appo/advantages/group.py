@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from appo import ranks
 from appo.advantages.base import ADVANTAGES, AdvantageEstimator
-from appo.batch import TrajectoryBatch
+from appo.core.batch import TrajectoryBatch
+from appo.distributed import comm
 from appo.functional import Std, group_standardize
 
 _EPS = 1e-6
@@ -74,7 +74,7 @@ class GlobalBatchAdvantage(TrajectoryAdvantage):
     def by_row(self, batch: TrajectoryBatch) -> Tensor:
         centered = group_standardize(batch.rewards, batch.group, std="none")
         # Deviations of each prompt add up to 0, so their mean over the batch is 0 too.
-        squares, number = ranks.total(
+        squares, number = comm.total(
             torch.stack([centered.square().sum(), torch.tensor(float(len(centered)))])
         ).tolist()
         return centered / (sqrt(squares / number) + _EPS)

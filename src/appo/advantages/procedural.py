@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from appo.advantages.base import ADVANTAGES, AdvantageEstimator
-from appo.batch import TrajectoryBatch
+from appo.core.batch import TrajectoryBatch
 from appo.functional import Std, group_standardize, prefix_credit, reward_scale
 
 

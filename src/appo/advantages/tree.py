@@ -10,7 +10,7 @@ from torch import Tensor
 
 from appo.advantages.base import ADVANTAGES, AdvantageEstimator
 from appo.advantages.group import TrajectoryAdvantage
-from appo.batch import TrajectoryBatch
+from appo.core.batch import TrajectoryBatch
 from appo.functional import Std, group_standardize, shared_prefix_mean
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from appo.registry import Registry
+from appo.core.registry import Registry
 
 FIRST_VERSION = 0
 """Policy version of the weights that an engine starts with."""

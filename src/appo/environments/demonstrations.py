@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from appo.core.trajectory import Segment
 from appo.environments.problems import Problem, Split, Step, WorldProblems
 from appo.environments.search import WorldSearch
 from appo.tools.base import Tool
-from appo.tools.search import SearchTool
-from appo.tools.syntax import TagSyntax
-from appo.trajectory import Segment
+from appo.tools.search.tool import SearchTool
+from appo.tools.tag_syntax import TagSyntax
 
 Strategy = Literal["solve", "guess", "stop_early"]
 """How a demonstration goes about a problem: all steps, none, or all but the last."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from appo.environments.world import World
-from appo.tools.search import SEARCH_BACKENDS, SearchBackend
+from appo.tools.search.tool import SEARCH_BACKENDS, SearchBackend
 
 
 @SEARCH_BACKENDS.register

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from appo.batch import TrainBatch
-from appo.registry import Registry
+from appo.core.batch import TrainBatch
+from appo.core.registry import Registry
 
 
 class Loss(ABC):

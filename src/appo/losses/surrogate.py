@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from appo.batch import TrainBatch
+from appo.core.batch import TrainBatch
 from appo.functional import (
     Aggregation,
     ClipEvents,

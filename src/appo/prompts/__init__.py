@@ -8,9 +8,9 @@ from appo.prompts.huggingface import DatasetQuestions
 from appo.prompts.jsonl import JsonlQuestions, JsonQuestions
 from appo.prompts.loading import LoadedPrompts, PromptLoader, write_account
 from appo.prompts.mixture import MixedQuestions
+from appo.prompts.order import PromptStream
+from appo.prompts.rows import Record, TableQuestions
 from appo.prompts.store import PromptStore
-from appo.prompts.stream import PromptStream
-from appo.prompts.table import Record, TableQuestions
 from appo.prompts.tabular import CsvQuestions, ParquetQuestions, ReleaseQuestions
 from appo.prompts.world import WorldQuestions
 

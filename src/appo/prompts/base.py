@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from appo.registry import Registry
+from appo.core.registry import Registry
 
 Split = Literal["train", "validation", "test"]
 

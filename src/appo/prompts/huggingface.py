@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from appo.prompts.base import PROMPT_SOURCES, Question, Split, only_questions
 from appo.prompts.extras import import_extra
-from appo.prompts.table import Record, TableQuestions
+from appo.prompts.rows import Record, TableQuestions
 
 BATCH_ROWS = 1024
 """Rows that are decoded at once."""

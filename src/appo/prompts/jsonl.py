@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from appo.prompts.base import PROMPT_SOURCES, Split
 from appo.prompts.columns import MISSING, lookup
-from appo.prompts.table import Record, TableQuestions
+from appo.prompts.rows import Record, TableQuestions
 
 
 def existing_file(split: Split, name: str) -> Path:

@@ -6,8 +6,8 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator
 
+from appo.core.trajectory import Prompt
 from appo.prompts.base import Question
-from appo.trajectory import Prompt
 
 
 class PromptStore:

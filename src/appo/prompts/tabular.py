@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from appo.prompts.base import PROMPT_SOURCES, Split
 from appo.prompts.extras import import_extra
 from appo.prompts.jsonl import existing_file
-from appo.prompts.table import Record, TableQuestions
+from appo.prompts.rows import Record, TableQuestions
 
 BATCH_ROWS = 1024
 """Rows that are decoded at once."""

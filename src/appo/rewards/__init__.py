@@ -1,11 +1,11 @@
 """How good a trajectory is."""
 
 from appo.rewards.answer import AnswerReward
+from appo.rewards.answer_grading import Grading
 from appo.rewards.base import REWARDS, Reward, RewardError, RewardTimeoutError
 from appo.rewards.composite import CompositeReward
 from appo.rewards.exact_match import ExactMatchReward
 from appo.rewards.function import FunctionReward
-from appo.rewards.grading import Grading
 from appo.rewards.judge import JudgeReward
 from appo.rewards.mathematics import MathReward
 from appo.rewards.overlong import OverlongPenalty

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from appo.core.trajectory import Outcome, Trajectory
+from appo.rewards.answer_text import agreement, normalize_answer
 from appo.rewards.base import REWARDS, Reward
-from appo.rewards.format import FormatError, boxed_answer
-from appo.rewards.released import released_answer, released_f1, released_normalization
-from appo.rewards.text import agreement, normalize_answer
-from appo.trajectory import Outcome, Trajectory
+from appo.rewards.release_rules import released_answer, released_f1, released_normalization
+from appo.rewards.response_format import FormatError, boxed_answer
 
 
 @REWARDS.register

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from appo.registry import Registry
-from appo.trajectory import Outcome, Trajectory
+from appo.core.registry import Registry
+from appo.core.trajectory import Outcome, Trajectory
 
 
 class RewardError(RuntimeError):

@@ -6,8 +6,8 @@ import math
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from appo.core.trajectory import Outcome, Trajectory
 from appo.rewards.base import REWARDS, Reward
-from appo.trajectory import Outcome, Trajectory
 
 
 @REWARDS.register

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from appo.core.trajectory import Outcome, Trajectory
+from appo.rewards.answer_grading import Grading, Verdict
+from appo.rewards.answer_text import agree, normalize_answer
 from appo.rewards.base import REWARDS, Reward
-from appo.rewards.grading import Grading, Verdict
-from appo.rewards.text import agree, normalize_answer
-from appo.trajectory import Outcome, Trajectory
 
 
 @REWARDS.register

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, SupportsFloat
 
+from appo.core.trajectory import Outcome, Trajectory
 from appo.rewards.base import REWARDS, Reward
 from appo.rewards.processes import ProcessPool
-from appo.trajectory import Outcome, Trajectory
 
 
 @REWARDS.register

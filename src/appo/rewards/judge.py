@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import httpx
 
+from appo.core.trajectory import Outcome, Trajectory
+from appo.rewards.answer_grading import Grading, Verdict
 from appo.rewards.base import REWARDS, Reward, RewardError
-from appo.rewards.grading import Grading, Verdict
-from appo.trajectory import Outcome, Trajectory
 
 TEMPLATE = """\
 Decide whether an answer to a question is correct. It is correct if it means the same as one of the accepted answers; \

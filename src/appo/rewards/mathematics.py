@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from appo.core.trajectory import Outcome, Trajectory
+from appo.rewards.answer_grading import Grading, Verdict
+from appo.rewards.answer_text import agree, normalize_answer, unwrap_latex
 from appo.rewards.base import REWARDS, Reward, RewardTimeoutError
-from appo.rewards.grading import Grading, Verdict
 from appo.rewards.processes import ProcessLostError, ProcessPool
-from appo.rewards.text import agree, normalize_answer, unwrap_latex
-from appo.trajectory import Outcome, Trajectory
 
 _EQUIVALENCE = Path(__file__).with_name("equivalence.py")
 _MAX_KNOWN = 2**14

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from appo.core.trajectory import Outcome, Trajectory
 from appo.rewards.base import REWARDS, Reward
-from appo.trajectory import Outcome, Trajectory
 
 
 @REWARDS.register

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Literal
 
+from appo.core.trajectory import Outcome, Trajectory
 from appo.rewards.base import Reward, RewardError, RewardTimeoutError
-from appo.trajectory import Outcome, Trajectory
 
 log = logging.getLogger(__name__)
 

@@ -14,20 +14,27 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from appo import ranks
 from appo.advantages import AdvantageEstimator
-from appo.batch import TrainBatch, TrajectoryBatch, collate
+from appo.core.batch import TrainBatch, TrajectoryBatch, collate
+from appo.core.seeding import derive_seed
+from appo.core.trajectory import BranchPoint, Prompt, Trajectory
+from appo.distributed import comm
 from appo.engines import SamplingParams
 from appo.functional import select_branch_points
 from appo.rewards import RewardRunner
-from appo.rollouts.candidates import CandidateFilter, has_room
-from appo.rollouts.collected import NOT_MEASURED, BranchPlan, Measure, Measured, PromptRows, Rollouts
+from appo.rollouts.async_agent import Agent, SamplingThread
+from appo.rollouts.branching import CandidateFilter, has_room
+from appo.rollouts.data import (
+    NOT_MEASURED,
+    BranchPlan,
+    Measure,
+    Measured,
+    PromptRows,
+    Rollouts,
+)
 from appo.rollouts.episode import Start
-from appo.rollouts.sampling_thread import Agent, SamplingThread
-from appo.rollouts.stopwatch import Stopwatch
+from appo.rollouts.timing import Stopwatch
 from appo.scorers import Scorer
-from appo.seeding import derive_seed
-from appo.trajectory import BranchPoint, Prompt, Trajectory
 
 
 @dataclass(frozen=True)
@@ -252,7 +259,7 @@ class Collector:
             for row, is_measured in zip(prompt.rows.tolist(), prompt.is_measured.tolist(), strict=True)
             if not is_measured
         ]
-        if any(ranks.gather(bool(rest))):
+        if any(comm.gather(bool(rest))):
             measured = self._measured([source.trajectories[int(source.trained_rows[row])] for source, row in rest])
             for i, (source, row) in enumerate(rest):
                 source.note([row], measured[i : i + 1])

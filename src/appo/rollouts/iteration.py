@@ -7,11 +7,17 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import TypeVar
 
-from appo import ranks
-from appo.batch import TrainBatch
-from appo.rollouts.collected import Measured, MiniBatch, PromptRows, Rollouts, mini_batches
+from appo.core.batch import TrainBatch
+from appo.core.trajectory import Prompt, Trajectory
+from appo.distributed import comm
 from appo.rollouts.collector import Collector
-from appo.trajectory import Prompt, Trajectory
+from appo.rollouts.data import (
+    Measured,
+    MiniBatch,
+    PromptRows,
+    Rollouts,
+    mini_batches,
+)
 
 Item = TypeVar("Item")
 
@@ -92,7 +98,7 @@ class IterationRunner:
         others = iter(spare)
         drawn: list[MiniBatch] = []
         for number in range(self.num_rounds):
-            with ranks.phase("sampling"):
+            with comm.phase("sampling"):
                 batches = self._round(
                     iteration,
                     _share(initial, number, self.num_rounds),
@@ -166,9 +172,9 @@ class IterationRunner:
             # Those of a checkpoint belong to all processes that there were.
             if trajectory.prompt.id in by_prompt:
                 by_prompt[trajectory.prompt.id].append(trajectory)
-        if all(ranks.gather(all(by_prompt.values()))):
+        if all(comm.gather(all(by_prompt.values()))):
             return [trajectory for trajectories in by_prompt.values() for trajectory in trajectories]
-        with ranks.phase("sampling"):
+        with comm.phase("sampling"):
             self.sync_weights()
             return self.collector.sample_initial(prompts, iteration)
 
@@ -178,7 +184,7 @@ def _chosen(others: Iterator[Prompt], num: int) -> list[Prompt]:
 
     Processes collect at the same time or not at all: one that has no use for a prompt takes one all the same.
     """
-    wanted = ranks.gather(num)
+    wanted = comm.gather(num)
     if not any(wanted):
         return []
     if len(wanted) > 1:
@@ -186,8 +192,8 @@ def _chosen(others: Iterator[Prompt], num: int) -> list[Prompt]:
     taken = list(islice(others, sum(wanted)))
     if len(wanted) > 1 and len(taken) < sum(wanted):
         return []
-    start = sum(wanted[: ranks.rank()])
-    return taken[start : start + wanted[ranks.rank()]]
+    start = sum(wanted[: comm.rank()])
+    return taken[start : start + wanted[comm.rank()]]
 
 
 def _share(items: Sequence[Item], number: int, of: int) -> Sequence[Item]:

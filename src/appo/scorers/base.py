@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from appo.batch import TrajectoryBatch
-from appo.registry import Registry
+from appo.core.batch import TrajectoryBatch
+from appo.core.registry import Registry
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from appo.batch import TrajectoryBatch
+from appo.core.batch import TrajectoryBatch
 from appo.scorers.base import SCORERS, Scorer, Scores
 
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from appo.batch import TrajectoryBatch
+from appo.core.batch import TrajectoryBatch
 from appo.functional import future_likelihood_gain, masked_standardize, masked_standardize_by_row, masked_std
 from appo.scorers.base import SCORERS, Scorer, Scores
 

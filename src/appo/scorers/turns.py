@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from appo.batch import TrajectoryBatch
+from appo.core.batch import TrajectoryBatch
 from appo.functional import penalized_draws, turn_numbers, turn_openings, turn_starts
 from appo.scorers.base import SCORERS, Scorer, Scores
 

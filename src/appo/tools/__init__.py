@@ -12,15 +12,21 @@ from appo.tools.base import (
     ToolUnavailableError,
 )
 from appo.tools.chat_syntax import ChatTemplateSyntax
-from appo.tools.mcp_tools import MCPTool, MCPTools
-from appo.tools.passage_index import Hit
-from appo.tools.python import PythonTool
+from appo.tools.mcp.tools import MCPTool, MCPTools
+from appo.tools.python.tool import PythonTool
 from appo.tools.runner import ToolAnswer, ToolRunner
-from appo.tools.search import SEARCH_BACKENDS, SearchBackend, SearchTool
-from appo.tools.search_bm25 import BM25Search
-from appo.tools.search_cache import CachedSearch
-from appo.tools.search_http import HTTPSearch
-from appo.tools.syntax import CALL_SYNTAXES, CallSyntax, ParsedCall, RenderChat, TagSyntax
+from appo.tools.search.bm25 import BM25Search
+from appo.tools.search.cache import CachedSearch
+from appo.tools.search.http import HTTPSearch
+from appo.tools.search.index import Hit
+from appo.tools.search.tool import SEARCH_BACKENDS, SearchBackend, SearchTool
+from appo.tools.tag_syntax import (
+    CALL_SYNTAXES,
+    CallSyntax,
+    ParsedCall,
+    RenderChat,
+    TagSyntax,
+)
 
 __all__ = [
     "CALL_SYNTAXES",

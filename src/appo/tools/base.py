@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from appo.registry import Registry
-from appo.trajectory import ToolCall
+from appo.core.registry import Registry
+from appo.core.trajectory import ToolCall
 
 Failure = Literal["error", "timeout", "unknown", "malformed", "invalid", "unavailable", "refused"]
 """How a call failed: the tool raised, took too long, or does not exist; the call was written wrongly, or with arguments

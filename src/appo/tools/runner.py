@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from appo.core.trajectory import ToolCall
 from appo.tools.base import Failure, Tool, ToolError, ToolProvider, shorten
-from appo.trajectory import ToolCall
 
 logger = logging.getLogger(__name__)
 

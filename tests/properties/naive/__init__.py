@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from . import advantages, losses, scorers
-from .common import Row
+from tests.properties.naive import advantages, losses, scorers
+from tests.properties.naive.common import Row
 
 Options = Mapping[str, st.SearchStrategy[Any]]
 

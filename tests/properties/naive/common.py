@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, pstdev, stdev
 
-from appo.batch import NO_PARENT, TrajectoryBatch
+from appo.core.batch import NO_PARENT, TrajectoryBatch
 
 EPS = 1e-6
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from appo.batch import TrainBatch
-
-from .common import bounded, future
+from appo.core.batch import TrainBatch
+from tests.properties.naive.common import bounded, future
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,12 @@ from typing import Any
 
 import torch
 
-from .common import Row, bounded, likelihood_gain, z_scores
+from tests.properties.naive.common import (
+    Row,
+    bounded,
+    likelihood_gain,
+    z_scores,
+)
 
 
 @dataclass(frozen=True)

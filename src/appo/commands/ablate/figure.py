@@ -1,0 +1,119 @@
+"""The learning curves of an ablation as a picture."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from appo.commands.ablate.runs import TOKENS, Result
+from appo.commands.ablate.spec import AblationSpec
+from appo.commands.ablate.summary import LEVEL, Curve, mean_curve
+from appo.commands.report import smoothed
+
+log = logging.getLogger(__name__)
+
+_ALWAYS_LOGGED = "rollout/reward_initial_mean"
+
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Told apart by readers with any color vision. See "Color Universal Design" (https://jfly.uni-koeln.de/color/)."""
+
+_DASHES = ("-", "--", ":", "-.")
+
+_INCHES_PER_LEGEND_ROW = 0.24
+_LONGEST_NAME_IN_TWO_COLUMNS = 36
+
+
+def require_matplotlib() -> None:
+    """Makes sure that the figure can be drawn.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    if find_spec("matplotlib") is None:
+        raise ValueError("matplotlib must be installed for the figure, got none: pip install 'appo[report]'")
+
+
+def curve_metric(results: Sequence[Result], spec: AblationSpec) -> str:
+    """The metric whose curve is drawn: the one that is compared as all runs have logged it, else the reward."""
+    if spec.curve is not None:
+        return spec.curve
+    kind, _, name = spec.metric.partition("/")
+    candidates = [f"validation/{name}", f"rollout/{name}"] if kind == "test" else [spec.metric]
+    for candidate in candidates:
+        if all(len(_points(result, candidate)) > 1 for result in results):
+            return candidate
+    return _ALWAYS_LOGGED
+
+
+def draw_curves(results: Sequence[Result], spec: AblationSpec, paths: Sequence[Path]) -> None:
+    """Draws the mean over seeds of every combination's curve, with its bootstrap interval as a band.
+
+    Metrics of rollouts are of other questions in every iteration; each run's are averaged over iterations before.
+
+    Args:
+        results: finished runs, at least one.
+        spec: of the ablation.
+        paths: of the pictures; their endings say the format.
+    """
+    metric = curve_metric(results, spec)
+    is_smoothed = metric.startswith(("rollout/", "train/"))
+    curves: dict[str, Curve] = {}
+    for combination in spec.combinations:
+        runs = [_points(result, metric) for result in results if result.run.combination == combination.name]
+        runs = [run for run in runs if run]
+        if not runs:
+            continue
+        if is_smoothed:
+            runs = [_smoothed_points(run) for run in runs]
+        curve = mean_curve(runs)
+        if len(curve.tokens):
+            curves[combination.name] = curve
+        else:
+            log.warning("%s has no %s that all its seeds cover; the figure is without it", combination.name, metric)
+    label = metric.replace("_", " ").replace("/", " ", 1) + (" (moving average)" if is_smoothed else "")
+    _draw(curves, label, paths)
+
+
+def _draw(curves: Mapping[str, Curve], label: str, paths: Sequence[Path]) -> None:
+    # The picture is an extra that only reports need.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    num_columns = 2 if max(map(len, curves), default=0) <= _LONGEST_NAME_IN_TWO_COLUMNS else 1
+    height = 4.2 + _INCHES_PER_LEGEND_ROW * math.ceil(len(curves) / num_columns)
+    figure = Figure(figsize=(7, height), layout="constrained")
+    axes = figure.add_subplot()
+    has_band = False
+    for number, (name, curve) in enumerate(curves.items()):
+        color, dash = _COLORS[number % len(_COLORS)], _DASHES[number // len(_COLORS) % len(_DASHES)]
+        marker = "o" if len(curve.tokens) == 1 else None
+        axes.plot(curve.tokens, curve.mean, label=name, color=color, linestyle=dash, linewidth=1.8, marker=marker)
+        axes.fill_between(curve.tokens, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
+        has_band = has_band or not bool((curve.low != curve.low).all())
+    axes.set_xlabel("generated tokens")
+    axes.set_ylabel(label)
+    axes.set_title(f"mean over seeds{f', {LEVEL:.0%} bootstrap interval' if has_band else ''}", fontsize="medium")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.02)
+    if curves:
+        figure.legend(loc="outside lower center", ncols=num_columns, frameon=False)
+    # Ids in an SVG are random otherwise, and text would be outlines.
+    with rc_context({"svg.hashsalt": "appo", "svg.fonttype": "none"}):
+        for path in paths:
+            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _points(result: Result, metric: str) -> list[tuple[float, float]]:
+    """Generated tokens and metric after every iteration that has logged it."""
+    return [(row[TOKENS], row[metric]) for row in result.history if TOKENS in row and metric in row]
+
+
+def _smoothed_points(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    values = smoothed([value for _, value in points])
+    return [(tokens, value) for (tokens, _), value in zip(points, values, strict=True)]

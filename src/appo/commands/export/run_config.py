@@ -1,0 +1,86 @@
+"""The config that a run saved: which policy it began with, and which adapter it trained."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from dataclasses import dataclass
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from omegaconf import DictConfig, OmegaConf
+
+from appo.policy.lora import LoRA
+
+
+@dataclass(frozen=True)
+class AdaptedRun:
+    """What a run with an adapter trained.
+
+    Attributes:
+        config: where the run says so.
+        lora: options of the adapter.
+        dtype: that the policy was loaded in, as `model.dtype` names it.
+    """
+
+    config: Path
+    lora: LoRA
+    dtype: str
+
+
+def policy_of_run(ckpt: Path) -> str:
+    """The policy that a run began with, by the config in the run's folder.
+
+    Args:
+        ckpt: a checkpoint in the run's folder or in a folder of it.
+
+    Raises:
+        FileNotFoundError: if there is no config.
+        ValueError: if it is not that of a run.
+    """
+    path, config = _config_of_run(ckpt, "policy must be given")
+    policy = OmegaConf.select(config, "model.policy")
+    if not isinstance(policy, str):
+        raise ValueError(f"policy must be given: {path} has no model.policy")
+    return policy
+
+
+def adapted_run(ckpt: Path) -> AdaptedRun:
+    """What a run with an adapter trained, by the config in the run's folder; weights alone do not tell alpha.
+
+    Args:
+        ckpt: a checkpoint in the run's folder or in a folder of it.
+
+    Raises:
+        FileNotFoundError: if there is no config.
+        ValueError: if it is not that of a run with an adapter.
+    """
+    path, config = _config_of_run(ckpt, "ckpt must lie in its run's folder, since it has an adapter")
+    lora, dtype = (OmegaConf.select(config, key) for key in ("model.lora", "model.dtype"))
+    if not isinstance(lora, DictConfig) or not isinstance(dtype, str):
+        name, value = ("dtype", dtype) if isinstance(lora, DictConfig) else ("lora", lora)
+        raise ValueError(f"model.{name} of {path} must be that of a run with an adapter, got {value}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--model.lora", type=LoRA)
+    try:
+        parsed = parser.parse_object({"model": {"lora": OmegaConf.to_container(lora, resolve=True)}})
+        return AdaptedRun(path, parser.instantiate(parsed).model.lora, dtype)
+    except (ArgumentError, ValueError) as error:
+        raise ValueError(f"model.lora of {path} must be options of an adapter: {error}") from error
+
+
+def _config_of_run(ckpt: Path, rule: str) -> tuple[Path, DictConfig]:
+    folders = ckpt.absolute().parents[:2]
+    found = [
+        path for folder in folders for path in (*folder.glob("config.yaml"), *folder.glob("*/version_*/config.yaml"))
+    ]
+    if not found:
+        raise FileNotFoundError(f"{rule}: no config.yaml of a run in {' or '.join(map(str, folders))}")
+    newest = max(found, key=_version)
+    config = OmegaConf.load(newest)
+    return newest, config if isinstance(config, DictConfig) else OmegaConf.create({})
+
+
+def _version(config: Path) -> int:
+    """Of the folder that a logger made for one start of a run; one without a logger has only one config."""
+    number = config.parent.name.rpartition("_")[2]
+    return int(number) if number.isdigit() else -1

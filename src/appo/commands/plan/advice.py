@@ -1,0 +1,80 @@
+"""What to change where a run takes too much memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+
+from appo.commands.plan.plan import RunPlan, plan_memory
+from appo.commands.plan.size import PolicySize
+
+Change = Callable[[RunPlan], RunPlan]
+
+_MOST_GPUS = 4096
+
+
+def advice(size: PolicySize, run: RunPlan) -> list[str] | None:
+    """The fewest changes with which a run fits, each as what to set; None if none of them does.
+
+    Args:
+        size: of the policy.
+        run: settings that may not fit.
+    """
+    changes = list(_changes(size, run))
+    for number in range(len(changes) + 1):
+        for chosen in combinations(changes, number):
+            changed = run
+            for _, change in chosen:
+                changed = change(changed)
+            if plan_memory(size, changed).fits:
+                return [text for text, _ in chosen]
+    return None
+
+
+def gpus_needed(size: PolicySize, run: RunPlan) -> tuple[int, list[str]] | None:
+    """The smallest number of GPUs, doubling the present one, on which a run fits in shards, and the changes it needs.
+
+    As many GPUs as before compute a layer together.
+
+    Args:
+        size: of the policy.
+        run: settings that do not fit.
+
+    Returns:
+        None if 4,096 are too few.
+    """
+    num_gpus = 2 * run.num_gpus
+    while num_gpus <= _MOST_GPUS:
+        changes = advice(size, replace(run, num_gpus=num_gpus, strategy="fsdp"))
+        if changes is not None:
+            return num_gpus, changes
+        num_gpus *= 2
+    return None
+
+
+def _changes(size: PolicySize, run: RunPlan) -> Iterator[tuple[str, Change]]:
+    """What may be set, the cheapest first."""
+    if run.engine.kind == "vllm" and not run.engine.sleeps:
+        yield (
+            "rollout.engine.sleep_while_training=true",
+            lambda run: replace(run, engine=replace(run.engine, sleeps=True)),
+        )
+    if not run.checkpointing:
+        yield "model.gradient_checkpointing=true", lambda run: replace(run, checkpointing=True)
+    if run.strategy != "fsdp" and run.num_gpus > 1:
+        yield "trainer.strategy=fsdp2", lambda run: replace(run, strategy="fsdp")
+    if run.micro_batch_tokens > run.longest_row:
+        yield (
+            f"model.max_tokens_per_microbatch={run.longest_row}",
+            lambda run: replace(run, micro_batch_tokens=run.longest_row),
+        )
+    if run.engine.kind == "vllm" and run.engine.cache_bytes is None:
+        for share in (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2):
+            if share != run.engine.memory_share:
+                yield f"rollout.engine.gpu_memory_utilization={share}", partial(_with_memory_share, share)
+
+
+def _with_memory_share(share: float, run: RunPlan) -> RunPlan:
+    return replace(run, engine=replace(run.engine, memory_share=share))

@@ -1,0 +1,180 @@
+"""What a run has learned, for people: a table, a reward curve and a few trajectories with their branch points."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from appo.monitoring.trajectory_files import Record, read_trajectories
+from appo.policy.log_probs import decode, load_tokenizer
+
+TABLE = {
+    "accuracy": "accuracy",
+    "reward": "reward",
+    "f1": "token F1",
+    "format": "well-formed answers",
+    "tool_calls": "tool calls",
+    "response_length": "response length (tokens)",
+    "finished": "finished",
+}
+"""Rows of the table: name of the metric, and what a person calls it."""
+
+CURVES = {"rollout/reward_initial_mean": "reward, initial trajectories", "rollout/accuracy": "accuracy"}
+"""Lines of the picture: key of the metric, and what a person calls it."""
+
+BRANCH_MARK = "⟦branch {number}⟧"
+"""Stands in the text of a trajectory behind the last token that a branch shares with it."""
+
+
+def write_report(run: Path, before: Path, after: Path, num_trajectories: int = 3) -> Path:
+    """Writes ``report.md`` and ``reward.png`` into the folder of a run.
+
+    Args:
+        run: folder of an ``appo fit``.
+        before: folder of an ``appo test`` of the policy it started from.
+        after: folder of an ``appo test`` of the policy it ended with.
+        num_trajectories: shown as text, from the last iteration whose trajectories were saved.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        FileNotFoundError: if a folder does not hold what such a run writes.
+    """
+    history = read_history(run)
+    plot_rewards(history, run / "reward.png")
+    files = sorted((run / "trajectories").glob("iteration_*.jsonl.zst"))
+    if not files:
+        raise FileNotFoundError(f"no trajectories/iteration_*.jsonl.zst in {run}; was rollout.save_trajectories off?")
+    tokenizer = load_tokenizer(str(run / "policy"))
+    shown = branched_texts(list(read_trajectories(files[-1])), tokenizer, num_trajectories)
+    report = "\n".join(
+        [
+            f"# {run.name}",
+            "",
+            *comparison_table(read_evaluation(before), read_evaluation(after)),
+            "",
+            "![reward](reward.png)",
+            "",
+            f"## Trajectories of {files[-1].name.split('.')[0].replace('_', ' ')}",
+            "",
+            *(line for text in shown for line in text),
+        ]
+    )
+    path = run / "report.md"
+    path.write_text(report + "\n", encoding="utf-8")
+    return path
+
+
+def read_history(run: Path) -> list[dict[str, float]]:
+    """The metrics of every iteration of a run, resumed parts put together, in order.
+
+    Raises:
+        FileNotFoundError: if there are none.
+    """
+    iterations: dict[int, dict[str, float]] = {}
+    for path in sorted(run.glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1])):
+        with path.open(encoding="utf-8", newline="") as lines:
+            for row in csv.DictReader(lines):
+                values = {name: float(value) for name, value in row.items() if value}
+                iterations.setdefault(int(values["epoch"]), {}).update(values)
+    if not iterations:
+        raise FileNotFoundError(f"no csv/version_*/metrics.csv with an iteration in {run}")
+    return [iterations[number] for number in sorted(iterations)]
+
+
+def read_evaluation(folder: Path) -> dict[str, float]:
+    """The metrics that ``appo test`` wrote.
+
+    Raises:
+        FileNotFoundError: if there are none.
+    """
+    values: dict[str, float] = json.loads((folder / "test.json").read_text(encoding="utf-8"))
+    return values
+
+
+def comparison_table(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+    """A Markdown table of two evaluations, by line; accuracy is broken down by source."""
+    rows = [(label, f"test/{name}") for name, label in TABLE.items()]
+    prefix = "test/accuracy/"
+    rows += [(f"accuracy: {name.removeprefix(prefix)}", name) for name in sorted(after) if name.startswith(prefix)]
+    lines = ["| | before | after |", "|---|---:|---:|"]
+    for label, name in rows:
+        if name in before and name in after:
+            lines.append(f"| {label} | {before[name]:.3g} | {after[name]:.3g} |")
+    return lines
+
+
+def plot_rewards(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draws reward and accuracy of the initial trajectories over iterations."""
+    # The picture is an extra that only the report needs.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, label in CURVES.items():
+        points = [(row["epoch"], row[name]) for row in history if name in row]
+        axes.plot([x for x, _ in points], smoothed([y for _, y in points]), label=label)
+        axes.scatter([x for x, _ in points], [y for _, y in points], s=6, alpha=0.35)
+    axes.set_xlabel("iteration")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=150)
+
+
+def branched_texts(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, number: int) -> list[list[str]]:
+    """Initial trajectories that have branches, as Markdown, the most rewarded branches' parents first.
+
+    Args:
+        records: of one iteration.
+        tokenizer: of the policy.
+        number: how many.
+    """
+    children: dict[int, list[Record]] = {}
+    for record in records:
+        if record["parent_id"] is not None:
+            children.setdefault(record["parent_id"], []).append(record)
+    parents = [record for record in records if record["parent_id"] is None]
+    parents.sort(key=lambda record: (-_spread(children.get(record["id"], [])), -len(children.get(record["id"], []))))
+    return [_branched_text(record, children.get(record["id"], []), tokenizer) for record in parents[:number]]
+
+
+def _branched_text(record: Record, branches: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    branches = sorted(branches, key=lambda branch: branch["branch_position"])
+    token_ids, text, start = record["token_ids"], "", len(record["prompt"]["token_ids"])
+    for number, branch in enumerate(branches, start=1):
+        end = branch["branch_position"] + 1
+        text += decode(tokenizer, token_ids[start:end]) + BRANCH_MARK.format(number=number)
+        start = end
+    text += decode(tokenizer, token_ids[start:])
+    lines = [f"**{record['prompt']['question']}** (answer: {' or '.join(record['prompt']['answers'])})", ""]
+    lines += _fenced(f"reward {record['reward']:.2f}", text)
+    for number, branch in enumerate(branches, start=1):
+        own = decode(tokenizer, branch["token_ids"][branch["branch_position"] + 1 :])
+        title = f"branch {number}, score {branch['branch_score']:.2f}, reward {branch['reward']:.2f}"
+        lines += _fenced(title, "..." + own)
+    return lines
+
+
+def _fenced(title: str, text: str) -> list[str]:
+    fence = "`" * 4
+    return [f"{title}:", fence, *text.replace(fence, "'" * 4).split("\n"), fence, ""]
+
+
+def _spread(branches: Sequence[Record]) -> float:
+    rewards = [branch["reward"] for branch in branches]
+    return max(rewards) - min(rewards) if rewards else -1.0
+
+
+def smoothed(values: Sequence[float], weight: float = 0.8) -> list[float]:
+    """Exponential moving average, without the pull of its start towards 0."""
+    result, total, norm = [], 0.0, 0.0
+    for value in values:
+        total = weight * total + (1 - weight) * value
+        norm = weight * norm + (1 - weight)
+        result.append(total / norm)
+    return result

@@ -1,0 +1,1 @@
+"""What several processes tell one another, and how they share a policy, its gradients and its rows."""

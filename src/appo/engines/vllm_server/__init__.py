@@ -1,0 +1,1 @@
+"""vLLM servers elsewhere, spoken to over HTTP."""

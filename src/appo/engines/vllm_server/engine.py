@@ -1,0 +1,332 @@
+"""vLLM servers that run elsewhere, over their own HTTP interface."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Coroutine, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from appo.distributed import comm
+from appo.engines.base import ENGINES, FIRST_VERSION, Completion, Engine, Request
+from appo.engines.hf.stopping import end_token_ids, load_generation_config
+from appo.engines.request_tracker import Ledger
+from appo.engines.vllm_server.pool import (
+    Server,
+    ServerError,
+    ServerPool,
+    Weights,
+)
+from appo.engines.vllm_server.weight_files import WeightFolder
+from appo.policy.weight_layout import WeightLayout
+
+Outcome = TypeVar("Outcome")
+
+_POLL_S = 0.02
+"""How long a step waits for something to finish: tools are looked after in between."""
+
+_AFFINITY_TOKENS = 64
+"""Leading tokens that decide which server a request belongs to: those of one prompt meet in one prefix cache."""
+
+
+@ENGINES.register
+@dataclass
+class VLLMServerEngine(Engine):
+    """Samples with one or several ``vllm serve`` that run elsewhere.
+
+    A request whose server dies goes to another one, or waits until one is back. Every answer names the weights that
+    sampled it; a server that was started anew gets the present ones before it is asked. How a server must be started
+    stands in ``docs/vllm.md``.
+
+    The processes of a training on several ask the same servers; the first one alone brings weights to them.
+    """
+
+    samples_aside: ClassVar[bool] = True
+    addresses: list[str] = field(default_factory=lambda: ["http://localhost:8000"])
+    """Of the servers; those of one address are one server."""
+    max_length: int = 0
+    """Tokens of a sequence, prompt and continuation, at most; 0 takes what the servers were started with."""
+    weights_folder: str | None = None
+    """Folder that the servers see under the same path; new weights go through it. None makes a temporary one, for
+    servers on this machine."""
+    request_timeout_s: float = 600.0
+    """Of one request; one that takes longer is sent again."""
+    recovery_timeout_s: float = 300.0
+    """How long all servers may fail before the run ends with an error."""
+    start_timeout_s: float = 300.0
+    """How long to wait for each server in the beginning."""
+    api_key_variable: str | None = None
+    """Environment variable that holds the servers' key."""
+    _session: _Session | None = field(init=False, repr=False, compare=False, default=None)
+
+    def __post_init__(self) -> None:
+        if not self.addresses:
+            raise ValueError("addresses must name at least one server, got none")
+        for address in self.addresses:
+            if not address.startswith(("http://", "https://")):
+                raise ValueError(f"addresses must begin with http:// or https://, got {address!r}")
+        for name in ("request_timeout_s", "recovery_timeout_s", "start_timeout_s"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.max_length < 0:
+            raise ValueError(f"max_length must not be negative, got {self.max_length}")
+
+    def start(self, policy: str) -> None:
+        if self._session is not None:
+            raise RuntimeError("the engine must be stopped before it is started again")
+        config = AutoConfig.from_pretrained(policy)
+        ends = end_token_ids(load_generation_config(policy, config), AutoTokenizer.from_pretrained(policy))
+        layout = WeightLayout.of_policy(policy)
+        folder = WeightFolder(self.weights_folder) if comm.rank() == 0 else None
+        run = comm.from_first(uuid.uuid4().hex[:8])
+        weights = Weights(f"{run}-{FIRST_VERSION}", _first_weights(policy, layout, folder))
+        pool = ServerPool(
+            self.addresses,
+            self._headers(),
+            self.request_timeout_s,
+            self.recovery_timeout_s,
+            weights,
+            brings_weights=comm.rank() == 0,
+        )
+        loop = _LoopThread()
+        try:
+            served = [loop.run(_served(server, self.start_timeout_s)) for server in pool.servers]
+            length = min(int(model["max_model_len"]) for model in served)
+            if self.max_length > length:
+                raise ValueError(
+                    f"max_length must not exceed the servers' --max-model-len {length}, got {self.max_length}"
+                )
+            _switch(pool, loop, weights)
+        except BaseException:
+            loop.run(pool.close())
+            loop.close()
+            if folder is not None:
+                folder.close()
+            raise
+        ledger = Ledger(self.max_length or length, config.get_text_config(decoder=True).vocab_size)
+        dtype = getattr(torch, str(served[0]["dtype"]).removeprefix("torch."))
+        self._session = _Session(
+            run,
+            pool,
+            loop,
+            ledger,
+            layout,
+            folder,
+            sorted(ends),
+            dtype,
+        )
+        if comm.num_ranks() > 1 and comm.rank() == 0:
+            self._session.keeper = loop.spawn(pool.keep())
+
+    def stop(self) -> None:
+        if self._session is None:
+            return
+        session, self._session = self._session, None
+        for answer in session.running:
+            answer.cancel()
+        if session.keeper is not None:
+            session.keeper.cancel()
+        session.loop.run(session.pool.close())
+        session.loop.close()
+        if session.folder is not None:
+            session.folder.close()
+
+    def submit(self, request: Request) -> None:
+        session = self._started()
+        session.ledger.admit(request)
+        answer = session.loop.spawn(session.serve(request))
+        session.running.add(answer)
+        answer.add_done_callback(session.answers.put)
+
+    def step(self) -> list[Completion]:
+        session = self._started()
+        if not session.ledger.in_flight:
+            return []
+        completions = [answer.result() for answer in session.take_answers()]
+        for completion in completions:
+            del session.ledger.in_flight[completion.id]
+        return completions
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._session.ledger.in_flight) if self._session is not None else 0
+
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        session = self._started()
+        with session.ledger.updating(version):
+            tensors = session.layout.checked(weights)
+            if session.folder is None:
+                for _ in tensors:  # each is gathered from all processes, for the first one to write
+                    pass
+                _switch(session.pool, session.loop, Weights(f"{session.run}-{version}", None))
+            else:
+                folder = session.folder.write(tensors, version)
+                _switch(session.pool, session.loop, Weights(f"{session.run}-{version}", folder))
+                session.folder.keep_only(folder)
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return self._started().dtype
+
+    def _headers(self) -> dict[str, str]:
+        if self.api_key_variable is None:
+            return {}
+        key = os.environ.get(self.api_key_variable)
+        if not key:
+            raise ValueError(f"api_key_variable must name a variable of the environment, got {self.api_key_variable!r}")
+        return {"Authorization": f"Bearer {key}"}
+
+    def _started(self) -> _Session:
+        if self._session is None:
+            raise RuntimeError("the engine must be started first")
+        return self._session
+
+
+@dataclass(eq=False)
+class _Session:
+    """What exists between `start` and `stop`."""
+
+    run: str
+    pool: ServerPool
+    loop: _LoopThread
+    ledger: Ledger
+    layout: WeightLayout
+    folder: WeightFolder | None
+    """In the first process alone."""
+    end_ids: list[int]
+    dtype: torch.dtype
+    keeper: Future[None] | None = None
+    running: set[Future[Completion]] = field(default_factory=set)
+    answers: queue.SimpleQueue[Future[Completion]] = field(default_factory=queue.SimpleQueue)
+    """Of `running`, those that are done."""
+
+    async def serve(self, request: Request) -> Completion:
+        """Runs in the loop."""
+        affinity = repr(request.token_ids[:_AFFINITY_TOKENS]).encode()
+        answer = await self.pool.generate(_body(request, self.end_ids), affinity)
+        return _completion(request, answer, self.ledger.version)
+
+    def take_answers(self) -> list[Future[Completion]]:
+        """What has come in, after a short wait if there is nothing yet."""
+        answers: list[Future[Completion]] = []
+        try:
+            answers.append(self.answers.get(timeout=_POLL_S))
+            while True:
+                answers.append(self.answers.get_nowait())
+        except queue.Empty:
+            self.running.difference_update(answers)
+            return answers
+
+
+class _LoopThread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="appo-vllm-servers", daemon=True)
+        self._thread.start()
+
+    def spawn(self, work: Coroutine[Any, Any, Outcome]) -> Future[Outcome]:
+        """Does not wait for the outcome."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def run(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """Waits for the outcome."""
+        return self.spawn(work).result()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def _first_weights(policy: str, layout: WeightLayout, folder: WeightFolder | None) -> Path | None:
+    """Where servers find the weights that a run begins with; None for a policy that only they can find.
+
+    A server reloads a tied output head only from a file that names it, and the policy's own does not: one that still
+    has the head of an earlier run would keep it.
+    """
+    if not Path(policy).is_dir():
+        return None
+    if folder is None or not layout.has_ties:
+        return Path(policy).resolve()
+    model = AutoModelForCausalLM.from_pretrained(policy, dtype="auto")
+    return folder.write(layout.checked(model.named_parameters()), FIRST_VERSION)
+
+
+def _switch(pool: ServerPool, loop: _LoopThread, weights: Weights) -> None:
+    """The first of several processes brings the servers to other weights; the others wait, and ask for these then."""
+    if comm.rank() == 0:
+        loop.run(pool.switch(weights))
+    weights = comm.from_first(weights)
+    if comm.rank() > 0:
+        loop.run(pool.switch(weights))
+
+
+async def _served(server: Server, timeout_s: float) -> dict[str, Any]:
+    """What a server was started with, as soon as it answers.
+
+    Raises:
+        ConnectionError: if it does not answer in time.
+        ValueError: if it cannot serve a training run.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            info = await server.call("GET", "/server_info?config_format=json")
+            break
+        except ServerError as error:
+            if time.monotonic() > deadline:
+                raise ConnectionError(f"no vLLM server at {server.address} within {timeout_s:g} s: {error}") from error
+            await asyncio.sleep(0.5)
+    model: dict[str, Any] = info["vllm_config"]["model_config"]
+    if model["logprobs_mode"] != "processed_logprobs":
+        raise ValueError(
+            f"{server.address} must be started with --logprobs-mode processed_logprobs: log-probs must be those of the "
+            f"distribution that tokens are drawn from, got {model['logprobs_mode']}"
+        )
+    return model
+
+
+def _body(request: Request, end_ids: list[int]) -> dict[str, Any]:
+    return {
+        "token_ids": list(request.token_ids),
+        "sampling_params": {
+            "temperature": request.sampling.temperature,
+            "top_p": request.sampling.top_p,
+            "top_k": request.sampling.top_k,
+            "seed": request.seed % 2**63,
+            "max_tokens": request.max_tokens,
+            "stop": list(request.stop),
+            "stop_token_ids": end_ids,
+            "skip_special_tokens": False,
+            "spaces_between_special_tokens": False,
+            "logprobs": 0,
+        },
+    }
+
+
+def _completion(request: Request, answer: dict[str, Any], version: int) -> Completion:
+    choice = answer["choices"][0]
+    stop_string = choice["stop_reason"] if isinstance(choice["stop_reason"], str) else None
+    details = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
+    return Completion(
+        id=request.id,
+        token_ids=tuple(choice["token_ids"]),
+        behavior_log_probs=tuple(entry["logprob"] for entry in choice["logprobs"]["content"]),
+        finish_reason="length" if choice["finish_reason"] == "length" else "stop" if stop_string else "eos",
+        stop_string=stop_string,
+        cached_tokens=details.get("cached_tokens") or 0,
+        policy_version=version,
+    )

@@ -1,6 +1,0 @@
-"""A checkpoint of a run as a Hugging Face folder, for whoever samples from the policy or trains it further."""
-
-from appo.export.command import export_policy
-from appo.export.run_config import policy_of_run
-
-__all__ = ["export_policy", "policy_of_run"]

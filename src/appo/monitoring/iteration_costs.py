@@ -1,0 +1,57 @@
+"""What an iteration took, over all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from appo.monitoring.rollout_metrics import cost_metrics
+from appo.policy.flops import TrainedWork, training_metrics
+from appo.rollouts import SamplingCosts
+
+
+@dataclass(frozen=True)
+class IterationCosts:
+    """What an iteration took on one process.
+
+    Attributes:
+        seconds: by phase; together `total_s`.
+        total_s: of the whole iteration.
+        num_tokens: that trajectories were sampled of.
+        sampled: what the agent loop took, evaluation included.
+        trained: what went through the policy.
+        probe: largest distance, in nats, that the probe of the weights found.
+        num_replaced: prompts in whose place others were trained.
+    """
+
+    seconds: Mapping[str, float]
+    total_s: float
+    num_tokens: int
+    sampled: SamplingCosts
+    trained: TrainedWork
+    probe: float
+    num_replaced: int
+
+
+def iteration_metrics(parts: Sequence[IterationCosts], device: torch.device) -> dict[str, float]:
+    """What is logged of that, by the full names of metrics.
+
+    Args:
+        parts: of all processes.
+        device: of the training.
+    """
+    # All wait for the slowest.
+    slowest = {name: max(part.seconds.get(name, 0.0) for part in parts) for part in parts for name in part.seconds}
+    num_tokens = [part.num_tokens for part in parts]
+    sampled = SamplingCosts.of_all([part.sampled for part in parts])
+    rollout = {
+        **cost_metrics(slowest, max(part.total_s for part in parts), sum(num_tokens), sampled),
+        "probe_max": max(part.probe for part in parts),
+        "prompts_replaced": float(sum(part.num_replaced for part in parts)),
+    }
+    if len(parts) > 1:
+        rollout["rank_imbalance"] = max(num_tokens) * len(parts) / max(1, sum(num_tokens)) - 1.0
+    training = training_metrics([part.trained for part in parts], slowest["update"], device)
+    return {f"rollout/{k}": value for k, value in rollout.items()} | {f"train/{k}": v for k, v in training.items()}

@@ -1,0 +1,256 @@
+"""What is logged of an iteration's rollouts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from appo.core.trajectory import Outcome, ToolCall, Trajectory
+from appo.distributed import comm
+from appo.rollouts.agent import SamplingCosts
+from appo.rollouts.data import NOT_MEASURED, Rollouts
+
+Columns = dict[str, Tensor]
+"""``[N]`` float32 values by name, one for each thing that there is of a kind; the order is of no meaning."""
+
+_PART, _OF_TOOL, _FAILURE, _FACTOR = "part ", "calls of ", "failures ", "factor "
+"""How the names of columns begin of which there is one for each part of the reward, tool, kind of failure or
+factor of the score."""
+
+
+def rollout_metrics(rounds: Sequence[Rollouts]) -> dict[str, float]:
+    """Scalars that describe an iteration, by name; with several processes, over all of them.
+
+    Args:
+        rounds: all rollouts of the iteration.
+    """
+    gathered = comm.gather_on_first(rollout_columns(rounds))
+    # Values of other processes come over the network, millions of them: one process computes for all.
+    return comm.from_first(column_metrics(_joined(gathered)) if gathered else {})
+
+
+def cost_metrics(
+    seconds: Mapping[str, float], total_s: float, num_tokens: int, sampled: SamplingCosts
+) -> dict[str, float]:
+    """What an iteration took.
+
+    Args:
+        seconds: by phase.
+        total_s: of the whole iteration.
+        num_tokens: that trajectories were sampled of.
+        sampled: what the agent loop took, evaluation included.
+
+    Returns:
+        Seconds by phase; `overhead`: the share of the iteration spent neither in the engine nor on log-probs, weights
+        and the update; `trainer_idle`: the share in which the trainer waited for trajectories; `engine_idle`: the share
+        in which the engine had nothing to generate; tokens per second of sampling.
+    """
+
+    def spent_on(*phases: str) -> float:
+        return sum(seconds.get(phase, 0.0) for phase in phases)
+
+    waiting_s = spent_on("sampling", "branching", "waiting")
+    working_s = waiting_s + spent_on("evaluation", "log_probs", "reference", "update", "weights")
+    return {
+        **{f"{phase}_s": value for phase, value in seconds.items()},
+        "iteration_s": total_s,
+        "overhead": 1.0 - working_s / total_s,
+        "trainer_idle": (waiting_s + spent_on("tools")) / total_s,
+        "engine_idle": 1.0 - sampled.generating_s / total_s,
+        "tokens_per_s": sampled.num_tokens / (sampled.generating_s + sampled.tools_s),
+        "generated_tokens": float(num_tokens),
+    }
+
+
+def rollout_columns(rounds: Sequence[Rollouts]) -> Columns:
+    """Everything that metrics are made of, such that several processes' columns can be put one behind the other."""
+    initial = [trajectory for part in rounds for trajectory in part.plan.initial]
+    branches = [trajectory for part in rounds for trajectory in part.trajectories[len(part.plan.initial) :]]
+    return {
+        **_rewards(rounds),
+        **_outcomes([outcome for part in rounds for outcome in part.outcomes]),
+        **_log_ratios(rounds),
+        **_scores(rounds),
+        **_branches(rounds),
+        **trajectory_columns([*initial, *branches]),
+    }
+
+
+def column_metrics(columns: Mapping[str, Tensor]) -> dict[str, float]:
+    """The metrics of an iteration.
+
+    Args:
+        columns: of `rollout_columns`.
+    """
+    rewards = torch.cat([columns["reward_initial"], columns["reward_branch"]])
+    number = len(rewards)
+    calls, calls_made = columns["tool_calls"], max(1.0, float(columns["tool_calls"].sum()))
+    metrics = {
+        "reward_mean": float(rewards.mean()),
+        **_summary("reward_initial", columns["reward_initial"], mean=_mean, std=_std),
+        **_summary("reward_branch", columns["reward_branch"], mean=_mean, std=_std),
+        "flat_groups_initial": _mean(columns["flat_initial"]),
+        "flat_groups_branch": _mean(columns["flat_branch"]),
+        **{name: float(column.sum()) / number for name, column in _named(columns, _PART)},
+        **_summary("log_ratio", columns["log_ratio"], mean=_mean, std=_std, max_abs=_max_abs),
+        **_quantiles("log_ratio", columns["log_ratio"], (0.05, 0.5, 0.95)),
+    }
+    if len(columns["entropy"]):
+        metrics["entropy"] = _mean(columns["entropy"])
+    for name, column in _named(columns, _FACTOR):
+        metrics |= _summary(f"score_{name}", column, mean=_mean, std=_std)
+    metrics["branches_wanted"] = float(columns["branches_wanted"].sum())
+    metrics["branches_made"] = float(len(columns["reward_branch"]))
+    metrics |= _summary("branch_score", columns["branch_score"], mean=_mean)
+    metrics |= _quantiles("branch_depth", columns["branch_depth"], (0.1, 0.5, 0.9))
+    metrics |= {name: _mean(columns[name]) for name in ("response_length", "sampled_tokens")}
+    metrics["tool_calls"] = float(calls.sum()) / number
+    metrics["tool_failures"] = float(columns["tool_failures"].sum()) / calls_made
+    metrics["tool_seconds"] = float(columns["tool_seconds"].sum()) / calls_made
+    metrics["finished"] = _mean(columns["finished"])
+    metrics |= {f"tool_calls_{name}": float(column.sum()) / number for name, column in _named(columns, _OF_TOOL)}
+    for kind, column in _named(columns, _FAILURE):
+        metrics[f"tool_failures_{kind}"] = float(column.sum()) / calls_made
+    metrics |= _summary("mismatch", columns["mismatch"], mean=_mean, max=_max_abs)
+    reusable = float(columns["reusable_tokens"].sum())
+    if reusable:
+        # Of the prefix tokens that the same weights had computed already, those that the cache served.
+        metrics["prefix_cache_hit"] = float(columns["reused_tokens"].sum()) / reusable
+    return metrics
+
+
+def _joined(parts: Sequence[Columns]) -> Columns:
+    """All columns, those of one name behind each other."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
+
+
+def _named(columns: Mapping[str, Tensor], prefix: str) -> list[tuple[str, Tensor]]:
+    return sorted((name.removeprefix(prefix), column) for name, column in columns.items() if name.startswith(prefix))
+
+
+def _outcomes(outcomes: Sequence[Outcome]) -> Columns:
+    """Every part of the rewards; an outcome without a part counts as 0."""
+    names = sorted({name for outcome in outcomes for name in outcome.parts})
+    return {f"{_PART}{name}": _column(outcome.parts.get(name, 0.0) for outcome in outcomes) for name in names}
+
+
+def trajectory_columns(trajectories: Sequence[Trajectory]) -> Columns:
+    """Lengths, tool use and endings."""
+    calls = [call for trajectory in trajectories for call in trajectory.tool_calls]
+    return {
+        "response_length": _column(trajectory.response_length for trajectory in trajectories),
+        "sampled_tokens": _column(int(trajectory.response_mask.sum()) for trajectory in trajectories),
+        "tool_calls": _column(len(trajectory.tool_calls) for trajectory in trajectories),
+        "tool_failures": _column(call.failure is not None for call in calls),
+        "tool_seconds": _column(call.duration_s for call in calls),
+        "finished": _column(trajectory.finish_reason == "eos" for trajectory in trajectories),
+        "reusable_tokens": _column(trajectory.reusable_tokens for trajectory in trajectories),
+        "reused_tokens": _column(trajectory.reused_tokens for trajectory in trajectories),
+        # The model may make up names without end.
+        **{f"{_OF_TOOL}{name}": _column([count]) for name, count in _known_tools(calls).items()},
+        **{f"{_FAILURE}{kind}": _column([count]) for kind, count in _failures(calls).items()},
+    }
+
+
+def _known_tools(calls: Iterable[ToolCall]) -> Counter[str]:
+    return Counter(call.tool for call in calls if call.failure not in ("unknown", "malformed"))
+
+
+def _failures(calls: Iterable[ToolCall]) -> Counter[str]:
+    return Counter(call.failure for call in calls if call.failure is not None)
+
+
+def _rewards(rounds: Sequence[Rollouts]) -> Columns:
+    rewards = torch.cat([part.batch.rewards for part in rounds])
+    is_branch = torch.cat([part.batch.is_branch for part in rounds])
+    return {
+        "reward_initial": rewards[~is_branch],
+        "reward_branch": rewards[is_branch],
+        "flat_initial": _column(_flat_groups(rounds, branches=False)),
+        "flat_branch": _column(_flat_groups(rounds, branches=True)),
+    }
+
+
+def _flat_groups(rounds: Sequence[Rollouts], branches: bool) -> list[bool]:
+    """For each prompt with at least one row of the kind: whether their rewards are all equal."""
+    flat = []
+    for part in rounds:
+        rows = part.batch.is_branch == branches
+        for number in part.batch.group[rows].unique():
+            rewards = part.batch.rewards[rows & (part.batch.group == number)]
+            flat.append(bool((rewards == rewards[0]).all()))
+    return flat
+
+
+def _log_ratios(rounds: Sequence[Rollouts]) -> Columns:
+    """The policy at the moment of branching against the one that sampled; without spread the gain says nothing.
+
+    `mismatch` is the distance of the engine's log-probs from the trainer's where both had the same weights.
+    """
+    ratios, entropies, mismatches = [torch.empty(0)], [torch.empty(0)], [torch.empty(0)]
+    for part in rounds:
+        for row, (trajectory, version) in enumerate(zip(part.plan.initial, part.measured_by.tolist(), strict=False)):
+            if version != NOT_MEASURED:
+                length, mask = len(trajectory), trajectory.response_mask
+                ratio = part.batch.old_log_probs[row, :length] - trajectory.behavior_log_probs
+                ratios.append(ratio[mask])
+                entropies.append(part.batch.entropies[row, :length][mask])
+                mismatches.append(ratio[trajectory.policy_versions == version].abs())
+    return {
+        "log_ratio": torch.cat(ratios),
+        "entropy": torch.cat(entropies),
+        "mismatch": torch.cat(mismatches),
+    }
+
+
+def _scores(rounds: Sequence[Rollouts]) -> Columns:
+    return {
+        f"{_FACTOR}{name}": torch.cat(
+            [part.plan.scores.factors[name][part.plan.batch.response_mask] for part in rounds]
+        )
+        for name in rounds[0].plan.scores.factors
+    }
+
+
+def _branches(rounds: Sequence[Rollouts]) -> Columns:
+    points = [point for part in rounds for point in part.plan.points]
+    return {
+        "branches_wanted": _column(part.plan.num_wanted for part in rounds),
+        "branch_score": _column(point.score for point in points),
+        "branch_depth": _column(
+            (p.position + 1 - p.trajectory.prompt_length) / p.trajectory.response_length for p in points
+        ),
+    }
+
+
+def _column(values: Iterable[float]) -> Tensor:
+    return torch.tensor([float(value) for value in values])
+
+
+def _summary(name: str, values: Tensor, **functions: Callable[[Tensor], float]) -> dict[str, float]:
+    """Functions of a column, by its name and theirs; nothing of an empty one."""
+    return {f"{name}_{key}": function(values) for key, function in functions.items()} if len(values) else {}
+
+
+def _quantiles(name: str, values: Tensor, levels: Sequence[float]) -> dict[str, float]:
+    """By sorting: `torch.quantile` refuses more than 2**24 values."""
+    if not len(values):
+        return {}
+    ordered = values.float().sort().values
+    return {f"{name}_q{int(100 * level):02d}": float(ordered[round(level * (len(ordered) - 1))]) for level in levels}
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean()) if len(values) else 0.0
+
+
+def _std(values: Tensor) -> float:
+    return float(values.std(correction=0))
+
+
+def _max_abs(values: Tensor) -> float:
+    return float(values.abs().max())

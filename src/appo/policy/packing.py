@@ -1,0 +1,189 @@
+"""Rows of unlike length through a model, packed one behind the other, or padded where the model does not allow it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from appo.distributed.fsdp import is_sharded
+
+log = logging.getLogger(__name__)
+
+_SDPA_IN_ROWS = "sdpa_in_rows"
+
+_MAX_PADDING = 0.05
+"""Largest share of padding among the positions that a padded forward pass computes."""
+
+_TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
+"""Relative distance of a packed forward pass from a padded one that rounding may make."""
+
+
+# It would be compiled anew for every number of rows.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def sdpa_in_rows(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    cu_seq_lens_q: Tensor | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """An attention function of transformers: causal attention of packed rows, each to itself.
+
+    Without `cu_seq_lens_q` it is the `sdpa` of transformers.
+
+    Args:
+        module: the attention layer.
+        query: ``[1, heads, T, head size]``, all rows one behind the other.
+        key: likewise.
+        value: likewise.
+        attention_mask: read only without `cu_seq_lens_q`.
+        cu_seq_lens_q: ``[rows + 1]`` where each row begins, and the end of the last; on the CPU.
+        sliding_window: how many positions back a position may look, itself included; None looks at all.
+        **kwargs: for the `sdpa` of transformers.
+
+    Returns:
+        ``[1, T, heads, head size]``, and no weights.
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    lengths = cu_seq_lens_q.diff().tolist()
+    rows = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    outputs = [
+        sdpa_attention_forward(module, q, k, v, _window_mask(length, sliding_window, query.device), **kwargs)[0]
+        for (q, k, v), length in zip(rows, lengths, strict=True)
+    ]
+    return torch.cat(outputs, dim=1), None
+
+
+def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    if window is None or length <= window:
+        return None
+    ones = torch.ones(length, length, dtype=torch.bool, device=device)
+    return ones.tril().triu(1 - window)
+
+
+AttentionInterface.register(_SDPA_IN_ROWS, sdpa_in_rows)
+AttentionMaskInterface.register(_SDPA_IN_ROWS, sdpa_mask)
+
+
+class RowForward:
+    """Runs a decoder over rows of unlike length, and picks what it returns at some positions.
+
+    Rows are packed without padding if the model attends by FlashAttention, or by `sdpa`, whose attention is then taken
+    row by row; that no row sees another is found out by a probe. Otherwise neighbors are padded to the longest of them,
+    so few at a time that padding stays within 5 %; rows in order of their length need the fewest passes. Those of a
+    sharded model are padded all at once.
+
+    Args:
+        model: the causal language model.
+        module: its decoder, or itself; what it returns first is picked from.
+    """
+
+    def __init__(self, model: PreTrainedModel, module: nn.Module) -> None:
+        self.module = module
+        # Layers of a sharded model are gathered in every pass, and processes must make the same number of them.
+        self.max_padding = 1.0 if is_sharded(model) else _MAX_PADDING
+        self.is_flash = "flash" in str(model.config._attn_implementation)
+        self.packs = _may_pack(model, module) and (self.is_flash or self._attends_in_rows(model))
+
+    def __call__(self, token_ids: Tensor, is_wanted: Tensor) -> Tensor:
+        """Computes no position that nothing wanted depends on.
+
+        Args:
+            token_ids: ``[B, T]`` int64, right-padded.
+            is_wanted: ``[B, T]`` bool.
+
+        Returns:
+            ``[N, ...]`` values of the wanted positions, in row-major order.
+        """
+        positions = torch.arange(token_ids.shape[1], device=token_ids.device)
+        lengths = ((positions + 1) * is_wanted).amax(-1)
+        run = self._packed if self.packs else self._padded
+        return run(token_ids, positions < lengths.unsqueeze(-1), lengths.tolist(), is_wanted)
+
+    def _packed(self, token_ids: Tensor, is_needed: Tensor, lengths: Sequence[int], is_wanted: Tensor) -> Tensor:
+        positions = torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
+        outputs = self.module(
+            input_ids=token_ids[is_needed].unsqueeze(0),
+            position_ids=positions[is_needed].unsqueeze(0),
+            use_cache=False,
+            **self._bounds([length for length in lengths if length > 0], token_ids.device),
+        )
+        picked: Tensor = outputs[0][0, is_wanted[is_needed]]
+        return picked
+
+    def _bounds(self, lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
+        """Tells the attention where rows begin."""
+        bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        if not self.is_flash:
+            # A mask of four dimensions is passed through as it is, and transformers makes none that covers all rows.
+            return {"cu_seq_lens_q": bounds, "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)}
+        bounds, longest = bounds.to(device), max(lengths)
+        return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+
+    def _padded(self, token_ids: Tensor, is_needed: Tensor, lengths: Sequence[int], is_wanted: Tensor) -> Tensor:
+        parts = []
+        for rows in padded_spans(lengths, self.max_padding):
+            width = max(lengths[rows])
+            outputs = self.module(
+                input_ids=token_ids[rows, :width], attention_mask=is_needed[rows, :width].long(), use_cache=False
+            )
+            parts.append(outputs[0][is_wanted[rows, :width]])
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def _attends_in_rows(self, model: PreTrainedModel) -> bool:
+        """Switches the model to attention in rows if that changes nothing but the padding."""
+        if model.config._attn_implementation != "sdpa":
+            return bool(model.config._attn_implementation == _SDPA_IN_ROWS)
+        was_training = model.training
+        model.eval()
+        # Where the weights are when they are used: a shard may lie on the CPU.
+        embeddings = next(model.get_input_embeddings().parameters())
+        token_ids = torch.arange(8, device=embeddings.device).view(2, 4)
+        is_wanted = token_ids != 7
+        with torch.autocast(model.device.type, enabled=False):
+            padded = self._padded(token_ids, is_wanted, [4, 3], is_wanted)
+            model.set_attn_implementation(_SDPA_IN_ROWS)
+            packed = self._packed(token_ids, is_wanted, [4, 3], is_wanted)
+        is_equal = bool((packed - padded).norm() <= _TOLERANCES[padded.dtype] * padded.norm())
+        if not is_equal:
+            model.set_attn_implementation("sdpa")
+        model.train(was_training)
+        return is_equal
+
+
+def padded_spans(lengths: Sequence[int], max_padding: float) -> Iterator[slice]:
+    """Cuts neighbors into spans that are padded together; rows of length 0 are left out.
+
+    Args:
+        lengths: of the rows.
+        max_padding: largest share of padding in a span.
+    """
+    start = total = longest = 0
+    for row, length in enumerate([*lengths, 0]):
+        widest = max(longest, length)
+        if length == 0 or widest * (row + 1 - start) * (1.0 - max_padding) > total + length:
+            if row > start:
+                yield slice(start, row)
+            start, total, longest = (row, length, length) if length else (row + 1, 0, 0)
+        else:
+            total, longest = total + length, widest
+
+
+def _may_pack(model: PreTrainedModel, module: nn.Module) -> bool:
+    """False if something else than attention carries what one token knows to the next, or arguments do not arrive."""
+    layers = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    takes_anything = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(module.forward).parameters.values())
+    return takes_anything and not model._is_stateful and set(layers) <= {"full_attention", "sliding_attention"}

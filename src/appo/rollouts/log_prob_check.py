@@ -1,0 +1,74 @@
+"""Proof, after every update of the weights, that the engine samples from the trainer's policy."""
+
+from __future__ import annotations
+
+import torch
+
+from appo.core.trajectory import NOT_SAMPLED, Prompt, Trajectory
+from appo.engines import Completion, Engine, Request, SamplingParams
+from appo.rollouts.data import Measure
+
+_NUM_SEQUENCES = 4
+_NUM_TOKENS = 16
+
+
+class WeightProbe:
+    """Samples a few short continuations of a fixed text and compares their log-probs with the trainer's.
+
+    What is compared is what training relies on: the log-probs that the engine reports of tokens it sampled. Weights
+    that did not arrive, or arrived in the wrong place, show in every one of them.
+
+    Args:
+        engine: started, with nothing in flight.
+        measure: log-probs of the trainer's policy.
+        token_ids: the fixed text.
+        temperature: of sampling, the same as in `measure`.
+    """
+
+    def __init__(self, engine: Engine, measure: Measure, token_ids: tuple[int, ...], temperature: float) -> None:
+        self.engine = engine
+        self.measure = measure
+        self.prompt = Prompt("probe", "", token_ids, ())
+        self.sampling = SamplingParams(temperature)
+
+    def largest_difference(self) -> float:
+        """Largest distance of a sampled token's log-prob in the engine from that in the trainer, in nats."""
+        for number in range(_NUM_SEQUENCES):
+            self.engine.submit(Request(number, self.prompt.token_ids, _NUM_TOKENS, seed=number, sampling=self.sampling))
+        trajectories = []
+        while self.engine.num_in_flight:
+            trajectories += [_trajectory(self.prompt, completion) for completion in self.engine.step()]
+        self.engine.drain()
+        measured = self.measure(trajectories)
+        return max(
+            float((log_probs - trajectory.behavior_log_probs)[trajectory.response_mask].abs().max())
+            for trajectory, log_probs in zip(trajectories, measured.log_probs, strict=True)
+        )
+
+
+def default_tolerance(engine: Engine, trainer_dtype: torch.dtype) -> float:
+    """How far log-probs of two implementations of one policy may lie apart, in nats, by the coarser of two precisions.
+
+    Args:
+        engine: started.
+        trainer_dtype: that the trainer computes in.
+    """
+    return max(_TOLERANCES[dtype] for dtype in (engine.weight_dtype, trainer_dtype))
+
+
+_TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.5}
+"""In nats. Of float32 the largest difference met is a tenth of this; of bfloat16 see docs/vllm.md."""
+
+
+def _trajectory(prompt: Prompt, completion: Completion) -> Trajectory:
+    num_given, num_sampled = len(prompt.token_ids), len(completion.token_ids)
+    return Trajectory(
+        prompt=prompt,
+        token_ids=torch.tensor(prompt.token_ids + completion.token_ids),
+        response_mask=torch.tensor([False] * num_given + [True] * num_sampled),
+        behavior_log_probs=torch.tensor([0.0] * num_given + list(completion.behavior_log_probs)),
+        policy_versions=torch.tensor([NOT_SAMPLED] * num_given + [completion.policy_version] * num_sampled),
+        segments=(),
+        tool_calls=(),
+        finish_reason="length",
+    )

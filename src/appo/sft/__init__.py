@@ -1,0 +1,26 @@
+"""Supervised training: the cold start of a policy on conversations."""
+
+from appo.sft.conversations import (
+    CONVERSATION_SOURCES,
+    Conversation,
+    ConversationSource,
+    JsonlConversations,
+    Message,
+    WorldConversations,
+)
+from appo.sft.datamodule import SupervisedBatch, SupervisedDataModule
+from appo.sft.module import SupervisedModule
+from appo.sft.tiny_policy import TinyPolicy
+
+__all__ = [
+    "CONVERSATION_SOURCES",
+    "Conversation",
+    "ConversationSource",
+    "JsonlConversations",
+    "Message",
+    "SupervisedBatch",
+    "SupervisedDataModule",
+    "SupervisedModule",
+    "TinyPolicy",
+    "WorldConversations",
+]

@@ -1,0 +1,136 @@
+"""Conversations to learn from, and where they come from."""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from appo.core.registry import Registry
+from appo.core.trajectory import Segment
+from appo.environments.demonstrations import Demonstration, WorldDemonstrations
+
+ConversationSplit = Literal["train", "validation"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one side of a conversation says.
+
+    Attributes:
+        role: `system`, `user`, `assistant`, or whatever else the chat template knows.
+        segments: the content in order; tool output in the middle of what an assistant says is not `is_generated`.
+    """
+
+    role: str
+    segments: tuple[Segment, ...]
+
+    @property
+    def content(self) -> str:
+        """The whole text."""
+        return "".join(segment.text for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in order, one of them by the assistant at least."""
+
+    messages: tuple[Message, ...]
+
+
+class ConversationSource(ABC):
+    """Where conversations come from."""
+
+    @abstractmethod
+    def load(self, split: ConversationSplit) -> Sequence[Conversation]:
+        """The conversations of one split, in a fixed order; the validation split may be empty.
+
+        Raises:
+            ValueError: if the training split is empty, or a conversation cannot be used.
+            FileNotFoundError: if a file is missing.
+        """
+
+
+CONVERSATION_SOURCES: Registry[ConversationSource] = Registry("conversation source", group="appo.conversations")
+
+
+@CONVERSATION_SOURCES.register
+@dataclass(frozen=True)
+class WorldConversations(ConversationSource):
+    """Demonstrations about a generated world."""
+
+    demonstrations: WorldDemonstrations = field(default_factory=WorldDemonstrations)
+    """What is demonstrated, and how well."""
+
+    def load(self, split: ConversationSplit) -> Sequence[Conversation]:
+        return [_conversation(demonstration) for demonstration in self.demonstrations.draw(split)]
+
+
+def _conversation(demonstration: Demonstration) -> Conversation:
+    asked = [Message(m["role"], (Segment(m["content"], False),)) for m in demonstration.problem.messages]
+    return Conversation((*asked, Message("assistant", demonstration.segments)))
+
+
+@CONVERSATION_SOURCES.register
+@dataclass(frozen=True)
+class JsonlConversations(ConversationSource):
+    """Conversations of a file, one JSON object a line: ``{"messages": [{"role": "user", "content": "..."}, ...]}``."""
+
+    train: str
+    """File of the conversations to learn from."""
+    validation: str | None = None
+    """File of the conversations that training is watched with."""
+    tool_output: str = r" ?<result>.*?</result>"
+    """Regular expression of tool output within what an assistant says, which it did not write; empty for none."""
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.tool_output)
+        except re.error as error:
+            raise ValueError(f"tool_output must be a regular expression, got {self.tool_output!r}: {error}") from error
+
+    def load(self, split: ConversationSplit) -> Sequence[Conversation]:
+        path = self.train if split == "train" else self.validation
+        if path is None:
+            return []
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{split} must be a file of conversations, got {path!r}")
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        conversations = [self._parse(line, f"{path}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
+        if not conversations:
+            raise ValueError(f"{split} must be a file with one conversation at least, got none in {path!r}")
+        return conversations
+
+    def _parse(self, line: str, place: str) -> Conversation:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{place} must be a JSON object, got {line[:80]!r}") from error
+        messages = record.get("messages") if isinstance(record, dict) else None
+        if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+            raise ValueError(
+                f"{place} must have `messages`, a list of objects with texts `role` and `content`, got {line[:80]!r}"
+            )
+        if not any(message["role"] == "assistant" for message in messages):
+            raise ValueError(f"{place} must have a message with the role `assistant`, got {line[:80]!r}")
+        return Conversation(tuple(Message(m["role"], self._segments(m["role"], m["content"])) for m in messages))
+
+    def _segments(self, role: str, content: str) -> tuple[Segment, ...]:
+        if role != "assistant":
+            return (Segment(content, False),)
+        if not self.tool_output:
+            return (Segment(content, True),)
+        segments, start = [], 0
+        for match in re.finditer(self.tool_output, content, re.DOTALL):
+            segments += [Segment(content[start : match.start()], True), Segment(match.group(), False)]
+            start = match.end()
+        segments.append(Segment(content[start:], True))
+        return tuple(segment for segment in segments if segment.text)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)

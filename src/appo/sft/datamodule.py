@@ -1,0 +1,109 @@
+"""The LightningDataModule of supervised training: conversations in, padded batches out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
+
+from appo.policy.log_probs import load_tokenizer
+from appo.sft.conversations import ConversationSource, ConversationSplit
+from appo.sft.encoding import Example, encode
+from appo.sft.sampler import LengthBucketSampler
+
+
+@dataclass(frozen=True, eq=False)
+class SupervisedBatch:
+    """Rows of conversations.
+
+    Attributes:
+        token_ids: ``[B, T]`` int64, 0 on padding.
+        loss_mask: ``[B, T]`` bool, True on tokens that are learned; False on position 0, which nothing predicts.
+    """
+
+    token_ids: Tensor
+    loss_mask: Tensor
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> SupervisedBatch:
+        """The same rows on another device."""
+        return SupervisedBatch(
+            self.token_ids.to(device, non_blocking=non_blocking), self.loss_mask.to(device, non_blocking=non_blocking)
+        )
+
+
+class SupervisedDataModule(L.LightningDataModule):
+    """Batches of conversations in a seeded random order, rows of similar length together within an optimizer step.
+
+    Args:
+        source: where the conversations come from.
+        tokenizer: Hugging Face folder or name; the command line sets it to `model.policy`.
+        loss_on: `assistant` learns what the assistant wrote; `all` learns every token, prompts and tool output
+            included, which a policy that starts from nothing needs.
+        batch_size: rows that go through the model at once on each device; `trainer.accumulate_grad_batches` such
+            batches, sorted by length, make an optimizer step.
+        max_tokens: longest row.
+        seed: of the order of rows.
+    """
+
+    def __init__(
+        self,
+        source: ConversationSource,
+        tokenizer: str,
+        loss_on: Literal["assistant", "all"] = "assistant",
+        batch_size: int = 16,
+        max_tokens: int = 4096,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in {"batch_size": batch_size, "max_tokens": max_tokens}.items():
+            if value < 1:
+                raise ValueError(f"data.{name} must be positive, got {value}")
+        self.source = source
+        self.tokenizer = tokenizer
+        self.loss_on = loss_on
+        self.batch_size = batch_size
+        self.max_tokens = max_tokens
+        self.seed = seed
+        self.examples: dict[ConversationSplit, list[Example]] = {}
+
+    def setup(self, stage: str) -> None:
+        tokenizer = load_tokenizer(self.tokenizer)
+        for split in ("train", "validation"):
+            if split not in self.examples:
+                self.examples[split] = self._check(encode(self.source.load(split), tokenizer), split)
+
+    def _check(self, examples: list[Example], split: ConversationSplit) -> list[Example]:
+        if split == "train" and not examples:
+            raise ValueError("data.source must have one training conversation at least, got none")
+        longest = max(map(len, examples), default=0)
+        if longest > self.max_tokens:
+            raise ValueError(
+                f"data.max_tokens must not be less than the longest {split} conversation, {longest} tokens, "
+                f"got {self.max_tokens}"
+            )
+        return examples
+
+    def train_dataloader(self) -> DataLoader[Example]:
+        examples = self.examples["train"]
+        batches_per_step = self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+        sampler = LengthBucketSampler([len(e) for e in examples], self.batch_size, batches_per_step, self.seed)
+        return DataLoader(examples, self.batch_size, sampler=sampler, collate_fn=self._collate)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[Example] | list[DataLoader[Example]]:
+        examples = sorted(self.examples["validation"], key=len)
+        if not examples:
+            return []
+        return DataLoader(examples, self.batch_size, collate_fn=self._collate)  # type: ignore[arg-type]
+
+    def _collate(self, examples: Sequence[Example]) -> SupervisedBatch:
+        token_ids = [torch.tensor(example.token_ids) for example in examples]
+        masks = [torch.tensor(example.is_written) | (self.loss_on == "all") for example in examples]
+        loss_mask = pad_sequence(masks, batch_first=True)
+        loss_mask[:, 0] = False
+        return SupervisedBatch(pad_sequence(token_ids, batch_first=True), loss_mask)

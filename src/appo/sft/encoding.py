@@ -1,0 +1,111 @@
+"""Conversations as token ids, cut where rollouts cut them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from appo.sft.conversations import Conversation, Message
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row to learn from.
+
+    Attributes:
+        token_ids: `T` ids.
+        is_written: for each id, whether the assistant wrote it.
+    """
+
+    token_ids: tuple[int, ...]
+    is_written: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A stretch of text that is tokenized on its own: in a rollout, another side goes on behind it."""
+
+    text: str
+    is_written: bool
+
+
+def encode(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """Renders and tokenizes conversations.
+
+    Prompts, what the assistant writes, and tool output are tokenized apart from one another, as they are in a rollout.
+    A conversation gives one row; where the chat template drops earlier text as the conversation goes on, it gives one
+    row for each form it takes.
+
+    Raises:
+        ValueError: if the chat template changes what an assistant says, or what stands before it.
+    """
+    rows = [row for conversation in conversations for row in _rows(conversation, tokenizer)]
+    if not rows:  # a tokenizer refuses to encode no text at all
+        return []
+    texts = [piece.text for row in rows for piece in row]
+    encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    return [_example([(next(encoded), piece.is_written) for piece in row], tokenizer.eos_token_id) for row in rows]
+
+
+def _rows(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[_Piece]]:
+    row: list[_Piece] = []
+    rendered = ""
+    for i, message in enumerate(conversation.messages):
+        if message.role != "assistant":
+            continue
+        before = _render(conversation.messages[:i], tokenizer, add_generation_prompt=True)
+        after = _render(conversation.messages[: i + 1], tokenizer, add_generation_prompt=False)
+        if not after.startswith(before):
+            raise ValueError(
+                "the chat template must begin an assistant's message with its generation prompt, got "
+                f"{after[-200:]!r} behind {before[-200:]!r}"
+            )
+        if not before.startswith(rendered):
+            yield row
+            row, rendered = [], ""
+        row.append(_Piece(before[len(rendered) :], is_written=False))
+        row += _split(after[len(before) :], message)
+        rendered = after
+    yield row
+
+
+def _render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, add_generation_prompt: bool) -> str:
+    plain = [{"role": message.role, "content": message.content} for message in messages]
+    text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=add_generation_prompt)
+    assert isinstance(text, str)
+    return text
+
+
+def _split(rendered: str, message: Message) -> Iterator[_Piece]:
+    """Finds tool output in an assistant's rendered message; all else is written."""
+    start = 0
+    for segment in message.segments:
+        if segment.is_generated:
+            continue
+        found = rendered.find(segment.text, start)
+        if found < 0:
+            raise ValueError(
+                f"the chat template must keep tool output as it is, got {rendered[:200]!r} for {segment.text[:200]!r}"
+            )
+        if found > start:
+            yield _Piece(rendered[start:found], is_written=True)
+        yield _Piece(segment.text, is_written=False)
+        start = found + len(segment.text)
+    if start < len(rendered):
+        yield _Piece(rendered[start:], is_written=True)
+
+
+def _example(pieces: list[tuple[list[int], bool]], eos_token_id: int) -> Example:
+    token_ids: list[int] = []
+    is_written: list[bool] = []
+    for ids, written in pieces:
+        # A template may go on behind the end token; a policy never does.
+        own = len(ids) - ids[::-1].index(eos_token_id) if written and eos_token_id in ids else len(ids)
+        token_ids += ids
+        is_written += [written] * own + [False] * (len(ids) - own)
+    return Example(tuple(token_ids), tuple(is_written))

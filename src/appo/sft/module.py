@@ -1,0 +1,113 @@
+"""The LightningModule of supervised training: next-token prediction on conversations."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel
+
+from appo.policy.log_probs import load_policy, load_tokenizer, save_policy
+from appo.sft.datamodule import SupervisedBatch
+from appo.sft.tiny_policy import TinyPolicy
+
+
+class SupervisedModule(L.LightningModule):
+    """A policy that learns conversations by heart; the cold start of reinforcement learning.
+
+    Args:
+        policy: Hugging Face model folder or name to start from.
+        save_to: folder that the policy and its tokenizer are written to at the end.
+        fresh: an untrained policy to build in the folder `policy` first; none starts from what is there.
+        lr: greatest learning rate of AdamW.
+        betas: of AdamW.
+        weight_decay: of AdamW.
+        warmup_steps: optimizer steps in which the learning rate rises to `lr`; it then falls along a cosine.
+        min_lr_share: share of `lr` that is left at the end, in [0, 1].
+        dtype: of the parameters: `float32`, `bfloat16` or `auto` for that of the checkpoint.
+        gradient_checkpointing: recomputes activations in the backward pass, which saves memory.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        save_to: str,
+        fresh: TinyPolicy | None = None,
+        lr: float = 1e-5,
+        betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.05,
+        warmup_steps: int = 30,
+        min_lr_share: float = 0.1,
+        dtype: str = "float32",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if lr <= 0.0:
+            raise ValueError(f"model.lr must be positive, got {lr}")
+        if warmup_steps < 0:
+            raise ValueError(f"model.warmup_steps must not be negative, got {warmup_steps}")
+        if not 0.0 <= min_lr_share <= 1.0:
+            raise ValueError(f"model.min_lr_share must lie in [0, 1], got {min_lr_share}")
+        self.policy_folder = policy
+        self.save_to = save_to
+        self.fresh = fresh
+        self.lr = lr
+        self.betas = betas
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.min_lr_share = min_lr_share
+        self.dtype_name = dtype
+        self.gradient_checkpointing = gradient_checkpointing
+        self.policy: PreTrainedModel | None = None
+
+    def prepare_data(self) -> None:
+        if self.fresh is not None:
+            self.fresh.build(Path(self.policy_folder))
+
+    def configure_model(self) -> None:
+        if self.policy is None:
+            self.policy = load_policy(self.policy_folder, self.dtype_name, self.gradient_checkpointing).train()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True
+        )
+        scheduler = LambdaLR(optimizer, self._lr_share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _lr_share(self, step: int) -> float:
+        warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        done = min(1.0, step / max(1.0, float(self.trainer.estimated_stepping_batches)))
+        return warmup * (self.min_lr_share + (1.0 - self.min_lr_share) * 0.5 * (1.0 + math.cos(math.pi * done)))
+
+    def training_step(self, batch: SupervisedBatch, batch_idx: int) -> Tensor:
+        loss, accuracy = self._evaluate(batch)
+        self.log_dict({"train/loss": loss.detach(), "train/token_accuracy": accuracy}, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: SupervisedBatch, batch_idx: int) -> None:
+        loss, accuracy = self._evaluate(batch)
+        metrics = {"validation/loss": loss, "validation/token_accuracy": accuracy}
+        self.log_dict(metrics, batch_size=int(batch.loss_mask.sum()), sync_dist=True)
+
+    def on_fit_end(self) -> None:
+        if self.trainer.is_global_zero:
+            assert self.policy is not None
+            save_policy(self.policy, load_tokenizer(self.policy_folder), Path(self.save_to))
+
+    def _evaluate(self, batch: SupervisedBatch) -> tuple[Tensor, Tensor]:
+        """Mean negative log-likelihood and share of right first choices over the tokens that are learned."""
+        assert self.policy is not None
+        # No mask: a causal model does not see what stands behind a token, and padding stands behind all of them.
+        output = self.policy(input_ids=batch.token_ids, use_cache=False)
+        is_learned = batch.loss_mask[:, 1:]
+        logits = output.logits[:, :-1][is_learned].float()
+        targets = batch.token_ids[:, 1:][is_learned]
+        accuracy = (logits.argmax(-1) == targets).float().mean()
+        return F.cross_entropy(logits, targets), accuracy

@@ -1,0 +1,227 @@
+"""The tools of any server of the Model Context Protocol."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from appo.tools.base import TOOLS, Tool, ToolArgumentError, ToolError, ToolProvider
+from appo.tools.mcp.connection import MCPLink
+from appo.tools.runner import GRACE_S
+
+if TYPE_CHECKING:
+    import mcp_types
+    from mcp import Client
+
+
+class MCPTool(Tool):
+    """A tool of a server of the Model Context Protocol.
+
+    In a call syntax that names no arguments, a tool with one text parameter takes the text as it is, any other a JSON
+    object.
+
+    Args:
+        link: to the server.
+        remote: the tool as the server describes it.
+        prefix: put in front of its name.
+        timeout_s: seconds after which a call is given up.
+    """
+
+    def __init__(self, link: MCPLink, remote: mcp_types.Tool, prefix: str, timeout_s: float) -> None:
+        from jsonschema.validators import Draft202012Validator, validator_for
+        from referencing import Registry
+
+        self.timeout_s = timeout_s
+        self._link = link
+        self._remote = remote
+        self._prefix = prefix
+        # An empty registry: a schema that refers to another one on the network does not get it.
+        dialect = validator_for(remote.input_schema, default=Draft202012Validator)
+        self._validator = dialect(remote.input_schema, registry=Registry())
+        properties = remote.input_schema.get("properties", {})
+        texts = [name for name, schema in properties.items() if schema.get("type") == "string"]
+        self._text_name = texts[0] if len(properties) == len(texts) == 1 else None
+
+    @property
+    def name(self) -> str:
+        return self._prefix + self._remote.name
+
+    @property
+    def description(self) -> str:
+        return self._remote.description or self._remote.title or ""
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        return self._remote.input_schema
+
+    def to_text(self, arguments: Mapping[str, Any]) -> str:
+        self._check(arguments)
+        if self._text_name is not None and self._text_name in arguments:
+            return str(arguments[self._text_name])
+        return json.dumps(arguments, ensure_ascii=False)
+
+    def __call__(self, argument: str) -> str:
+        arguments = self._to_arguments(argument)
+        self._check(arguments)
+        result = self._link.call(self._remote.name, arguments, self.timeout_s)
+        text = _to_text(result)
+        if result.is_error:
+            raise ToolError(text or "Error: the tool failed.")
+        return text
+
+    def _to_arguments(self, text: str) -> dict[str, Any]:
+        if self._text_name is not None:
+            return {self._text_name: text}
+        try:
+            arguments = json.loads(text or "{}")
+        except (ValueError, RecursionError) as error:
+            raise ToolArgumentError(f"Error: the arguments of {self.name} are no valid JSON: {error}") from error
+        if not isinstance(arguments, dict):
+            raise ToolArgumentError(f"Error: the arguments of {self.name} must be a JSON object")
+        return arguments
+
+    def _check(self, arguments: Mapping[str, Any]) -> None:
+        from jsonschema.exceptions import best_match
+
+        if error := best_match(self._validator.iter_errors(dict(arguments))):
+            place = "".join(f" {part!r}" for part in error.absolute_path)
+            raise ToolArgumentError(
+                f"Error: {self.name} does not take such arguments:{place and place + ':'} {error.message}"
+            )
+
+
+@TOOLS.register
+@dataclass(eq=False)
+class MCPTools(ToolProvider):
+    """The tools of a server of the Model Context Protocol, under the names and with the schemas that it gives them.
+
+    Either `command` or `url` says which server. A server of our own is started with the run and stopped with it. One
+    that dies or cannot be reached costs the calls in flight, which fail with a text, and is started or reached again.
+    """
+
+    command: Sequence[str] = ()
+    """Program and arguments of a server that talks over its standard input and output."""
+    url: str = ""
+    """Address of a server that talks over streamable HTTP."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of `command`, beside the search path, home folder and user."""
+    pass_env: Sequence[str] = ()
+    """Names of variables that `command` gets from the environment of the run: a key in `env` would be saved with the
+    configuration."""
+    folder: str | None = None
+    """Working folder of `command`; none takes that of the run."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers of every request to `url`."""
+    headers_from_env: Mapping[str, str] = field(default_factory=dict)
+    """Headers of every request to `url`, each with the name of the environment variable that holds its value."""
+    include: Sequence[str] | None = None
+    """Names of the server's tools that are offered; none offers all."""
+    prefix: str = ""
+    """Put in front of every name, where two servers have tools of the same name."""
+    timeout_s: float = 30.0
+    """Seconds after which a call is given up."""
+    start_timeout_s: float = 60.0
+    """Seconds that the server may take to start and to name its tools."""
+    reconnect_wait_s: float = 1.0
+    """Seconds before a server that is gone is tried again after a second failure; doubled with each further one, up to
+    a minute. Until then calls fail at once."""
+
+    _link: MCPLink | None = field(default=None, init=False, repr=False)
+    _tools: tuple[MCPTool, ...] = field(default=(), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if bool(self.command) == bool(self.url):
+            raise ValueError(f"either command or url must be set, got {list(self.command)} and {self.url!r}")
+        if self.url and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
+        for name in ("timeout_s", "start_timeout_s", "reconnect_wait_s"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        return self._tools
+
+    def start(self) -> None:
+        if self._link is not None:
+            return
+        _check_package()
+        environment = {name: _from_environment(name) for name in self.pass_env}
+        headers = {header: _from_environment(name) for header, name in self.headers_from_env.items()}
+        link = MCPLink(lambda: self._connect(environment, headers), self.start_timeout_s, self.reconnect_wait_s)
+        try:
+            remotes = {remote.name: remote for remote in link.open()}
+        except Exception as error:
+            link.close()
+            server = self.url or " ".join(self.command)
+            is_late = isinstance(error, TimeoutError)
+            reason = f"no answer within {self.start_timeout_s:g} seconds" if is_late else str(error)
+            raise RuntimeError(f"the MCP server {server!r} could not be started or reached: {reason}") from error
+        names = list(remotes) if self.include is None else list(self.include)
+        if missing := [name for name in names if name not in remotes]:
+            link.close()
+            raise ValueError(f"include must name tools of the MCP server ({', '.join(remotes)}), got {missing[0]!r}")
+        self._link = link
+        self._tools = tuple(MCPTool(link, remotes[name], self.prefix, self.timeout_s) for name in names)
+
+    def stop(self) -> None:
+        if self._link is not None:
+            self._link.close()
+            self._link, self._tools = None, ()
+
+    @asynccontextmanager
+    async def _connect(self, environment: Mapping[str, str], headers: Mapping[str, str]) -> AsyncIterator[Client]:
+        import httpx2
+        from mcp import Client, StdioServerParameters, stdio_client
+        from mcp.client.streamable_http import streamable_http_client
+
+        if self.command:
+            program, *arguments = self.command
+            parameters = StdioServerParameters(
+                command=program, args=arguments, env={**self.env, **environment}, cwd=self.folder
+            )
+            # The process's own error stream: what stands in for it in a notebook is no file.
+            transport = stdio_client(parameters, errlog=sys.__stderr__ or sys.stderr)
+            async with Client(transport) as client:
+                yield client
+        else:
+            async with (
+                # A server may be silent for as long as a call takes.
+                httpx2.AsyncClient(headers={**self.headers, **headers}, timeout=self.timeout_s + GRACE_S) as http,
+                Client(streamable_http_client(self.url, http_client=http)) as client,
+            ):
+                yield client
+
+
+def _check_package() -> None:
+    try:
+        import mcp  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError('MCPTools needs the package mcp: pip install "appo[mcp]"') from error
+
+
+def _from_environment(name: str) -> str:
+    if name not in os.environ:
+        raise ValueError(f"pass_env and headers_from_env must name variables of the environment, got {name!r}")
+    return os.environ[name]
+
+
+def _to_text(result: mcp_types.CallToolResult) -> str:
+    """The texts of a result; of anything else, such as an image, what it is."""
+    parts = []
+    for block in result.content:
+        if block.type == "text":
+            parts.append(block.text)
+        elif block.type == "resource" and (text := getattr(block.resource, "text", None)) is not None:
+            parts.append(text)
+        else:
+            parts.append(f"[{block.type}]")
+    if not parts and result.structured_content is not None:
+        return json.dumps(result.structured_content, ensure_ascii=False)
+    return "\n".join(parts)

@@ -1,0 +1,1 @@
+"""Python code that a model wrote, run in a sandbox."""

@@ -1,0 +1,1 @@
+"""Search: the tool, and the backends that answer it."""

@@ -1,0 +1,298 @@
+"""Search by asking a service over HTTP."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import httpx
+
+from appo.tools.base import ToolError, ToolTimeoutError
+from appo.tools.pacing import BackOff, Pace, retry_after_s
+from appo.tools.search.tool import SEARCH_BACKENDS, SearchBackend
+
+_VARIABLE = re.compile(r"\{([A-Za-z_]\w*)\}")
+_SECRET = re.compile("authorization|(auth|key|token)$|secret|cookie|password", re.IGNORECASE)
+_WORTH_ANOTHER_TRY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_MAX_ANSWER_BYTES = 16 * 2**20
+_LONGEST_PAUSE_S = 30.0
+
+
+@SEARCH_BACKENDS.register
+@dataclass(eq=False)
+class HTTPSearch(SearchBackend):
+    """Sends the query to an HTTP endpoint and takes the passages out of its JSON answer.
+
+    ``{NAME}`` in a header or a field stands for the environment variable of that name, read at the start: keys stand in
+    no config, no log and no failure text. An attempt that fails for a passing reason (no connection, no answer in time,
+    statuses 408, 425, 429, 500, 502, 503, 504) is made again after a growing pause, or after that which the server asks
+    for; every other failure ends the search at once.
+    """
+
+    url: str
+    """Of the endpoint, ``http://`` or ``https://``."""
+    method: Literal["GET", "POST"] = "GET"
+    """`GET` sends the fields in the URL, `POST` as a JSON object."""
+    query_field: str = "q"
+    """Field of the query; dots lead into nested objects, as in ``input.query``."""
+    limit_field: str | None = None
+    """Field of the number of passages wanted; none does not send it."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Further fields, sent as they are but for ``{NAME}``."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Headers; those that carry keys take them from the environment: ``Authorization: "Bearer {SEARCH_KEY}"``."""
+    results_field: str = "results"
+    """Field of the answer that is the list of results; dots lead into nested objects. Empty for the answer itself."""
+    results_optional: bool = False
+    """Whether an answer without the list says that there are no results; else it is a failure."""
+    text_field: str = "text"
+    """Field of a result that is the passage; empty if a result is a text itself. Results without one are left out."""
+    title_field: str | None = None
+    """Field of a result that goes in front of the passage; none if there is none."""
+    url_field: str | None = None
+    """Field of a result that goes behind the passage, in parentheses; none if there is none."""
+    max_attempts: int = 3
+    """Attempts of one search."""
+    first_pause_s: float = 0.5
+    """Longest pause after the first failure; it doubles with each further one, up to 30 seconds."""
+    requests_per_s: float | None = None
+    """Requests a second of this process, evenly spaced; none sets no limit."""
+    request_timeout_s: float = 10.0
+    """Seconds of one attempt."""
+    timeout_s: float = 25.0
+    """Seconds of one search with all its attempts and pauses; less than the tool's own limit."""
+
+    _session: _Session | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
+        # Neither may be shown: both are where keys are put.
+        if "@" in self.url or "?" in self.url:
+            raise ValueError("url must have no user and no query, which belong into headers and fields")
+        for name in ("query_field", "limit_field"):
+            path = getattr(self, name)
+            if path is not None and (not all(path.split(".")) or (self.method == "GET" and "." in path)):
+                raise ValueError(f"{name} must be a name, or names joined by dots where method is POST, got {path!r}")
+        _check_secrets(self.headers, "headers")
+        _check_secrets(self.fields, "fields")
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be positive, got {self.max_attempts}")
+        for name in ("first_pause_s", "requests_per_s", "request_timeout_s", "timeout_s"):
+            seconds = getattr(self, name)
+            if seconds is not None and not 0.0 < seconds < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {seconds}")
+
+    @property
+    def identity(self) -> str:
+        request = [self.url, self.method, self.query_field, self.limit_field, self.fields]
+        answer = [self.results_field, self.text_field, self.title_field, self.url_field]
+        return f"HTTPSearch({json.dumps([*request, *answer], sort_keys=True)})"
+
+    def start(self) -> None:
+        """Reads the environment and opens the connection pool.
+
+        Raises:
+            ValueError: if an environment variable that is named is not set.
+        """
+        if self._session is not None:
+            return
+        # It logs the URL of every request, and a URL may hold a key.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        client = httpx.Client(headers=_filled_in(self.headers, "headers"), limits=httpx.Limits(max_connections=None))
+        self._session = _Session(client, _filled_in(self.fields, "fields"), Pace(self.requests_per_s))
+
+    def stop(self) -> None:
+        if self._session is not None:
+            self._session.stopped.set()
+            self._session.client.close()
+            self._session = None
+
+    def search(self, query: str, limit: int) -> list[str]:
+        session = self._session
+        if session is None:
+            raise RuntimeError("HTTPSearch must be started before it is searched")
+        deadline = time.monotonic() + self.timeout_s
+        back_off = BackOff(self.first_pause_s, _LONGEST_PAUSE_S)
+        for attempt in range(1, self.max_attempts + 1):
+            session.wait_for_turn(deadline)
+            try:
+                answer = self._ask(session, query, limit, deadline)
+                break
+            except _PassingError as error:
+                if attempt == self.max_attempts:
+                    text = f"The search failed after {attempt} attempts: {error}."
+                    raise ToolTimeoutError(text) if error.is_timeout else ToolError(text) from None
+                if error.retry_after_s:
+                    session.pace.hold(error.retry_after_s)
+                session.wait(back_off.pause_s(attempt), deadline)
+        return self._passages(answer)[:limit]
+
+    def _ask(self, session: _Session, query: str, limit: int, deadline: float) -> Any:
+        """One attempt.
+
+        Raises:
+            _PassingError: if another one may succeed.
+            ToolError: if none will.
+        """
+        fields = _with(session.fields, self.query_field, query)
+        if self.limit_field is not None:
+            fields = _with(fields, self.limit_field, limit)
+        until = min(deadline, time.monotonic() + self.request_timeout_s)
+        content: dict[str, Any] = {"params": fields} if self.method == "GET" else {"json": fields}
+        timeout = httpx.Timeout(max(until - time.monotonic(), 1e-3))
+        try:
+            with session.client.stream(self.method, self.url, timeout=timeout, **content) as response:
+                if response.status_code in _WORTH_ANOTHER_TRY:
+                    pause_s = retry_after_s(response.headers.get("Retry-After"))
+                    raise _PassingError(_status(response), retry_after_s=pause_s)
+                if not response.is_success:
+                    raise ToolError(f"The search failed: {_status(response)}.")
+                body = _read(response, until)
+        except httpx.TimeoutException:
+            raise _PassingError("no answer in time", is_timeout=True) from None
+        except httpx.HTTPError as error:
+            # Its text may hold headers, and with them keys.
+            raise _PassingError(f"no answer ({type(error).__name__})") from None
+        try:
+            return json.loads(body)
+        except ValueError:
+            raise ToolError("The search failed: the answer is not JSON.") from None
+
+    def _passages(self, answer: Any) -> list[str]:
+        results = _get(answer, self.results_field)
+        if results is None and self.results_optional:
+            return []
+        if not isinstance(results, list):
+            raise ToolError(f"The search failed: the answer has no list in {self.results_field!r}.")
+        passages = (self._passage(result) for result in results)
+        return list(dict.fromkeys(filter(None, passages)))
+
+    def _passage(self, result: Any) -> str:
+        text = _text(result, self.text_field)
+        if not text:
+            return ""
+        title = _text(result, self.title_field) if self.title_field is not None else ""
+        url = _text(result, self.url_field) if self.url_field is not None else ""
+        return ": ".join(filter(None, (title, text))) + (f" ({url})" if url else "")
+
+
+class _PassingError(Exception):
+    """An attempt failed, and another one may not."""
+
+    def __init__(self, message: str, retry_after_s: float = 0.0, is_timeout: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.is_timeout = is_timeout
+
+
+@dataclass(eq=False)
+class _Session:
+    """What exists between `start` and `stop`; keys stand in it, so that it must not be shown."""
+
+    client: httpx.Client
+    fields: dict[str, Any]
+    pace: Pace
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def wait_for_turn(self, deadline: float) -> None:
+        """Waits until a request may be made.
+
+        Raises:
+            ToolTimeoutError: if that is past the deadline.
+            ToolError: if the session is stopped meanwhile.
+        """
+        moment = self.pace.take(until=deadline)
+        if moment is None:
+            raise ToolTimeoutError("The search was given up: the service takes no more searches for now.")
+        self.wait(moment - time.monotonic(), deadline)
+
+    def wait(self, seconds: float, deadline: float) -> None:
+        """Waits, but neither past the deadline nor when the session is stopped.
+
+        Raises:
+            ToolTimeoutError: if it would be past the deadline.
+            ToolError: if the session is stopped meanwhile.
+        """
+        if time.monotonic() + seconds > deadline:
+            raise ToolTimeoutError("The search was given up: the service is too slow.")
+        if self.stopped.wait(max(seconds, 0.0)):
+            raise ToolError("The search was stopped.")
+
+
+def _check_secrets(values: Mapping[str, Any], option: str) -> None:
+    """Refuses keys that stand in the options.
+
+    Raises:
+        ValueError: if there is one; it is not shown.
+    """
+    for name, value in values.items():
+        if _SECRET.search(name) and isinstance(value, str) and not _VARIABLE.search(value):
+            raise ValueError(
+                f"{option}.{name} must take its value from an environment variable ({{NAME}}), got the value itself"
+            )
+
+
+def _filled_in(template: Any, option: str) -> Any:
+    """The template with ``{NAME}`` replaced by environment variables, at any depth.
+
+    Raises:
+        ValueError: if one of them is not set.
+    """
+    if isinstance(template, Mapping):
+        return {key: _filled_in(value, option) for key, value in template.items()}
+    if isinstance(template, list):
+        return [_filled_in(value, option) for value in template]
+    if not isinstance(template, str):
+        return template
+    if missing := [name for name in _VARIABLE.findall(template) if not os.environ.get(name)]:
+        raise ValueError(f"{option} must name environment variables that are set, got {{{missing[0]}}}, which is not")
+    # Files of keys end with a line break, which no header may hold.
+    return _VARIABLE.sub(lambda match: os.environ[match[1]].strip(), template)
+
+
+def _with(fields: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy of the fields with a value at a dotted path."""
+    first, _, rest = path.partition(".")
+    return {**fields, first: _with(fields.get(first, {}), rest, value) if rest else value}
+
+
+def _get(value: Any, path: str) -> Any:
+    """What lies at a dotted path; None if nothing does."""
+    for key in path.split(".") if path else ():
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _text(result: Any, path: str) -> str:
+    text = _get(result, path)
+    return text.strip() if isinstance(text, str) else ""
+
+
+def _status(response: httpx.Response) -> str:
+    return f"status {response.status_code} {response.reason_phrase}".rstrip()
+
+
+def _read(response: httpx.Response, until: float) -> bytes:
+    """The body, if it comes in time: httpx limits the time between its parts alone.
+
+    Raises:
+        _PassingError: if it does not.
+        ToolError: if it is too large.
+    """
+    body = bytearray()
+    for part in response.iter_bytes():
+        body += part
+        if len(body) > _MAX_ANSWER_BYTES:
+            raise ToolError(f"The search failed: the answer has more than {_MAX_ANSWER_BYTES // 2**20} MiB.")
+        if time.monotonic() > until:
+            raise _PassingError("no answer in time", is_timeout=True)
+    return bytes(body)

@@ -1,0 +1,103 @@
+"""How calls and their results look in text."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from appo.core.registry import Registry
+
+RenderChat = Callable[..., str]
+"""The policy's chat template: takes messages, and as keywords `add_generation_prompt` and options of the template."""
+
+
+@dataclass(frozen=True)
+class ParsedCall:
+    """A call as the model wrote it.
+
+    Attributes:
+        tool: name of the tool addressed; empty if a malformed call names none.
+        argument: what was passed, white space at both ends removed; may be empty.
+        end: index just past the call in the text it was found in.
+        arguments: what was passed by name, in a syntax that names arguments; `argument` is their text then.
+        error: what is wrong with how the call is written, in words for the model; such a call is not run.
+    """
+
+    tool: str
+    argument: str
+    end: int
+    arguments: Mapping[str, Any] | None = None
+    error: str | None = None
+
+
+class CallSyntax(ABC):
+    """Finds tool calls in generated text and puts their results into words of the context."""
+
+    # Without an annotation, or the command line would take it for an option.
+    describes_tools = False
+    """Whether prompts must describe the tools, through ``tools=`` of the chat template."""
+
+    @abstractmethod
+    def stop_strings(self, tools: Sequence[str]) -> tuple[str, ...]:
+        """The strings that end a call to one of the tools named; none if calls are complete when the turn is."""
+
+    @abstractmethod
+    def parse(self, text: str, tools: Sequence[str]) -> tuple[ParsedCall, ...]:
+        """The calls to run next, in order, of what the model generated in one turn; none if there is no complete one.
+
+        Args:
+            text: of the turn so far, special tokens included; of the whole turn where there are no stop strings.
+            tools: names of the tools there are, at least one.
+        """
+
+    @abstractmethod
+    def format_results(self, results: Sequence[str], turn: str, render: RenderChat) -> str:
+        """The tools' answers as they go into the context, up to where the model goes on.
+
+        Args:
+            results: in the order of the calls, at least one.
+            turn: text of the turn that called, special tokens included.
+            render: the policy's chat template.
+        """
+
+
+CALL_SYNTAXES: Registry[CallSyntax] = Registry("call syntax", group="appo.call_syntaxes")
+
+
+@CALL_SYNTAXES.register
+@dataclass(frozen=True)
+class TagSyntax(CallSyntax):
+    """Calls in tags named after the tool: ``<python>1 + 1</python>`` is answered by `result_format`, in the same turn.
+
+    The defaults are those of the authors' release.
+    """
+
+    result_format: str = " <result>\n{result}\n</result>"
+    """Text around a result; ``{result}`` stands for what the tool answered."""
+
+    def __post_init__(self) -> None:
+        if "{result}" not in self.result_format:
+            raise ValueError(f"result_format must contain {{result}}, got {self.result_format!r}")
+
+    def stop_strings(self, tools: Sequence[str]) -> tuple[str, ...]:
+        return tuple(f"</{tool}>" for tool in tools)
+
+    def parse(self, text: str, tools: Sequence[str]) -> tuple[ParsedCall, ...]:
+        for closing in re.finditer(f"</({'|'.join(map(re.escape, tools))})>", text):
+            opening = f"<{closing[1]}>"
+            # The nearest one: an earlier one may be a mention of the tool in a thought.
+            start = text.rfind(opening, 0, closing.start())
+            if start >= 0:
+                argument = text[start + len(opening) : closing.start()].strip()
+                return (ParsedCall(closing[1], argument, closing.end()),)
+        return ()
+
+    def format_results(self, results: Sequence[str], turn: str, render: RenderChat) -> str:
+        return "".join(map(self.format_result, results))
+
+    def format_result(self, result: str) -> str:
+        """One answer in its tags."""
+        return self.result_format.replace("{result}", result)

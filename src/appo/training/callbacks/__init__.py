@@ -1,0 +1,7 @@
+"""What happens around the training loop."""
+
+from appo.training.callbacks.export import ExportPolicy
+from appo.training.callbacks.progress import IterationProgress
+from appo.training.callbacks.rollout import RolloutCallback
+
+__all__ = ["ExportPolicy", "IterationProgress", "RolloutCallback"]

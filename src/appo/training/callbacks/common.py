@@ -1,0 +1,30 @@
+"""What several callbacks need of a trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+
+from appo.training.datamodule import RolloutDataModule
+from appo.training.module import APPOModule
+
+
+def run_folder(trainer: L.Trainer) -> Path:
+    """Where a run puts its files."""
+    return Path(trainer.default_root_dir)
+
+
+def parts_of(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[APPOModule, RolloutDataModule]:
+    """The module and the data module of a run.
+
+    Raises:
+        TypeError: if they are of other classes.
+    """
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set by the trainer, not declared
+    if not isinstance(pl_module, APPOModule) or not isinstance(data, RolloutDataModule):
+        raise TypeError(
+            "callbacks of appo must run with APPOModule and RolloutDataModule, got "
+            f"{type(pl_module).__name__} and {type(data).__name__}"
+        )
+    return pl_module, data

@@ -1,0 +1,127 @@
+"""Trajectories and metrics of a run as files, for looking at later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from appo.core.trajectory import Outcome, Trajectory
+from appo.monitoring.evaluation_metrics import Evaluated
+from appo.monitoring.trajectory_files import Record, TrajectoryWriter, trajectory_record, without_text
+from appo.rollouts import NOT_MEASURED, Rollouts
+
+_BY_PART = "accuracy/"
+"""How the name of a metric of a part of the data begins."""
+
+_BOUNDS = ("_low", "_high")
+"""How the names of the ends of a metric's interval end."""
+
+_ORDER = ("accuracy", "exact_match", "f1", "pass", "maj", "answered", "format", "finished", "reward", "response_length")
+"""What a reader looks for first."""
+
+
+def write_rollouts(path: Path, rounds: Sequence[Rollouts]) -> None:
+    """Writes all trajectories of an iteration with what was measured, scored and credited.
+
+    ``id`` counts within the file; a branch names its parent by ``parent_id``.
+
+    Args:
+        path: of the file.
+        rounds: all rollouts of the iteration.
+    """
+    with TrajectoryWriter(path) as writer:
+        first_id = 0
+        for rollouts in rounds:
+            writer.write(_records(rollouts, first_id))
+            first_id += len(rollouts.trajectories)
+
+
+def write_evaluated(path: Path, batches: Iterable[Evaluated]) -> Iterator[Evaluated]:
+    """Passes evaluated trajectories on and writes them as they come; without text where the prompt is not public."""
+    with TrajectoryWriter(path) as writer:
+        first_id = 0
+        for batch in batches:
+            writer.write(
+                {"id": first_id + i, "parent_id": None, **_evaluated_record(trajectory, outcome)}
+                for i, (trajectory, outcome) in enumerate(batch)
+            )
+            first_id += len(batch)
+            yield batch
+
+
+def _evaluated_record(trajectory: Trajectory, outcome: Outcome) -> Record:
+    record = trajectory_record(trajectory, outcome)
+    return record if trajectory.prompt.is_public else without_text(record)
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Tensor]) -> None:
+    """Writes scalars by name as one JSON object, and beside it as a Markdown table.
+
+    Args:
+        path: of the JSON file.
+        metrics: by name, ``<stage>/<metric>``; accuracy on a part of the data is ``<stage>/accuracy/<part>``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = {name: float(value) for name, value in sorted(metrics.items())}
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text("\n".join(_table(values)) + "\n", encoding="utf-8")
+
+
+def _table(values: Mapping[str, float]) -> list[str]:
+    """A row a metric and a column a part of the data, by line; the first column is all of it.
+
+    Accuracy alone is measured by part. Where there is one part, it is all of the data.
+    """
+    metrics = {name.partition("/")[2]: value for name, value in values.items()}
+    parts = sorted(name.removeprefix(_BY_PART) for name in metrics if name.startswith(_BY_PART))
+    columns = parts if len(parts) > 1 else []
+    lines = [" | ".join(["| metric", parts[0] if len(parts) == 1 else "all", *columns]) + " |"]
+    lines.append("|---|" + "---:|" * (len(columns) + 1))
+    for name in sorted(metrics, key=_place):
+        if name.startswith(_BY_PART) or name.endswith(_BOUNDS):
+            continue
+        low, high = (metrics.get(f"{name}{bound}") for bound in _BOUNDS)
+        interval = "" if low is None or high is None else f" [{_number(low)}, {_number(high)}]"
+        by_part = [_number(metrics[f"{_BY_PART}{part}"]) if name == "accuracy" else "" for part in columns]
+        lines.append(" | ".join([f"| {name}", f"{_number(metrics[name])}{interval}", *by_part]) + " |")
+    return lines
+
+
+def _place(name: str) -> tuple[int, str, int, str]:
+    """Sorts by `_ORDER`, k by its value, and the rest by name behind it."""
+    kind, _, k = name.partition("@")
+    rank = next((i for i, known in enumerate(_ORDER) if kind == known), len(_ORDER))
+    return rank, kind, int(k) if k.isdigit() else 0, name
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
+
+
+def _records(rollouts: Rollouts, first_id: int) -> Iterator[Record]:
+    rows = {id(trajectory): first_id + row for row, trajectory in enumerate(rollouts.trajectories)}
+    for row, (trajectory, outcome) in enumerate(zip(rollouts.trajectories, rollouts.outcomes, strict=True)):
+        origin = trajectory.origin
+        record = trajectory_record(trajectory, outcome, _per_token(rollouts, row))
+        yield {
+            "id": first_id + row,
+            "parent_id": None if origin is None else rows[id(origin.trajectory)],
+            **record,
+        }
+
+
+def _per_token(rollouts: Rollouts, row: int) -> dict[str, Tensor]:
+    length = len(rollouts.trajectories[row])
+    values = {"advantages": rollouts.advantages[row, :length]}
+    if row < len(rollouts.plan.initial):
+        if rollouts.measured_by[row] != NOT_MEASURED:
+            values["old_log_probs"] = rollouts.batch.old_log_probs[row, :length]
+            values["entropies"] = rollouts.batch.entropies[row, :length]
+        values |= {
+            "scores": rollouts.plan.scores.values[row, :length],
+            **{f"score_{name}": factor[row, :length] for name, factor in rollouts.plan.scores.factors.items()},
+        }
+    return values

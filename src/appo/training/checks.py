@@ -1,0 +1,140 @@
+"""What must hold between the parts of a run before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import lightning as L
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from transformers import AutoConfig, PreTrainedConfig
+
+from appo.distributed.fsdp import OFFLOADING_BACKENDS, Layout
+from appo.distributed.tensor_parallel import check_split
+from appo.engines import Engine
+from appo.policy.log_probs import max_positions
+from appo.rollouts import AgentLimits
+from appo.scorers import Scorer
+from appo.training.datamodule import RolloutDataModule
+from appo.training.module import APPOModule
+
+
+def can_overlap(overlap: bool | None, lag: int, engine: Engine) -> bool:
+    """Whether the next iteration is sampled while the current one trains.
+
+    Args:
+        overlap: whether that is wanted; None takes it where it can be had.
+        lag: iterations between sampling and training.
+        engine: samples.
+
+    Raises:
+        ValueError: if it is wanted and cannot be.
+    """
+    if overlap and lag == 0:
+        raise ValueError("rollout.lag must be 1 with rollout.overlap=true, got 0")
+    if overlap and not engine.samples_aside:
+        raise ValueError(
+            "rollout.engine must be one that samples without the trainer's devices, such as VLLMServerEngine, with "
+            f"rollout.overlap=true, got {type(engine).__name__}"
+        )
+    return lag == 1 and engine.samples_aside and overlap is not False
+
+
+def check_precision(precision: str) -> None:
+    """Refuses precisions in which log-probs and advantages would be rounded, or gradients scaled.
+
+    Args:
+        precision: of the trainer.
+
+    Raises:
+        ValueError: if it is one of them.
+    """
+    if precision not in ("32-true", "32", "bf16-mixed"):
+        raise ValueError(
+            f"trainer.precision must be 32-true or bf16-mixed, got {precision}; model.dtype=bfloat16 keeps weights and "
+            "optimizer state in half precision"
+        )
+
+
+def check_ranks(trainer: L.Trainer, module: APPOModule, data: RolloutDataModule, scorer: Scorer) -> None:
+    """Refuses what several processes cannot do together.
+
+    Raises:
+        ValueError: if the strategy, the number of prompts or the scorer is of that kind.
+    """
+    number, minibatch = trainer.world_size, data.prompts_per_iteration // data.num_minibatches
+    if number == 1:
+        return
+    strategy = trainer.strategy
+    if not isinstance(strategy, (DDPStrategy, ModelParallelStrategy)):
+        raise ValueError(
+            "trainer.strategy must be ddp, fsdp2 or ModelParallelStrategy on several processes, got "
+            f"{type(strategy).__name__}"
+        )
+    offloads = isinstance(strategy, ModelParallelStrategy) and module.sharding.cpu_offload
+    if offloads and strategy.root_device.type == "cuda" and "cpu:" not in (strategy.process_group_backend or ""):
+        raise ValueError(
+            f"trainer.strategy.process_group_backend must be {OFFLOADING_BACKENDS} with "
+            f"model.sharding.cpu_offload=true, got {strategy.process_group_backend}"
+        )
+    if minibatch < number:
+        raise ValueError(f"data.prompts_per_minibatch must be at least one a process, {number}, got {minibatch}")
+    if getattr(scorer, "scope", None) == "batch":
+        raise ValueError(
+            "rollout.scorer.scope must be trajectory or prompt on several processes, which score apart, got batch"
+        )
+
+
+def check_tensor_parallel(module: APPOModule) -> int:
+    """How many processes compute a layer together, if the policy allows it.
+
+    Raises:
+        ValueError: if the policy or the reference cannot be split among them, is to be compiled, or has an adapter.
+    """
+    layout = Layout.of(module.device_mesh)
+    if layout is None or layout.tensor is None:
+        return 1
+    folders = {module.policy_folder, *([module.reference_folder] if module.loss.needs_reference else [])}
+    size = layout.tensor.size()
+    check_split_policy(module, [AutoConfig.from_pretrained(folder) for folder in sorted(folders)], size)
+    return size
+
+
+def check_split_policy(module: APPOModule, configs: Iterable[PreTrainedConfig], size: int) -> None:
+    """Refuses what processes that compute layers together cannot train.
+
+    Args:
+        module: with the settings of section ``model``.
+        configs: of its policy and reference.
+        size: processes that compute a layer together.
+
+    Raises:
+        ValueError: if a model cannot be split among them, is to be compiled, or has an adapter.
+    """
+    if module.lora is not None:
+        raise ValueError(
+            f"model.lora must be null with trainer.strategy.tensor_parallel_size = {size}; trainer.strategy=fsdp2 "
+            "shards the policy that an adapter stands beside"
+        )
+    if module.is_compiled:
+        # Compiling the backward pass of split layers over sequences of all lengths ends in a recursion of torch's.
+        raise ValueError(f"model.compile must be false with trainer.strategy.tensor_parallel_size = {size}, got true")
+    for config in configs:
+        check_split(config, size)
+
+
+def check_positions(module: APPOModule, data: RolloutDataModule, engine: Engine, limits: AgentLimits) -> None:
+    """Refuses trajectories that may become longer than policy or engine can take.
+
+    Raises:
+        ValueError: if the longest prompt and the longest response do not fit together.
+    """
+    needed = data.max_prompt_tokens + limits.max_response_tokens
+    for limit, name in (
+        (max_positions(module.policy_folder), "the {} positions of model.policy"),
+        (engine.max_length or None, "rollout.engine.max_length = {}"),
+    ):
+        if limit is not None and needed > limit:
+            raise ValueError(
+                f"data.max_prompt_tokens + rollout.max_response_tokens must not exceed {name.format(limit)}, "
+                f"got {data.max_prompt_tokens} + {limits.max_response_tokens}"
+            )

@@ -1,0 +1,277 @@
+"""The LightningDataModule: prompts in, the online rollout buffer out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from appo.core.batch import TrainBatch
+from appo.core.seeding import derive_seed
+from appo.core.trajectory import Prompt, Trajectory
+from appo.distributed import comm
+from appo.distributed.balancing import expected_tokens, response_tokens, spread_groups
+from appo.monitoring.evaluation_metrics import Evaluated
+from appo.policy.log_probs import load_tokenizer
+from appo.prompts import ChatEncoder, PromptLoader, PromptSource, PromptStore, PromptStream, Split, write_account
+from appo.rollouts import RolloutBuffer
+
+
+class RolloutDataModule(L.LightningDataModule):
+    """Prompts of a source, drawn anew every iteration, and the buffers of what came of them.
+
+    Iteration *i* takes its prompts from an endless stream of seeded permutations of the training questions, a remainder
+    left out. A checkpoint holds how far the stream is drawn: a resumed run goes on from there, also with another number
+    of prompts an iteration.
+
+    Args:
+        source: where the questions come from.
+        tokenizer: Hugging Face folder or name; the command line sets it to `model.policy`.
+        prompts_per_iteration: prompts that one iteration samples and trains on.
+        prompts_per_minibatch: prompts of one optimizer step; none takes all of the iteration. Must divide
+            `prompts_per_iteration`.
+        update_epochs: passes over the rollouts of an iteration.
+        max_prompt_tokens: longest prompt, chat template included; a longer one is unusable.
+        unusable_rows: `error` refuses data with a row that makes no prompt (no question, no answer, too long, ...),
+            `skip` leaves such rows out. They are counted in the log and listed in ``skipped_rows_<split>.jsonl`` in the
+            run's folder.
+        system_prompt: text that opens every conversation, of training and evaluation alike, in place of what the
+            source has; none leaves that.
+        system_addition: text that is put behind every system prompt; a conversation without one gets it as its own.
+        tool_schemas: descriptions of the tools for chat templates that take them (``tools=``), in the JSON form of
+            function calls; none leaves them to the system prompt.
+        template_options: further variables of the chat template, such as ``{enable_thinking: false}``.
+        contamination_sources: sources whose validation and test questions training questions are compared with. Those
+            that are equal but for case, white space and punctuation are counted in the log and listed, without
+            text, in ``contaminated_rows.jsonl`` in the run's folder.
+        contaminated_rows: `report` keeps such training questions, `remove` leaves them out.
+        num_validation: validation questions used, evenly spread over the split; none uses all.
+        num_test: likewise.
+        prompts_per_evaluation_batch: prompts that are evaluated at once.
+        seed: of the order of the prompts.
+    """
+
+    def __init__(
+        self,
+        source: PromptSource,
+        tokenizer: str,
+        prompts_per_iteration: int = 16,
+        prompts_per_minibatch: int | None = None,
+        update_epochs: int = 1,
+        max_prompt_tokens: int = 2048,
+        unusable_rows: Literal["error", "skip"] = "error",
+        system_prompt: str | None = None,
+        system_addition: str | None = None,
+        tool_schemas: list[dict[str, Any]] | None = None,
+        template_options: dict[str, Any] | None = None,
+        contamination_sources: tuple[PromptSource, ...] = (),
+        contaminated_rows: Literal["report", "remove"] = "report",
+        num_validation: int | None = None,
+        num_test: int | None = None,
+        prompts_per_evaluation_batch: int = 64,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        minibatch = prompts_per_minibatch or prompts_per_iteration
+        _check_positive("prompts_per_iteration", prompts_per_iteration)
+        _check_positive("prompts_per_minibatch", minibatch)
+        _check_positive("update_epochs", update_epochs)
+        _check_positive("max_prompt_tokens", max_prompt_tokens)
+        _check_positive("prompts_per_evaluation_batch", prompts_per_evaluation_batch)
+        _check_positive("num_validation", 1 if num_validation is None else num_validation)
+        _check_positive("num_test", 1 if num_test is None else num_test)
+        if prompts_per_iteration % minibatch:
+            raise ValueError(
+                f"data.prompts_per_minibatch must divide data.prompts_per_iteration = {prompts_per_iteration}, "
+                f"got {minibatch}"
+            )
+        self.source = source
+        self.tokenizer_folder = tokenizer
+        self.prompts_per_iteration = prompts_per_iteration
+        self.num_minibatches = prompts_per_iteration // minibatch
+        self.update_epochs = update_epochs
+        self.max_prompt_tokens = max_prompt_tokens
+        self.unusable_rows = unusable_rows
+        self.system_prompt = system_prompt
+        self.system_addition = system_addition
+        self.tool_schemas = tool_schemas
+        self.template_options = template_options
+        self.contamination_sources = contamination_sources
+        self.contaminated_rows = contaminated_rows
+        self.limits = {"validation": num_validation, "test": num_test}
+        self.prompts_per_evaluation_batch = prompts_per_evaluation_batch
+        self.seed = seed
+        self.buffer: RolloutBuffer[TrainBatch] = RolloutBuffer(self.num_minibatches * update_epochs)
+        self.evaluation_buffers: dict[Split, RolloutBuffer[Evaluated]] = {}
+        self._prompts: dict[Split, PromptStore] = {}
+        self._stream: PromptStream | None = None
+        self._response_tokens: dict[str, float] = {}
+        """Of prompts that several processes have sampled, by id."""
+        self._shares: dict[int, list[int]] = {}
+        """Numbers of this process's prompts, by iteration: the next one's are sampled ahead."""
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The policy's tokenizer, loaded on first use."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.tokenizer_folder)
+        return self._tokenizer
+
+    def setup(self, stage: str) -> None:
+        stages: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "validation"),
+            "validate": ("validation",),
+            "test": ("test",),
+            "predict": ("test",),
+        }
+        for split in stages[stage]:
+            if stage != "fit" or split == "train" or split in self.source.splits:
+                self._load(split)
+        if stage == "fit" and self._stream is None:
+            self._open_stream()
+
+    def describe_tools(self, schemas: Sequence[Mapping[str, Any]]) -> None:
+        """Puts descriptions of tools that are known only now into prompts, in place of `tool_schemas`.
+
+        Prompts that are loaded are made anew; call it before training and evaluation begin.
+
+        Args:
+            schemas: descriptions as chat templates take them in ``tools=``; none takes them out.
+
+        Raises:
+            ValueError: if the chat template leaves them out, or a prompt becomes too long.
+        """
+        described = [dict(schema) for schema in schemas]
+        if described == (self.tool_schemas or []):
+            return
+        self.tool_schemas = described
+        loaded = list(self._prompts)
+        self._prompts.clear()
+        for split in loaded:
+            self._load(split)
+        if self._stream is not None:
+            self._open_stream()
+
+    def iteration_prompts(self, iteration: int) -> list[Prompt]:
+        """The training prompts of one iteration; none occurs twice in it.
+
+        With several processes these are the prompts of this one: its share of each mini-batch. If all have the
+        same number of prompts, they are expected to have about the same number of tokens.
+
+        Args:
+            iteration: counted from 0.
+
+        Raises:
+            ValueError: if the resumed run had drawn this iteration with another `prompts_per_iteration`.
+        """
+        assert self._stream is not None, "setup('fit') comes first"
+        numbers = self._stream.draw(iteration)
+        if iteration not in self._shares:
+            size = len(numbers) // self.num_minibatches
+            minibatches = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+            drawn = [number for minibatch in minibatches for number in self._own_share(minibatch)]
+            self._shares = {iteration: drawn, **{i: share for i, share in self._shares.items() if i == iteration - 1}}
+        return [self._prompts["train"][number] for number in self._shares[iteration]]
+
+    def note_responses(self, trajectories: Sequence[Trajectory]) -> None:
+        """Takes up how long responses were: when their prompts come again, they are spread by that.
+
+        Args:
+            trajectories: of this process; all processes call this.
+        """
+        if comm.num_ranks() > 1:
+            for part in comm.gather(response_tokens(trajectories)):
+                self._response_tokens |= part
+
+    def _own_share(self, minibatch: Sequence[int]) -> Sequence[int]:
+        """Of the prompts of a mini-batch, by their numbers, those of this process."""
+        if len(minibatch) % comm.num_ranks():
+            return comm.share(minibatch)
+        prompts = [self._prompts["train"][number] for number in minibatch]
+        shares = spread_groups(expected_tokens(prompts, self._response_tokens), comm.num_ranks())
+        return [minibatch[i] for i in shares[comm.rank()]]
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._stream is None:
+            return {}
+        return {**self._stream.state_dict(), "response_tokens": self._response_tokens}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # An evaluation of the checkpoint draws no training prompts.
+        if self._stream is not None:
+            self._stream.load_state_dict(state_dict)
+            self._response_tokens = dict(state_dict["response_tokens"])
+            self._shares.clear()
+
+    def spare_prompts(self, iteration: int) -> Iterator[Prompt]:
+        """The other training prompts, in an order of their own in each iteration.
+
+        Args:
+            iteration: counted from 0.
+        """
+        prompts = self._prompts["train"]
+        assert self._stream is not None, "setup('fit') comes first"
+        taken = {prompts[number].id for number in self._stream.draw(iteration)}
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "spare", iteration))
+        for i in torch.randperm(len(prompts), generator=generator).tolist():
+            if prompts[i].id not in taken:
+                yield prompts[i]
+
+    def evaluation_batches(self, split: Split) -> list[Sequence[Prompt]]:
+        """The prompts of a split in the batches in which they are evaluated, by all processes together."""
+        prompts, size = self._prompts[split], self.prompts_per_evaluation_batch
+        num_used = min(len(prompts), self.limits.get(split) or len(prompts))
+        used = [prompts[i * len(prompts) // num_used] for i in range(num_used)]
+        return [used[i : i + size] for i in range(0, num_used, size)]
+
+    def train_dataloader(self) -> Any:
+        return _loader(self.buffer)
+
+    def val_dataloader(self) -> Any:
+        return _loader(self.evaluation_buffers["validation"]) if "validation" in self.evaluation_buffers else []
+
+    def test_dataloader(self) -> Any:
+        return _loader(self.evaluation_buffers["test"])
+
+    def predict_dataloader(self) -> Any:
+        return _loader(self.evaluation_buffers["test"])
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device) if isinstance(batch, TrainBatch) else batch
+
+    def _open_stream(self) -> None:
+        prompts, weights = self._prompts["train"], self.source.weights
+        self._shares.clear()
+        self._stream = PromptStream(prompts.ids, prompts.parts, weights, self.prompts_per_iteration, self.seed)
+
+    def _load(self, split: Split) -> None:
+        if split in self._prompts:
+            return
+        encode = ChatEncoder(
+            self.tokenizer, self.system_addition, self.tool_schemas, self.template_options, self.system_prompt
+        )
+        load = PromptLoader(
+            encode, self.max_prompt_tokens, self.unusable_rows, self.contamination_sources, self.contaminated_rows
+        )
+        loaded = load(self.source, split)
+        self._prompts[split] = loaded.prompts
+        if self.trainer is None or self.trainer.is_global_zero:
+            folder = None if self.trainer is None else Path(self.trainer.default_root_dir)
+            write_account(loaded, split, self.contaminated_rows == "remove", folder)
+        if split != "train":
+            self.evaluation_buffers[split] = RolloutBuffer(len(self.evaluation_batches(split)))
+
+
+def _loader(buffer: RolloutBuffer[Any]) -> DataLoader[Any]:
+    return DataLoader(buffer, batch_size=None)
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"data.{name} must be positive, got {value}")

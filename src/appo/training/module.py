@@ -1,0 +1,372 @@
+"""The LightningModule: policy and loss."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from appo.core.batch import TrainBatch, length_buckets
+from appo.core.trajectory import Trajectory
+from appo.distributed import comm
+from appo.distributed.fsdp import (
+    Layout,
+    Sharding,
+    clip_gradients,
+    is_sharded,
+)
+from appo.distributed.micro_batches import joint_micro_batches, pooled
+from appo.losses import Loss, ProceduralLoss
+from appo.monitoring.evaluation_metrics import Evaluated, EvaluationMetrics
+from appo.policy.flops import PolicyFlops, TrainedWork
+from appo.policy.log_probs import (
+    PolicyLogProbs,
+    load_policy,
+    load_sharded_policy,
+    named_weights,
+)
+from appo.policy.lora import Adapter, LoRA
+from appo.policy.step_memory import memory_of_step
+from appo.rollouts import Measured
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_LOSS = ProceduralLoss()
+_DEFAULT_SHARDING = Sharding()
+_SECOND = torch.tensor([[False, True]])
+"""Mask of a row of two tokens, of which one can be scored."""
+
+
+class APPOModule(L.LightningModule):
+    """A policy that is trained on rollouts.
+
+    Args:
+        policy: Hugging Face model folder or name of the initial policy.
+        loss: what an optimizer step minimizes.
+        optimizer: over all parameters that are trained.
+        scheduler: of the learning rate, stepped after every optimizer step; none keeps it constant.
+        reference: Hugging Face model folder or name of the frozen reference, loaded only if the loss needs one; none
+            takes `policy`, which `lora` has in memory already.
+        temperature: divides the logits before log-probs are taken; the command line sets it to `rollout.temperature`.
+        max_tokens_per_microbatch: tokens that go through the model at once, padding not included; a longer row goes
+            alone.
+        max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
+        dtype: of the parameters: `float32`, `bfloat16` or `auto` for that of the checkpoint.
+        gradient_checkpointing: recomputes activations in the backward pass, which saves memory.
+        attention: implementation of transformers, such as `flash_attention_2`, which needs its package and a GPU; none
+            takes what transformers would.
+        lora: trains an adapter beside the policy's weights; none trains the weights.
+        compile: compiles the decoder with `torch.compile`, for sequences of all lengths at once.
+        memory_report: logs, before the first step, what it will need.
+        sharding: how the policy is spread over processes if `trainer.strategy` does so.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        loss: Loss = _DEFAULT_LOSS,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=1e-6),
+        scheduler: LRSchedulerCallable | None = None,
+        reference: str | None = None,
+        temperature: float = 1.0,
+        max_tokens_per_microbatch: int = 16384,
+        max_grad_norm: float = 1.0,
+        dtype: str = "float32",
+        gradient_checkpointing: bool = False,
+        attention: str | None = None,
+        lora: LoRA | None = None,
+        compile: bool = False,
+        memory_report: bool = False,
+        sharding: Sharding = _DEFAULT_SHARDING,
+    ) -> None:
+        super().__init__()
+        if max_tokens_per_microbatch < 1:
+            raise ValueError(f"model.max_tokens_per_microbatch must be positive, got {max_tokens_per_microbatch}")
+        if max_grad_norm < 0.0:
+            raise ValueError(f"model.max_grad_norm must not be negative, got {max_grad_norm}")
+        if temperature <= 0.0:
+            raise ValueError(f"model.temperature must be positive, got {temperature}")
+        if lora is not None:
+            lora.check_installed()
+        self.policy_folder = policy
+        self.loss = loss
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.reference_folder = reference or policy
+        self.temperature = temperature
+        self.max_tokens_per_microbatch = max_tokens_per_microbatch
+        self.max_grad_norm = max_grad_norm
+        self.dtype_name = dtype
+        self.gradient_checkpointing = gradient_checkpointing
+        self.attention = attention
+        self.lora = lora
+        self.is_compiled = compile
+        self.reports_memory = memory_report
+        self.sharding = sharding
+        self.automatic_optimization = False
+        self.policy_version = int(lora is not None and lora.quantize is not None)
+        """Number of optimizer steps behind the current weights; weights that are quantized begin at 1, since an engine
+        that has read the policy's folder does not have them."""
+        self.evaluation = EvaluationMetrics()
+        self.policy: PreTrainedModel | None = None
+        self.adapter: Adapter | None = None
+        self._work = TrainedWork()
+        self._log_probs: PolicyLogProbs | None = None
+        self._reference: list[PolicyLogProbs] = []  # in a list: its parameters must not enter the checkpoint
+
+    def configure_model(self) -> None:
+        if self.policy is not None:
+            return
+        if self.lora is not None and self.lora.quantize is not None and self.device_mesh is not None:
+            raise ValueError(
+                f"model.lora.quantize must be null with a strategy that shards the policy, got {self.lora.quantize}"
+            )
+        self.policy = self._load(self.policy_folder, self.gradient_checkpointing, self.lora)
+        if self.adapter is not None and not is_sharded(self.policy):
+            self.strict_loading = False  # a checkpoint has the adapter alone
+        self.policy.train()
+        if self.is_compiled:
+            self.policy.get_decoder().compile(dynamic=True)
+        self._log_probs = self._evaluator(self.policy)
+        if self.loss.needs_reference:
+            self._reference = [self._make_reference(self._log_probs)]
+
+    def _make_reference(self, log_probs: PolicyLogProbs) -> PolicyLogProbs:
+        if self.adapter is not None and self.reference_folder == self.policy_folder:
+            return log_probs
+        reference = self._load(self.reference_folder)
+        reference.eval().requires_grad_(False)
+        return self._evaluator(reference)
+
+    def _evaluator(self, model: PreTrainedModel) -> PolicyLogProbs:
+        return PolicyLogProbs(model, self.temperature, None if self._layout is None else self._layout.tensor)
+
+    @property
+    def _sharding(self) -> Sharding:
+        return self.sharding.with_precision(str(self.trainer.precision))
+
+    @cached_property
+    def _layout(self) -> Layout | None:
+        return Layout.of(self.device_mesh)
+
+    def _load(self, folder: str, gradient_checkpointing: bool = False, lora: LoRA | None = None) -> PreTrainedModel:
+        if (layout := self._layout) is None:
+            quantization = None if lora is None else lora.quantization(self.dtype_name)
+            model = load_policy(folder, self.dtype_name, gradient_checkpointing, self.attention, quantization)
+            self._adapt(model, lora)
+            return model
+        read = partial(load_policy, folder, self.dtype_name, attention=self.attention)
+        return load_sharded_policy(
+            read, self._sharding, layout, gradient_checkpointing, partial(self._adapt, options=lora)
+        )
+
+    def _adapt(self, model: PreTrainedModel, options: LoRA | None) -> None:
+        if options is not None:
+            self.adapter = Adapter(model, options)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.trained().values())
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that an optimizer step changes, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def take_work(self) -> TrainedWork:
+        """What this process has trained since the last call."""
+        work, self._work = self._work, TrainedWork()
+        return work
+
+    @cached_property
+    def _flops(self) -> PolicyFlops:
+        assert self.policy is not None
+        return PolicyFlops.of(self.policy)
+
+    def on_train_start(self) -> None:
+        if self.reports_memory:
+            assert self.policy is not None
+            optimizer = self.optimizers()
+            assert not isinstance(optimizer, list)
+            references = {id(each.model): each.model for each in self._reference if each is not self._log_probs}
+            with self.trainer.precision_plugin.forward_context():
+                need = memory_of_step(
+                    self.policy,
+                    next(iter(references.values()), None),
+                    optimizer.optimizer,
+                    self.max_tokens_per_microbatch,
+                )
+            log.info("one step needs about\n%s", need)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["policy_version"] = self.policy_version
+        if self.adapter is not None and not self.strict_loading:
+            trained = self.trained()
+            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.policy_version = checkpoint["policy_version"]
+        if not self.strict_loading and (names := checkpoint["state_dict"].keys()) != self.trained().keys():
+            raise ValueError(
+                "ckpt_path must hold the adapter that model.lora describes and nothing else, got "
+                f"{len(names - self.trained().keys())} other tensors and {len(self.trained().keys() - names)} missing"
+            )
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Precision in which the policy is evaluated: that of its parameters, or a lower one that is asked for."""
+        assert self.policy is not None
+        if is_sharded(self.policy) and self._sharding.compute_dtype is not None:
+            return self._sharding.compute_dtype
+        return torch.bfloat16 if self.trainer.precision == "bf16-mixed" else self.policy.dtype
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The policy's parameters for an engine, tied ones under each of their names."""
+        assert self.policy is not None
+        return named_weights(self.policy) if self.adapter is None else self.adapter.named_weights()
+
+    def measure(self, trajectories: Sequence[Trajectory]) -> Measured:
+        """Log-probs and exact entropies of the sampled tokens under the policy as it is now."""
+        assert self._log_probs is not None
+        return self._measure(self._log_probs, trajectories)
+
+    def measure_reference(self, trajectories: Sequence[Trajectory]) -> Measured:
+        """The same under the frozen reference."""
+        reference = self._reference[0]
+        if reference is self._log_probs:
+            assert self.adapter is not None
+            with self.adapter.off():
+                return self._measure(reference, trajectories)
+        if not is_sharded(reference.model):
+            nn.Module.to(reference.model, self.device)
+        return self._measure(reference, trajectories)
+
+    @torch.no_grad()
+    def _measure(self, evaluate: PolicyLogProbs, trajectories: Sequence[Trajectory]) -> Measured:
+        was_training = evaluate.model.training
+        evaluate.model.eval()
+        parts, own = comm.pool_tensor_parallel([(t.token_ids, t.response_mask) for t in trajectories])
+        sampled = [row for part in parts for row in part]
+        measured = Measured.nothing(len(sampled), self.policy_version)
+        lengths = torch.tensor([len(token_ids) for token_ids, _ in sampled])
+        buckets = length_buckets(lengths, self.max_tokens_per_microbatch)
+        # Weights of a sharded policy are gathered in every pass: processes make the same number of them.
+        num_idle = max(comm.gather(len(buckets))) - len(buckets) if is_sharded(evaluate.model) else 0
+        for rows in buckets:
+            part = [sampled[row] for row in rows.tolist()]
+            # In the precision of the training step, or an importance ratio would not begin at 1.
+            with self.trainer.precision_plugin.forward_context():
+                log_probs, entropies = evaluate(
+                    pad_sequence([token_ids for token_ids, _ in part], batch_first=True).to(self.device),
+                    pad_sequence([mask for _, mask in part], batch_first=True).to(self.device),
+                )
+            measured.put(rows, lengths[rows], log_probs, entropies)
+        for _ in range(num_idle):
+            evaluate(token_ids=torch.zeros(1, 2, dtype=torch.int64, device=self.device), mask=_SECOND.to(self.device))
+        evaluate.model.train(was_training)
+        return measured[own]
+
+    def training_step(self, batch: TrainBatch, batch_idx: int) -> dict[str, Measured]:
+        """One optimizer step; returns what the policy said before it, if nobody had asked (`old_log_probs` of None)."""
+        with comm.phase("update"):
+            if not any(comm.gather(bool(batch.advantages.any()))):
+                log.warning("step %d trains nothing: all rewards of its groups are equal", self.trainer.global_step)
+                self._log({"steps_without_signal": 1.0})
+                return {}
+            self._work += self._flops.of_batch(batch)
+            rows, own = pooled(batch)
+            measured = Measured.nothing(len(rows), self.policy_version)
+            metrics = self._update(rows, measured)
+        self._log({"steps_without_signal": 0.0, **metrics})
+        return {"measured": measured[own]} if batch.old_log_probs is None else {}
+
+    def _update(self, batch: TrainBatch, measured: Measured) -> dict[str, Tensor | float]:
+        """One optimizer step over the whole batch, in micro-batches whose losses add up."""
+        assert self._log_probs is not None
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        micros, num_own = joint_micro_batches(batch, self.max_tokens_per_microbatch)
+        totals: dict[str, Tensor] = {}
+        for number, (rows, micro) in enumerate(micros):
+            weight = float(number < num_own)
+            log_probs, entropies = self._log_probs(micro.token_ids, micro.response_mask)
+            if micro.old_log_probs is None:
+                measured.put(rows, micro.lengths, log_probs, entropies)
+                micro = replace(micro, old_log_probs=log_probs.detach())
+            loss, metrics = self.loss(log_probs, entropies, micro)
+            with nullcontext() if number + 1 == len(micros) else self._keeping_gradients():
+                # Strategies take the mean of the gradients of processes with rows of their own; the step is their sum.
+                self.manual_backward(loss * (weight * comm.data_parallel_size()))
+            for name, value in {"loss": loss.detach(), **metrics}.items():
+                totals[name] = totals.get(name, torch.zeros_like(value)) + weight * value
+        # Those that compute layers together have the same totals.
+        values = comm.total(torch.stack(list(totals.values()))).float() / comm.tensor_parallel_size()
+        summed = dict(zip(totals, values, strict=True))
+        norm = clip_gradients(self.parameters(), self.max_grad_norm)
+        is_finite = bool(norm.isfinite())
+        if is_finite:
+            optimizer.step()
+            self.policy_version += 1
+            self._step_scheduler()
+        else:
+            log.warning("step %d is skipped: the norm of its gradient is %s", self.trainer.global_step, norm.item())
+        optimizer.zero_grad(set_to_none=True)
+        return {
+            **summed,
+            "grad_norm": norm.nan_to_num(posinf=0.0),
+            "skipped_steps": float(not is_finite),
+            "lr": optimizer.param_groups[0]["lr"],
+        }
+
+    def _keeping_gradients(self) -> AbstractContextManager[None]:
+        """Gradients stay in the process as yet, where the strategy can wait for the last micro-batch."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
+
+    def _step_scheduler(self) -> None:
+        scheduler = self.lr_schedulers()
+        if scheduler is not None:
+            assert not isinstance(scheduler, list)
+            scheduler.step()
+
+    def validation_step(self, batch: Evaluated, batch_idx: int) -> None:
+        self.evaluation.update(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("validation")
+
+    def test_step(self, batch: Evaluated, batch_idx: int) -> None:
+        self.evaluation.update(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    def predict_step(self, batch: Evaluated, batch_idx: int) -> list[dict[str, str | float]]:
+        """Prompt, text and reward of every trajectory; the files of the run's folder hold the rest."""
+        return [{"prompt": t.prompt.id, "text": t.text, "reward": outcome.reward} for t, outcome in batch]
+
+    def _log_evaluation(self, stage: str) -> None:
+        values = self.evaluation.to(self.device).compute()
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
+        self.evaluation.reset()
+
+    def _log(self, metrics: Mapping[str, Tensor | float]) -> None:
+        self.log_dict(
+            {f"train/{name}": value for name, value in metrics.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=1,
+            sync_dist=True,
+        )

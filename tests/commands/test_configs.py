@@ -1,0 +1,123 @@
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from appo.commands.cli import run
+from appo.losses import ClippedLoss, ProceduralLoss
+from tests.small_run import CONFIG, FEW_TOKENS, metrics
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("**/*.yaml"))
+OVERLAYS = {"random_branching", "stage_markers"}
+BENCHMARKS = [path for path in CONFIGS if path.parent.name == "benchmarks"]
+PRESETS = [path for path in CONFIGS if path.stem not in OVERLAYS | {"cold_start"} and path not in BENCHMARKS]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_accepted(path, capsys):
+    command = "sft" if path.stem == "cold_start" else "fit"
+    base = ["--config", CONFIG] if path.stem in OVERLAYS or path in BENCHMARKS else []
+    with pytest.raises(SystemExit) as exit_info:
+        run([command, *base, "--config", str(path), "--print_config"])
+    assert exit_info.value.code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_trains_by_itself(path, tmp_path, policy_folder):
+    run(
+        [
+            "fit",
+            "--config",
+            str(path),
+            *FEW_TOKENS,
+            "--trainer.max_epochs=1",
+            "--rollout.reward=tests.small_run.EveryOtherFlat",
+            f"--model.policy={policy_folder}",
+            f"--trainer.default_root_dir={tmp_path}",
+        ]
+    )
+    (row,) = (row for row in metrics(tmp_path) if row["rollout/reward_mean"])
+    wanted, made = float(row["rollout/branches_wanted"]), float(row["rollout/branches_made"])
+    assert made == wanted
+    assert (wanted > 0) == (path.stem in {"aepo", "appo_paper", "appo_released", "appo", "arpo", "tree_grpo"})
+    # About half of the questions train nothing; only DAPO looks for others in their place.
+    assert (float(row["rollout/prompts_replaced"]) > 0) == (path.stem == "dapo")
+    assert float(row["train/grad_norm"]) > 0
+
+
+def test_interpolations_see_what_the_command_line_says(capsys):
+    configs = [str(CONFIGS[0].with_name(name)) for name in ("appo.yaml", "grpo.yaml")]
+    with pytest.raises(SystemExit):
+        run(["fit", "--config", configs[0], "--config", configs[1], "--rollout.num_trajectories=5", "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["rollout"]["num_initial"] == 5
+
+
+def resolved(capsys, *options: str):
+    with pytest.raises(SystemExit):
+        run(["fit", "--config", str(CONFIG), *options, "--print_config"])
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_another_component_begins_with_its_own_defaults(capsys):
+    loss = resolved(capsys, "--model.loss.clip_low=0.1", "--model.loss=ClippedLoss")["model"]["loss"]
+    given = {f.name: f.default for f in fields(ClippedLoss)}
+    assert loss == {"class_path": "appo.losses.ClippedLoss", "init_args": given}
+    # That loss differs from these.
+    assert given["clip_high"] != ProceduralLoss.clip_high
+
+
+def test_the_same_component_keeps_its_options(capsys):
+    options = resolved(capsys, "--model.loss=ProceduralLoss", "--model.loss.clip_low=0.1")["model"]["loss"]["init_args"]
+    assert (options["ratio_to"], options["clip_low"]) == ("sampling", 0.1)
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "sft"])
+def test_help_explains_every_option(command, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        run([command, "--help"])
+    assert exit_info.value.code == 0
+    text = capsys.readouterr().out
+    ours = [line for line in text.splitlines() if line.strip().startswith(("--rollout.", "--data.", "--model."))]
+    assert ours
+    # jsonargparse prints an option without a docstring as "(type: ...)" alone.
+    bare = [line for line in ours if line.split(None, 2)[-1].startswith("(") and ".help" not in line]
+    assert bare == []
+
+
+def test_options_of_a_component_are_explained(capsys):
+    with pytest.raises(SystemExit):
+        run(["fit", "--rollout.scorer.help=BranchingScore"])
+    assert "Discount of later log-ratios, in [0, 1]." in capsys.readouterr().out
+
+
+def test_a_list_of_tools_takes_servers_beside_tools_and_rules_for_calls(tmp_path, capsys):
+    overlay = {
+        "rollout": {
+            "syntax": {
+                "class_path": "ChatTemplateSyntax",
+                "init_args": {"template_options": {"enable_thinking": False}},
+            },
+            "tools": [
+                {"class_path": "PythonTool"},
+                {"class_path": "MCPTools", "init_args": {"command": ["server", "--fast"], "include": ["a"]}},
+            ],
+            "tool_rules": {"max_calls_per_tool": {"python": 5}, "at_limit": "refuse"},
+        }
+    }
+    (tmp_path / "tools.yaml").write_text(yaml.safe_dump(overlay))
+    config = str(CONFIGS[0].with_name("appo.yaml"))
+    options = ["--config", str(tmp_path / "tools.yaml"), "--rollout.tool_rules.max_refusals=1", "--print_config"]
+    with pytest.raises(SystemExit) as exit_info:
+        run(["fit", "--config", config, *options])
+    captured = capsys.readouterr()
+    assert exit_info.value.code == 0, captured.err
+    rollout = yaml.safe_load(captured.out)["rollout"]
+    assert rollout["tool_rules"] == {
+        "max_calls_per_tool": {"python": 5},
+        "at_limit": "refuse",
+        "max_refusals": 1,
+        "repeated_calls": "run",
+    }
+    assert rollout["tools"][1]["init_args"]["command"] == ["server", "--fast"]
+    assert rollout["syntax"]["init_args"]["template_options"] == {"enable_thinking": False}

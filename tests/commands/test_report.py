@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from appo.commands.report import branched_texts, read_history, write_report
+from appo.monitoring.trajectory_files import TrajectoryWriter
+
+WORDS = {"[pad]": 0, "who": 1, "is": 2, "it": 3, "ann": 4, "ben": 5}
+
+
+def record(
+    row: int, token_ids: list[int], reward: float, parent: int | None = None, position: int | None = None
+) -> dict:
+    prompt = {"id": "q", "question": "who?", "token_ids": [1], "answers": ["ann"], "source": ""}
+    return {
+        "id": row,
+        "parent_id": parent,
+        "prompt": prompt,
+        "token_ids": token_ids,
+        "branch_position": position,
+        "branch_score": None if position is None else 1.25,
+        "reward": reward,
+    }
+
+
+RECORDS = [record(0, [1, 2, 3, 4], 1.0), record(1, [1, 2, 3, 5], 0.0), record(2, [1, 2, 3, 5], 0.0, 0, 2)]
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="[pad]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[pad]")
+    wrapped.chat_template = "{{ messages[0]['content'] }}"
+    return wrapped
+
+
+def test_a_branch_is_marked_behind_the_last_shared_token(tokenizer):
+    lines = branched_texts(RECORDS, tokenizer, number=1)[0]
+    text = "\n".join(lines)
+    assert "is it⟦branch 1⟧ann" in text
+    assert "branch 1, score 1.25, reward 0.00:" in text
+    assert "...ben" in text
+
+
+def test_the_parts_of_a_resumed_run_are_put_together(tmp_path):
+    for version, epochs in ((0, [0, 1]), (1, [1, 2])):
+        folder = tmp_path / f"csv/version_{version}"
+        folder.mkdir(parents=True)
+        with (folder / "metrics.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["epoch", "rollout/accuracy"])
+            writer.writeheader()
+            writer.writerows({"epoch": epoch, "rollout/accuracy": version} for epoch in epochs)
+    assert [(row["epoch"], row["rollout/accuracy"]) for row in read_history(tmp_path)] == [(0, 0), (1, 1), (2, 1)]
+
+
+def test_a_report_has_table_picture_and_trajectories(tmp_path, tokenizer):
+    folder = tmp_path / "csv/version_0"
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text("epoch,rollout/accuracy,rollout/reward_initial_mean\n0,0.2,0.1\n1,0.6,0.5\n")
+    with TrajectoryWriter(tmp_path / "trajectories/iteration_00001.jsonl.zst") as writer:
+        writer.write(RECORDS)
+    tokenizer.save_pretrained(tmp_path / "policy")
+    (tmp_path / "policy/config.json").write_text('{"model_type": "llama"}')
+    for name, accuracy in (("before", 0.25), ("after", 0.75)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test.json").write_text(
+            json.dumps({"test/accuracy": accuracy, "test/accuracy/sum": accuracy})
+        )
+    report = write_report(tmp_path, tmp_path / "before", tmp_path / "after").read_text()
+    assert "| accuracy | 0.25 | 0.75 |" in report
+    assert "| accuracy: sum | 0.25 | 0.75 |" in report
+    assert "⟦branch 1⟧" in report
+    assert (tmp_path / "reward.png").stat().st_size > 1000
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"metrics\.csv"):
+        write_report(tmp_path, tmp_path, tmp_path)

@@ -1,0 +1,224 @@
+"""Runs on two processes, started by the command line as a user would start them, against runs on one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from appo.commands.export import export_policy
+from appo.monitoring.trajectory_files import read_trajectories
+from tests.small_run import CONFIG, SMALL, metrics
+
+ROOT = Path(__file__).parents[2]
+TRAINED = [
+    # Three prompts an update on two processes, and few tokens a micro-batch: one of the two has more of them.
+    "--data.prompts_per_iteration=6",
+    "--data.prompts_per_minibatch=3",
+    "--model.max_tokens_per_microbatch=128",
+    "--rollout.reward=tests.small_run.EvenTokens",
+    "--rollout.advantage=GlobalBatchAdvantage",
+    "--rollout.lag=1",
+    "--trainer.max_epochs=3",
+    "--trainer.check_val_every_n_epoch=3",
+]
+
+ADAPTED = [*TRAINED[:-3], "--model.lora.rank=4", "--model.optimizer.lr=0.01"]
+
+TENSOR_PARALLEL = [
+    "--trainer.strategy=ModelParallelStrategy",
+    "--trainer.strategy.data_parallel_size=1",
+    "--trainer.strategy.tensor_parallel_size=2",
+]
+
+
+def fit(folder: Path, policy: Path, strategy: str, processes: int, *options: str) -> subprocess.CompletedProcess[str]:
+    """`appo fit` in processes of its own; with strategy `tensor`, two that compute every layer together."""
+    chosen = TENSOR_PARALLEL if strategy == "tensor" else [f"--trainer.strategy={strategy}"]
+    command = [
+        sys.executable, "-m", "appo", "fit", "--config", CONFIG, *SMALL, f"--model.policy={policy}",
+        f"--trainer.default_root_dir={folder}", *chosen, f"--trainer.devices={processes}",
+        "--rollout.rank_timeout_s=60", *options,
+    ]  # fmt: skip
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=300
+    )
+
+
+def difference(folder: Path, other: Path) -> float:
+    """Largest difference of two policies' weights."""
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(each).state_dict() for each in (folder, other))
+    return max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
+
+
+def iterations(folder: Path) -> list[dict[str, float]]:
+    rows = [{name: float(value) for name, value in row.items() if value} for row in metrics(folder)]
+    return [row for row in rows if "train/loss" in row]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, policy_folder) -> Path:
+    """The folder of a run on one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert fit(folder, policy_folder, "auto", 1, *TRAINED).returncode == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone_with_adapter(tmp_path_factory, policy_folder) -> Path:
+    """The folder of a run on one process that trains an adapter."""
+    folder = tmp_path_factory.mktemp("adapted")
+    assert fit(folder, policy_folder, "auto", 1, *ADAPTED, "--trainer.max_epochs=2").returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "tensor"])
+def test_two_processes_train_as_one_does(tmp_path, policy_folder, alone, strategy):
+    done = fit(tmp_path, policy_folder, strategy, 2, *TRAINED)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert difference(tmp_path / "policy", alone / "policy") <= 1e-5
+    assert difference(tmp_path / "policy", policy_folder) > 1e-3
+    # What is logged is of both processes: counts are equal, and values but for rounding.
+    for ours, theirs in zip(iterations(tmp_path), iterations(alone), strict=True):
+        shares = ("rollout/overhead", "rollout/trainer_idle", "rollout/engine_idle")
+        timed = {name for name in theirs if name.endswith("_s") or name in (*shares, "rollout/probe_max")}
+        names = theirs.keys() - timed - {"rollout/prefix_cache_hit", "rollout/tool_seconds"}
+        assert {name: ours[name] for name in names} == pytest.approx({name: theirs[name] for name in names}, rel=1e-3, abs=1e-5)  # fmt: skip  # noqa: E501
+    for stage in ("iteration_00002", "validation_00002"):
+        texts = [
+            sorted(
+                record["text"] for path in folder.glob(f"trajectories/{stage}*") for record in read_trajectories(path)
+            )
+            for folder in (tmp_path, alone)
+        ]
+        assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "tensor"])
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path, policy_folder, alone, strategy):
+    # Stopped after each iteration by its budget of tokens, as a user would stop it.
+    total = 0
+    rows = []
+    for number, chosen in enumerate(((strategy, 2), ("fsdp2", 1), (strategy, 2))):
+        resumed = ["--ckpt_path=last"] if number else []
+        done = fit(tmp_path, policy_folder, *chosen, *TRAINED, f"--rollout.stop_after_tokens={total + 1}", *resumed)
+        assert done.returncode == 0, done.stderr[-3000:]
+        (row,) = newest(tmp_path)
+        total = int(row["rollout/generated_tokens_total"])
+        rows.append(row)
+    for ours, theirs in zip(rows, iterations(alone), strict=True):
+        assert ours["epoch"] == theirs["epoch"]
+        assert ours["train/loss"] == pytest.approx(theirs["train/loss"], abs=1e-6)
+        assert ours["rollout/generated_tokens_total"] == theirs["rollout/generated_tokens_total"]
+    assert difference(tmp_path / "policy", alone / "policy") <= 1e-5
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_train_an_adapter_as_one_does_and_go_on_with_it(
+    tmp_path, policy_folder, alone_with_adapter, strategy
+):
+    assert fit(tmp_path, policy_folder, strategy, 2, *ADAPTED, "--trainer.max_epochs=1").returncode == 0
+    done = fit(tmp_path, policy_folder, strategy, 2, *ADAPTED, "--trainer.max_epochs=2", "--ckpt_path=last")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert difference(tmp_path / "policy", alone_with_adapter / "policy") <= 1e-5
+    assert difference(tmp_path / "policy", policy_folder) > 1e-3
+    ours, theirs = (
+        load_file(folder / "policy/adapter/adapter_model.safetensors") for folder in (tmp_path, alone_with_adapter)
+    )
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, atol=1e-5, rtol=0)
+    # The checkpoint becomes what the run wrote at its end, whether it has the policy's own weights or not.
+    merged, adapter = "model.safetensors", "adapter/adapter_model.safetensors"
+    export_policy(tmp_path / "checkpoints/last.ckpt", tmp_path / "exported")
+    export_policy(tmp_path / "checkpoints/last.ckpt", tmp_path / "exported/adapter", form="adapter")
+    for file in (merged, adapter):
+        exported, expected = (load_file(tmp_path / folder / file) for folder in ("exported", "policy"))
+        assert exported.keys() == expected.keys()
+        assert all(torch.equal(exported[name], tensor) for name, tensor in expected.items()), file
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "logged"),
+    [
+        ("fsdp", ["--model.sharding.param_dtype=bfloat16", "--model.sharding.reduce_dtype=float32"], "with FSDP2"),
+        ("fsdp2", ["--trainer.precision=bf16-mixed", "--model.memory_report=true"], "one step needs about"),
+        ("tensor", ["--trainer.precision=bf16-mixed", "--model.memory_report=true"], "one step needs about"),
+    ],
+)
+def test_gathered_weights_compute_in_another_precision_than_shards_are_kept_in(
+    tmp_path, policy_folder, strategy, options, logged
+):
+    done = fit(tmp_path, policy_folder, strategy, 2, *TRAINED, "--trainer.max_epochs=1", *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert logged in done.stderr
+    (row,) = iterations(tmp_path)
+    # The engine samples in float32.
+    assert 1e-4 < row["rollout/mismatch_max"] < 0.1
+    state = AutoModelForCausalLM.from_pretrained(tmp_path / "policy").state_dict()
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    assert difference(tmp_path / "policy", policy_folder) > 1e-3
+
+
+def test_shards_do_not_leave_a_cpu(tmp_path, policy_folder):
+    done = fit(tmp_path, policy_folder, "fsdp2", 2, "--model.sharding.cpu_offload=true")
+    assert done.returncode != 0
+    assert "model.sharding.cpu_offload must be false with trainer.accelerator=cpu, got true" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--model.lora.rank=4", "model.lora must be null with trainer.strategy.tensor_parallel_size = 2"),
+        (
+            "--model.compile=true",
+            "model.compile must be false with trainer.strategy.tensor_parallel_size = 2, got true",
+        ),
+    ],
+)
+def test_what_tensor_parallelism_cannot_do_is_refused(tmp_path, policy_folder, option, message):
+    done = fit(tmp_path, policy_folder, "tensor", 2, option)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def newest(folder: Path) -> list[dict[str, float]]:
+    """The iterations of the run that was last in a folder."""
+    last = max(folder.glob("csv/version_*"), key=lambda path: int(path.name.split("_")[1]))
+    moved = folder / "newest/csv/version_0"
+    moved.parent.mkdir(parents=True, exist_ok=True)
+    moved.unlink(missing_ok=True)
+    moved.symlink_to(last)
+    return iterations(folder / "newest")
+
+
+@pytest.mark.parametrize(
+    ("option", "strategy", "phase"),
+    [
+        ("--rollout.reward=tests.distributed.failing_parts.KilledInSampling", "ddp", "sampling"),
+        ("--model.loss=tests.distributed.failing_parts.KilledInUpdate", "ddp", "update"),
+        ("--model.loss=tests.distributed.failing_parts.KilledInUpdate", "fsdp2", "update"),
+        ("--model.loss=tests.distributed.failing_parts.HangingInUpdate", "ddp", "update"),
+        ("--model.loss=tests.distributed.failing_parts.HangingInUpdate", "fsdp2", "update"),
+        ("--model.loss=tests.distributed.failing_parts.HangingInUpdate", "tensor", "update"),
+        ("--rollout.engine=tests.distributed.failing_parts.HangingEngine", "ddp", "weights"),
+    ],
+)
+def test_a_process_that_dies_or_hangs_ends_the_run_and_is_named(tmp_path, policy_folder, option, strategy, phase):
+    start = perf_counter()
+    done = fit(
+        tmp_path, policy_folder, strategy, 2, "--trainer.max_epochs=1", "--rollout.reward=tests.small_run.EvenTokens",
+        "--rollout.rank_timeout_s=8", option,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert f"in phase '{phase}'" in done.stderr
+    assert "rank 1 has stopped or did not answer rank 0" in done.stderr or "rank 1 ended with exit code" in done.stderr
+    assert perf_counter() - start < 120

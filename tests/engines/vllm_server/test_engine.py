@@ -1,0 +1,183 @@
+"""Servers that die, come back, or were never there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from appo.engines import Completion, Request, VLLMServerEngine
+from appo.engines.vllm_server.pool import ServerPool, Weights
+from appo.engines.vllm_server.weight_files import WeightFolder
+from appo.policy.log_probs import named_weights
+from tests.engines.tiny_policy import forward_log_probs, make_model, random_requests, run
+from tests.engines.vllm_server.served_policy import ServedPolicy
+
+
+def closed_address() -> str:
+    """An address of this machine at which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def check(completions: dict[int, Completion], requests: list[Request], model: torch.nn.Module, version: int) -> None:
+    """Every request has one answer, sampled by this version of the weights."""
+    assert set(completions) == {request.id for request in requests}
+    for request in requests:
+        completion = completions[request.id]
+        assert completion.policy_version == version
+        actual = torch.tensor(completion.behavior_log_probs, dtype=torch.float64)
+        torch.testing.assert_close(actual, forward_log_probs(model, request, completion), atol=1e-4, rtol=0)
+
+
+def test_a_server_killed_in_the_middle_loses_nothing(served_llama: ServedPolicy, policies, tokenizer):
+    engine = VLLMServerEngine([served_llama.address])
+    engine.start(policies["llama"])
+    model = make_model("llama", len(tokenizer), seed=2)
+    engine.update_weights(named_weights(model), 1)
+    requests = random_requests(len(tokenizer), 48)
+    for request in requests:
+        engine.submit(request)
+    completions = {}
+    while len(completions) < 3:
+        completions |= {completion.id: completion for completion in engine.step()}
+    served_llama.kill()
+    served_llama.start()
+    while engine.num_in_flight:
+        completions |= {completion.id: completion for completion in engine.step()}
+    check(completions, requests, model, 1)
+    engine.stop()
+
+
+def test_a_server_started_anew_while_nothing_ran_gets_the_weights_again(served_llama, policies, tokenizer):
+    engine = VLLMServerEngine([served_llama.address])
+    engine.start(policies["llama"])
+    model = make_model("llama", len(tokenizer), seed=3)
+    engine.update_weights(named_weights(model), 1)
+    served_llama.kill()
+    served_llama.start()
+    requests = random_requests(len(tokenizer), 8)
+    check(run(engine, requests), requests, model, 1)
+    engine.stop()
+
+
+def test_a_tied_head_follows_its_embedding_from_update_to_update_and_from_run_to_run(tmp_path, policies, tokenizer):
+    served = ServedPolicy(policies["tied"], tmp_path / "server.log")
+    served.start()
+    try:
+        requests = random_requests(len(tokenizer), 8)
+        first = AutoModelForCausalLM.from_pretrained(policies["tied"])
+        updated = make_model("llama", len(tokenizer), tie=True, seed=5)
+        for _ in range(2):
+            engine = VLLMServerEngine([served.address])
+            engine.start(policies["tied"])
+            check(run(engine, requests), requests, first, 0)
+            engine.update_weights(named_weights(updated), 1)
+            check(run(engine, requests), requests, updated, 1)
+            engine.stop()
+    finally:
+        served.kill()
+
+
+def test_requests_of_a_dead_server_go_to_another(served_llama, policies, caplog):
+    dead = closed_address()
+
+    async def ask() -> list[dict[str, Any]]:
+        weights = Weights("run-0", Path(policies["llama"]))
+        pool = ServerPool([dead, served_llama.address], {}, timeout_s=60, recovery_s=120, weights=weights)
+        body = {"token_ids": [5, 6, 7], "sampling_params": {"max_tokens": 4, "logprobs": 0}}
+        answers = await asyncio.gather(*(pool.generate(body, bytes([number])) for number in range(24)))
+        await pool.close()
+        return answers
+
+    with caplog.at_level(logging.WARNING):
+        answers = asyncio.run(ask())
+    assert [span["version"] for answer in answers for span in answer["choices"][0]["weight_versions"]] == 24 * ["run-0"]
+    assert dead in caplog.text
+
+
+def test_a_server_started_anew_gets_its_weights_from_the_process_that_brings_them_though_it_asks_nothing(
+    served_llama, policies
+):
+    weights = Weights("run-0", Path(policies["llama"]))
+
+    async def ask() -> dict[str, Any]:
+        bringing, other = (
+            ServerPool([served_llama.address], {}, 60, 120, weights, brings_weights) for brings_weights in (True, False)
+        )
+        await bringing.switch(weights)
+        await other.switch(weights)
+        served_llama.kill()
+        served_llama.start()
+        keeper = asyncio.create_task(bringing.keep())
+        answer = await other.generate(
+            {"token_ids": [5, 6, 7], "sampling_params": {"max_tokens": 4, "logprobs": 0}}, b""
+        )
+        keeper.cancel()
+        await asyncio.gather(bringing.close(), other.close())
+        return answer
+
+    answer = asyncio.run(ask())
+    assert [span["version"] for span in answer["choices"][0]["weight_versions"]] == ["run-0"]
+    # Once for each start of the server.
+    reloads = served_llama.log.read_text().count("POST /collective_rpc")
+    assert reloads >= 2
+
+
+def test_the_addresses_are_named_when_no_server_is_left(served_llama, policies):
+    engine = VLLMServerEngine([served_llama.address], recovery_timeout_s=0.5)
+    engine.start(policies["llama"])
+    served_llama.kill()
+    engine.submit(Request(0, (5, 6), max_tokens=3))
+    with pytest.raises(ConnectionError, match=rf"no vLLM server has answered for 0.5 s \({served_llama.address}: "):
+        run(engine, [])
+    engine.stop()
+    served_llama.start()
+
+
+def test_a_server_that_is_not_there_is_named_at_the_start(policies):
+    address = closed_address()
+    with pytest.raises(ConnectionError, match=f"no vLLM server at {address} within 0.1 s"):
+        VLLMServerEngine([address], start_timeout_s=0.1).start(policies["llama"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"addresses": []}, "addresses must name at least one server, got none"),
+        ({"addresses": ["localhost:8000"]}, "addresses must begin with http:// or https://, got 'localhost:8000'"),
+        ({"request_timeout_s": 0.0}, "request_timeout_s must be positive, got 0.0"),
+        ({"max_length": -1}, "max_length must not be negative, got -1"),
+    ],
+)
+def test_refuses_impossible_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        VLLMServerEngine(**options)
+
+
+def test_a_key_that_is_not_set_is_an_error(policies):
+    with pytest.raises(ValueError, match="api_key_variable must name a variable of the environment, got 'NO_SUCH_KEY'"):
+        VLLMServerEngine(api_key_variable="NO_SUCH_KEY").start(policies["llama"])
+
+
+def test_a_version_of_the_weights_appears_whole_and_the_ones_before_go(tmp_path: Path, tokenizer):
+    model = make_model("llama", len(tokenizer), tie=True)
+    folder = WeightFolder(str(tmp_path))
+    first = folder.write(named_weights(model), 1)
+    second = folder.write(named_weights(model), 2)
+    folder.keep_only(second)
+    assert not first.exists()
+    written = {name: tensor for path in second.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    assert set(written) == {name for name, _ in named_weights(model)}
+    for name, tensor in named_weights(model):
+        assert torch.equal(written[name], tensor)
+    folder.close()
+    assert second.exists()

@@ -1,0 +1,123 @@
+"""What is measured of evaluated trajectories, in one process and in two."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from appo.core.trajectory import Outcome, Trajectory
+from appo.monitoring.evaluation_metrics import EvaluationMetrics, PassAtK, majority_accuracy
+from tests.core.two_turns import parent_trajectory
+
+
+def sample(prompt: str, right: bool, answer: str | None = None, tools: tuple[str, ...] = ()) -> tuple:
+    parent = parent_trajectory()
+    calls = tuple(replace(parent.tool_calls[0], tool=tool) for tool in tools)
+    trajectory = replace(parent, prompt=replace(parent.prompt, id=prompt, source=prompt[0]), tool_calls=calls)
+    assert isinstance(trajectory, Trajectory)
+    return trajectory, Outcome(float(right), {"accuracy": float(right)}, answer=answer)
+
+
+def measured(*batches) -> dict[str, float]:
+    metrics = EvaluationMetrics()
+    for batch in batches:
+        metrics.update(batch)
+    return {name: float(value) for name, value in metrics.compute().items()}
+
+
+@pytest.mark.parametrize(("num_right", "k"), [(0, 1), (2, 1), (2, 2), (2, 4), (5, 3), (4, 2)])
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(num_right, k):
+    metric = PassAtK(k)
+    metric.update(num_right, 5)
+    subsets = list(combinations([True] * num_right + [False] * (5 - num_right), k))
+    expected = sum(any(subset) for subset in subsets) / len(subsets)
+    assert metric.compute()["mean"].item() == pytest.approx(expected)
+
+
+def test_the_interval_of_a_mean_over_prompts_by_hand():
+    metric = PassAtK(1)
+    for num_right in (0, 2, 4, 2):
+        metric.update(num_right, 4)
+    # Values 0, .5, 1, .5: mean .5, sample variance (.25 + .25) / 3, standard error sqrt(.1667 / 4) = .2041.
+    values = {name: value.item() for name, value in metric.compute().items()}
+    assert values == pytest.approx({"mean": 0.5, "low": 0.5 - 1.96 * 0.2041, "high": 0.5 + 1.96 * 0.2041}, abs=1e-4)
+
+
+def test_a_single_prompt_says_nothing_of_the_interval():
+    metric = PassAtK(1)
+    metric.update(1, 2)
+    assert [value.item() for value in metric.compute().values()] == [0.5, 0.0, 1.0]
+
+
+def test_prompts_are_told_apart_and_every_trajectory_counts():
+    values = measured(
+        [sample("a1", True, tools=("python", "python")), sample("a1", False), sample("b2", False), sample("b2", False)],
+        [sample("b3", True, tools=("search",)), sample("b3", True)],
+    )
+    assert values["num_trajectories"] == 6
+    assert values["accuracy"] == values["reward"] == values["pass@1"] == pytest.approx(0.5)
+    assert values["pass@2"] == pytest.approx(2 / 3)
+    assert (values["accuracy/a"], values["accuracy/b"]) == (0.5, 0.5)
+    assert (values["tool_calls"], values["tool_use"]) == (0.5, pytest.approx(1 / 3))
+    assert (values["tool_calls_python"], values["tool_calls_search"]) == pytest.approx((2 / 6, 1 / 6))
+    assert values["tool_productivity"] == pytest.approx(100 * 0.5 * 0.5 / 0.6)
+    assert "maj@2" not in values
+
+
+def test_k_are_powers_of_two_and_the_number_of_trajectories():
+    values = measured([sample("a", i == 0, answer="x" if i == 0 else "y") for i in range(6)])
+    assert sorted(name for name in values if "@" in name) == [
+        "maj@2", "maj@4", "maj@6", "pass@1", "pass@1_high", "pass@1_low", "pass@2", "pass@4", "pass@6",
+    ]  # fmt: skip
+    # One of two tied answers is right; of more, the wrong one has the majority.
+    assert (values["maj@2"], values["maj@4"], values["maj@6"]) == (0.5, 0.0, 0.0)
+
+
+def test_a_majority_needs_answers():
+    right, wrong, none = (Outcome(0.0, {"accuracy": a}, answer=t) for a, t in ((1.0, "4"), (0.0, "5"), (0.0, None)))
+    assert majority_accuracy([none, none, right]) == 1.0
+    assert majority_accuracy([none]) == 0.0
+    assert majority_accuracy([right, wrong, wrong]) == 0.0
+
+
+def test_without_accuracy_there_is_nothing_to_pass():
+    trajectory, _ = sample("a", True)
+    values = measured([(trajectory, Outcome(2.5))])
+    assert values["reward"] == 2.5
+    assert not any("@" in name or "productivity" in name for name in values)
+
+
+def test_reset_forgets_everything():
+    metrics = EvaluationMetrics()
+    metrics.update([sample("a", True)])
+    metrics.reset()
+    metrics.update([sample("b", False)])
+    assert metrics.compute()["num_trajectories"] == 1
+
+
+BATCHES = (
+    [sample("a", True, "4", tools=("python",)), sample("a", False, "5")],
+    [sample("b", False), sample("b", False), sample("c", True), sample("c", True)],
+)
+
+
+def _process(rank: int, init_file: str, results) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=2)
+    # Only the first process sees an answer and a tool.
+    results.put((rank, measured(BATCHES[rank])))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_processes_measure_what_one_does(tmp_path):
+    results = mp.get_context("spawn").SimpleQueue()
+    mp.spawn(_process, args=(str(tmp_path / "init"), results), nprocs=2)
+    by_rank = dict(results.get() for _ in range(2))
+    alone = measured(*BATCHES)
+    assert alone["maj@2"] == 0.5
+    assert by_rank[0] == pytest.approx(alone)
+    assert by_rank[1] == pytest.approx(alone)

@@ -1,0 +1,224 @@
+"""One optimizer step, against the same step written by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from appo.core.batch import TrainBatch
+from appo.losses import ClippedLoss, Loss, ProceduralLoss
+from appo.policy.log_probs import load_policy
+from appo.policy.lora import LoRA
+from appo.training.module import APPOModule
+
+
+@pytest.fixture
+def policy_folder(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=31, **sizes)).save_pretrained(tmp_path / "policy")
+    return str(tmp_path / "policy")
+
+
+def train_batch() -> TrainBatch:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([9, 4, 7, 5])
+    mask = (torch.arange(9) < lengths[:, None]) & (torch.arange(9) > 1)
+    zeros = torch.zeros(4, 9)
+    return TrainBatch(
+        token_ids=torch.randint(0, 31, (4, 9), generator=generator) * (torch.arange(9) < lengths[:, None]),
+        lengths=lengths,
+        response_mask=mask,
+        behavior_log_probs=zeros,
+        old_log_probs=zeros,
+        advantages=torch.tensor([1.0, -1.0, 0.5, -0.5])[:, None] * mask,
+    )
+
+
+PLAIN = ClippedLoss(behavior_correction="off", clip_low=0.99, clip_high=1e9)
+
+
+def step(tmp_path, policy_folder: str, batch: TrainBatch, loss: Loss = PLAIN, callbacks=None, **options) -> APPOModule:
+    """A module after one optimizer step of plain gradient descent."""
+    module = APPOModule(
+        policy_folder,
+        loss,
+        **{"optimizer": partial(torch.optim.SGD, lr=0.1), **options},
+    )
+    trainer = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path,
+        callbacks=callbacks,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader([batch], batch_size=None))
+    return module
+
+
+def log_probs(model, batch: TrainBatch) -> torch.Tensor:
+    """By the definition, on whole padded rows."""
+    log_softmax = model(batch.token_ids).logits.log_softmax(-1)
+    shifted = log_softmax[:, :-1].gather(2, batch.token_ids[:, 1:, None])[..., 0]
+    return torch.cat([torch.zeros(len(batch), 1), shifted], dim=1)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 12, 1000])
+def test_a_step_equals_the_one_written_by_hand_whatever_the_micro_batches(tmp_path, policy_folder, max_tokens):
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    batch = train_batch()
+    batch = replace(batch, old_log_probs=log_probs(model, batch).detach() * batch.response_mask)
+    mask = batch.response_mask
+    ratio = (log_probs(model, batch) - batch.old_log_probs).exp()
+    loss = -(ratio * batch.advantages)[mask].sum() / mask.sum()
+    loss.backward()
+    module = step(tmp_path, policy_folder, batch, max_tokens_per_microbatch=max_tokens, max_grad_norm=0.0)
+    for (name, parameter), stepped in zip(model.named_parameters(), module.policy.parameters(), strict=True):
+        torch.testing.assert_close(stepped, parameter - 0.1 * parameter.grad, msg=lambda text, n=name: f"{n}: {text}")
+    assert module.policy_version == 1
+
+
+def ragged_batch(num_rows: int) -> TrainBatch:
+    """Rows of unlike length with tool output in the middle, sampled by a policy that is not the one to be trained."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.arange(num_rows) % 6 + 4
+    mask = (torch.arange(9) < lengths[:, None]) & (torch.arange(9) > 1) & (torch.arange(9) != 4)
+    noise = torch.randn(2, num_rows, 9, generator=generator) * mask
+    return TrainBatch(
+        token_ids=torch.randint(0, 31, (num_rows, 9), generator=generator),
+        lengths=lengths,
+        response_mask=mask,
+        behavior_log_probs=noise[0].abs().neg(),
+        old_log_probs=None,
+        advantages=noise[1],
+    )
+
+
+def test_the_step_does_not_depend_on_how_it_is_cut(tmp_path, policy_folder):
+    batch = ragged_batch(14)
+    weights = []
+    for max_tokens, count in ((1000, 1), (50, 2), (16, 7)):
+        assert len(batch.micro_batches(max_tokens)) == count
+        module = step(
+            tmp_path, policy_folder, batch, ProceduralLoss(entropy_coef=0.1),
+            max_tokens_per_microbatch=max_tokens, max_grad_norm=0.0,
+        )  # fmt: skip
+        weights.append(dict(module.policy.named_parameters()))
+    start = dict(AutoModelForCausalLM.from_pretrained(policy_folder).named_parameters())
+    for name, whole in weights[0].items():
+        assert not torch.equal(whole, start[name])
+        for cut in weights[1:]:
+            torch.testing.assert_close(cut[name] - start[name], whole - start[name], atol=1e-7, rtol=1e-4, msg=name)
+
+
+def test_old_log_probs_that_nobody_measured_are_those_of_the_step_itself(tmp_path, policy_folder):
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    batch = ragged_batch(5)
+    old = log_probs(model, batch).detach() * batch.response_mask
+    modules = [
+        step(tmp_path, policy_folder, each, ClippedLoss()) for each in (replace(batch, old_log_probs=old), batch)
+    ]
+    for with_old, without in zip(*(module.policy.parameters() for module in modules), strict=True):
+        torch.testing.assert_close(without, with_old)
+
+
+class Outputs(L.Callback):
+    """Keeps what the training steps return."""
+
+    def __init__(self) -> None:
+        self.all: list[dict] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.all.append(outputs)
+
+
+def test_a_step_returns_what_the_policy_said_before_it_if_nobody_had_asked(tmp_path, policy_folder):
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    batch, outputs = ragged_batch(5), Outputs()
+    step(tmp_path, policy_folder, batch, ClippedLoss(), callbacks=[outputs], max_tokens_per_microbatch=12)
+    (output,) = outputs.all
+    measured = output["measured"]
+    assert measured.policy_version == 0
+    expected = log_probs(model, batch).detach() * batch.response_mask
+    for row, length in enumerate(batch.lengths.tolist()):
+        torch.testing.assert_close(measured.log_probs[row], expected[row, :length])
+        assert ((measured.entropies[row] > 0) == batch.response_mask[row, :length]).all()
+
+
+def test_the_probability_of_rewarded_tokens_rises(tmp_path, policy_folder):
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    batch = train_batch()
+    before = log_probs(model, batch).detach()
+    batch = replace(batch, old_log_probs=before * batch.response_mask)
+    module = step(tmp_path, policy_folder, batch)
+    change = (log_probs(module.policy, batch) - before) * batch.response_mask
+    assert change[0].sum() > 0
+    assert change[1].sum() < 0
+
+
+def test_gradients_are_scaled_down_to_their_greatest_norm(tmp_path, policy_folder):
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    module = step(tmp_path, policy_folder, train_batch(), max_grad_norm=0.01)
+    moved = torch.cat(
+        [(b - a).flatten() for a, b in zip(model.parameters(), module.policy.parameters(), strict=True)]
+    ).norm()
+    assert moved.item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_a_step_without_signal_changes_nothing(tmp_path, policy_folder):
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    module = step(tmp_path, policy_folder, replace(train_batch(), advantages=torch.zeros(4, 9)))
+    assert module.policy_version == 0
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), module.policy.parameters(), strict=True))
+
+
+def test_gradients_that_are_not_finite_skip_the_step(tmp_path, policy_folder, caplog):
+    batch = train_batch()
+    batch = replace(batch, advantages=batch.advantages.masked_fill(batch.response_mask, float("inf")))
+    model = AutoModelForCausalLM.from_pretrained(policy_folder)
+    module = step(tmp_path, policy_folder, batch)
+    assert "is skipped: the norm of its gradient" in caplog.text
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), module.policy.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("kl_coef", "num_references"), [(0.0, 0), (0.1, 1)])
+def test_a_reference_of_weight_0_is_not_loaded(policy_folder, kl_coef, num_references, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        "appo.training.module.load_policy",
+        lambda *args, **options: loaded.append(args) or load_policy(*args, **options),
+    )
+    APPOModule(policy_folder, ClippedLoss(kl_coef=kl_coef)).configure_model()
+    assert len(loaded) == 1 + num_references
+
+
+@pytest.mark.parametrize(("attention", "chosen"), [(None, "sdpa"), ("eager", "eager")])
+def test_the_attention_of_the_policy_can_be_chosen(policy_folder, attention, chosen):
+    module = APPOModule(policy_folder, attention=attention)
+    module.configure_model()
+    assert module.policy.config._attn_implementation == chosen
+
+
+def test_a_compiled_decoder_trains_as_the_plain_one_does_and_keeps_its_names(tmp_path, policy_folder):
+    modules = [
+        step(tmp_path, policy_folder, ragged_batch(5), max_tokens_per_microbatch=12, compile=is_compiled)
+        for is_compiled in (False, True)
+    ]
+    plain, compiled = (dict(module.named_weights()) for module in modules)
+    torch.testing.assert_close(compiled, plain, atol=1e-6, rtol=1e-5)
+    assert modules[1].policy.get_decoder()._compiled_call_impl is not None
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=4)])
+def test_an_optimizer_of_fused_kernels_makes_the_same_step(policy_folder, tmp_path, lora):
+    weights = []
+    for is_fused in (False, True):
+        torch.manual_seed(0)
+        optimizer = partial(torch.optim.AdamW, lr=0.01, fused=is_fused)
+        module = step(tmp_path, policy_folder, ragged_batch(5), optimizer=optimizer, lora=lora)
+        weights.append(dict(module.named_weights()))
+    torch.testing.assert_close(weights[1], weights[0])
