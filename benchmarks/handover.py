@@ -54,7 +54,8 @@ def measure(pipe: Connection, rank: int, folder: Path, policy: str, tensor_paral
 
     from appo.distributed.fsdp import Layout, Sharding, decoder_layers
     from appo.engines.vllm_server.weight_files import WeightFolder
-    from appo.policy.log_probs import load_policy, load_sharded_policy, named_weights
+    from appo.policy.loading import load_policy, load_sharded_policy
+    from appo.policy.saving import named_weights
     from appo.policy.weight_layout import WeightLayout
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -106,7 +107,8 @@ def _warm_up(folder: Path, sharding: Any, processes: Any) -> None:
     """Goes the whole way once with a policy of no size."""
     import torch.distributed as dist
 
-    from appo.policy.log_probs import load_policy, load_sharded_policy, named_weights
+    from appo.policy.loading import load_policy, load_sharded_policy
+    from appo.policy.saving import named_weights
 
     small = folder / "small"
     if dist.get_rank() == 0:

@@ -85,7 +85,7 @@ class Plan:
 
 def make_policy(folder: Path) -> None:
     """Saves the tiny policy with nothing that ends a response."""
-    from appo.policy.log_probs import save_policy
+    from appo.policy.saving import save_policy
     from appo.sft import TinyPolicy, WorldConversations
 
     tiny = TinyPolicy(WorldConversations())

@@ -28,14 +28,7 @@ from typing import Any, Literal
 import torch
 import transformers
 
-from appo.commands.plan import (
-    RUNTIME_BYTES,
-    EnginePlan,
-    PolicySize,
-    Precision,
-    RunPlan,
-    plan_memory,
-)
+from appo.commands.plan import RUNTIME_BYTES, EnginePlan, PolicySize, Precision, RunPlan, plan_memory
 from appo.distributed import comm
 from benchmarks.handover import GIVE_BACK
 

@@ -20,13 +20,7 @@ from pathlib import Path
 
 import torch
 
-from appo.core.trajectory import (
-    Outcome,
-    Prompt,
-    Segment,
-    ToolCall,
-    Trajectory,
-)
+from appo.core.trajectory import Outcome, Prompt, Segment, ToolCall, Trajectory
 from appo.rewards import (
     AnswerReward,
     CompositeReward,

@@ -193,7 +193,8 @@ def measure_weights(folder: Path, size: str, rounds: int, threads: int) -> dict[
     from transformers import AutoModelForCausalLM
 
     from appo.engines import Request, VLLMEngine
-    from appo.policy.log_probs import PolicyLogProbs, named_weights
+    from appo.policy.log_probs import PolicyLogProbs
+    from appo.policy.saving import named_weights
 
     policies = []
     for seed in range(2):

@@ -8,7 +8,7 @@ import yaml
 import zstandard
 
 from appo.monitoring.trajectory_files import read_trajectories
-from appo.policy.log_probs import load_tokenizer
+from appo.policy.loading import load_tokenizer
 from appo.prompts import BENCHMARKS
 from tests.small_run import CONFIG, metrics, run
 

@@ -3,12 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from appo.core.batch import (
-    NO_PARENT,
-    TrainBatch,
-    collate,
-    length_buckets,
-)
+from appo.core.batch import NO_PARENT, TrainBatch, collate, length_buckets
 from appo.core.trajectory import Prompt
 from tests.core.two_turns import branch_trajectory, parent_trajectory
 

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from appo.core.trajectory import (
-    NOT_SAMPLED,
-    BranchPoint,
-    Prompt,
-    Segment,
-    ToolCall,
-    Trajectory,
-)
+from appo.core.trajectory import NOT_SAMPLED, BranchPoint, Prompt, Segment, ToolCall, Trajectory
 
 PROMPT = Prompt(id="q1", question="What is 6 * 7?", token_ids=(5, 6), answers=("42",))
 

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from appo.distributed import gather
 from appo.distributed.fsdp import Layout, Sharding
 from appo.distributed.gather import whole
-from appo.policy.log_probs import load_policy, load_sharded_policy
+from appo.policy.loading import load_policy, load_sharded_policy
 from tests.distributed.processes import as_processes
 from tests.engines.tiny_policy import make_model, make_tokenizer
 

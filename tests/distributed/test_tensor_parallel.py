@@ -14,12 +14,9 @@ from transformers import AutoConfig, Qwen3Config
 
 from appo.distributed.fsdp import Layout, Sharding, clip_gradients
 from appo.distributed.tensor_parallel import check_split
-from appo.policy.log_probs import (
-    PolicyLogProbs,
-    load_policy,
-    load_sharded_policy,
-    named_weights,
-)
+from appo.policy.loading import load_policy, load_sharded_policy
+from appo.policy.log_probs import PolicyLogProbs
+from appo.policy.saving import named_weights
 from tests.distributed.processes import as_processes
 from tests.engines.tiny_policy import make_model, make_tokenizer
 

@@ -6,12 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from appo.core.trajectory import (
-    NOT_SAMPLED,
-    Prompt,
-    ToolCall,
-    Trajectory,
-)
+from appo.core.trajectory import NOT_SAMPLED, Prompt, ToolCall, Trajectory
 from appo.environments.demonstrations import WorldDemonstrations
 from appo.environments.problems import WorldProblems
 from appo.environments.search import WorldSearch

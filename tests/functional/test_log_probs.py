@@ -5,13 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from appo.functional import (
-    LogitTransform,
-    linear_log_probs,
-    predicting_positions,
-    scatter_scored,
-    token_log_probs,
-)
+from appo.functional import LogitTransform, linear_log_probs, predicting_positions, scatter_scored, token_log_probs
 
 
 def test_log_probs_and_entropies_by_hand():

@@ -3,14 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from appo.core.trajectory import (
-    BranchPoint,
-    Outcome,
-    Prompt,
-    Segment,
-    ToolCall,
-    Trajectory,
-)
+from appo.core.trajectory import BranchPoint, Outcome, Prompt, Segment, ToolCall, Trajectory
 from appo.monitoring.trajectory_files import (
     TrajectoryWriter,
     read_trajectories,

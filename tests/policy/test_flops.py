@@ -17,13 +17,7 @@ from transformers import (
 )
 
 from appo.core.batch import TrainBatch
-from appo.policy.flops import (
-    PolicyFlops,
-    TrainedWork,
-    peak_by_name,
-    peak_flops,
-    training_metrics,
-)
+from appo.policy.flops import PolicyFlops, TrainedWork, peak_by_name, peak_flops, training_metrics
 from appo.policy.lora import Adapter, LoRA
 
 SHAPE = {

@@ -6,13 +6,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedModel
 
-from appo.policy.log_probs import (
-    PolicyLogProbs,
-    load_policy,
-    load_tokenizer,
-    named_weights,
-    save_policy,
-)
+from appo.policy.loading import load_policy, load_tokenizer
+from appo.policy.log_probs import PolicyLogProbs
+from appo.policy.saving import named_weights, save_policy
 
 
 def tiny(**changes) -> PreTrainedModel:

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from appo.commands import cli
 from appo.losses import ClippedLoss
-from appo.policy.log_probs import PolicyLogProbs, load_policy
+from appo.policy.loading import load_policy
+from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.lora import Adapter, LoRA, own_name
 from appo.policy.weight_layout import WeightLayout
 from appo.training.module import APPOModule

@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from appo.commands.export import export_policy
 from appo.monitoring.trajectory_files import read_trajectories
-from appo.policy.log_probs import PolicyLogProbs, load_policy
+from appo.policy.loading import load_policy
+from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.lora import Adapter, LoRA
 from appo.policy.step_memory import memory_of_step
 from appo.policy.weight_layout import WeightLayout

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from appo.policy.log_probs import load_tokenizer
+from appo.policy.loading import load_tokenizer
 
 REAL_DATA = Path(__file__).parents[3] / "shared/data"
 

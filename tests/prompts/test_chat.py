@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 
 from appo.core.trajectory import Prompt
-from appo.policy.log_probs import decode, encode
+from appo.policy.text import decode, encode
 from appo.prompts import ChatEncoder, PromptStore, Question
 
 SYSTEM = {"role": "system", "content": "Think."}

@@ -5,14 +5,7 @@ import sys
 
 import pytest
 
-from appo.prompts import (
-    CsvQuestions,
-    DatasetQuestions,
-    JsonQuestions,
-    ParquetQuestions,
-    ReleaseQuestions,
-    UnusableRow,
-)
+from appo.prompts import CsvQuestions, DatasetQuestions, JsonQuestions, ParquetQuestions, ReleaseQuestions, UnusableRow
 
 
 def test_json_list_may_stand_under_a_key(tmp_path):

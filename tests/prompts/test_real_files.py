@@ -4,14 +4,7 @@ from collections import Counter
 
 import pytest
 
-from appo.prompts import (
-    BenchmarkQuestions,
-    JsonlQuestions,
-    PromptLoader,
-    Question,
-    ReleaseQuestions,
-    UnusableRow,
-)
+from appo.prompts import BenchmarkQuestions, JsonlQuestions, PromptLoader, Question, ReleaseQuestions, UnusableRow
 
 NUM_BENCHMARK_ROWS = {"aime24": 30, "math500": 500, "bamboogle": 125, "hotpotqa": 200, "2wiki": 200, "musique": 200}
 

@@ -9,14 +9,7 @@ from torch import Tensor
 from appo.advantages import ADVANTAGES, AdvantageEstimator
 from appo.core.batch import NO_PARENT, TrajectoryBatch
 from tests.properties import naive
-from tests.properties.batches import (
-    HIDDEN,
-    few,
-    hidden_variants,
-    orders,
-    reordered,
-    trajectory_batches,
-)
+from tests.properties.batches import HIDDEN, few, hidden_variants, orders, reordered, trajectory_batches
 from tests.properties.naive.common import rows_of
 
 WITHIN_PROMPTS = [name for name in ADVANTAGES if name in naive.ADVANTAGES and not naive.ADVANTAGES[name].across_prompts]

@@ -24,13 +24,7 @@ from appo.functional import (
 )
 from appo.losses import LOSSES
 from appo.scorers import SCORERS
-from tests.properties.batches import (
-    HIDDEN,
-    Step,
-    few,
-    steps,
-    trajectory_batches,
-)
+from tests.properties.batches import HIDDEN, Step, few, steps, trajectory_batches
 from tests.properties.naive import common
 from tests.properties.naive.advantages import branches_at
 from tests.properties.naive.advantages import reward_scale as naive_reward_scale

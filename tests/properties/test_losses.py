@@ -9,13 +9,7 @@ from torch import Tensor
 
 from appo.losses import LOSSES, Loss
 from tests.properties import naive
-from tests.properties.batches import (
-    HIDDEN,
-    Step,
-    few,
-    orders,
-    steps,
-)
+from tests.properties.batches import HIDDEN, Step, few, orders, steps
 from tests.properties.naive.losses import loss_of_step
 
 # Weights of the aggregation are float32 whatever the losses are.

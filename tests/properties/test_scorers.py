@@ -8,13 +8,7 @@ from hypothesis import strategies as st
 from appo.core.batch import TrajectoryBatch
 from appo.scorers import SCORERS, Scorer, Scores
 from tests.properties import naive
-from tests.properties.batches import (
-    few,
-    hidden_variants,
-    measured_batches,
-    orders,
-    reordered,
-)
+from tests.properties.batches import few, hidden_variants, measured_batches, orders, reordered
 from tests.properties.naive.common import rows_of
 
 DETERMINISTIC = [name for name in SCORERS if name in naive.SCORERS and not naive.SCORERS[name].is_random]

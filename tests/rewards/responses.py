@@ -6,12 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from appo.core.trajectory import (
-    Prompt,
-    Segment,
-    ToolCall,
-    Trajectory,
-)
+from appo.core.trajectory import Prompt, Segment, ToolCall, Trajectory
 
 ANSWER = r"<think>so</think><answer>\boxed{Paris}</answer>"
 RESULT = [" <result>\nParis\n</result>"]

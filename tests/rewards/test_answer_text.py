@@ -6,14 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appo.rewards.answer_text import (
-    agree,
-    last_boxed,
-    normalize_answer,
-    rational,
-    shorten_number,
-    token_f1,
-)
+from appo.rewards.answer_text import agree, last_boxed, normalize_answer, rational, shorten_number, token_f1
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from appo.core.batch import collate
-from appo.core.trajectory import (
-    NOT_SAMPLED,
-    BranchPoint,
-    Prompt,
-    Segment,
-    Trajectory,
-)
+from appo.core.trajectory import NOT_SAMPLED, BranchPoint, Prompt, Segment, Trajectory
 from appo.engines import SamplingParams
 from appo.policy.log_probs import PolicyLogProbs
 from appo.rollouts import AgentLimits, AgentLoop, Start

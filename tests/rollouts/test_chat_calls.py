@@ -11,12 +11,7 @@ import pytest
 import torch
 
 from appo.core.trajectory import BranchPoint, Prompt, Trajectory
-from appo.rollouts import (
-    AgentLimits,
-    AgentLoop,
-    Start,
-    ToolRules,
-)
+from appo.rollouts import AgentLimits, AgentLoop, Start, ToolRules
 from appo.tools import ChatTemplateSyntax, TagSyntax, Tool, ToolError, ToolRunner
 from appo.training.tool_checks import check_tools
 from tests.rollouts.chat import make_chat_tokenizer

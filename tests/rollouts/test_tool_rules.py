@@ -11,12 +11,7 @@ from appo.rollouts import AgentLimits, AgentLoop, Start, ToolRules
 from appo.tools import ChatTemplateSyntax, TagSyntax, Tool, ToolError, ToolRunner
 from tests.rollouts.chat import make_chat_tokenizer
 from tests.rollouts.conftest import EOS, ScriptedEngine
-from tests.rollouts.test_chat_calls import (
-    END,
-    answered,
-    ask,
-    called,
-)
+from tests.rollouts.test_chat_calls import END, answered, ask, called
 
 TOTAL = "Error: the limit of {} tool calls is reached."
 OF_TOOL = "Error: the limit of {} calls of {} is reached."

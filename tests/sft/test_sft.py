@@ -13,7 +13,7 @@ from appo.core.trajectory import Segment
 from appo.environments.demonstrations import WorldDemonstrations
 from appo.environments.problems import WorldProblems
 from appo.environments.world import World
-from appo.policy.log_probs import load_tokenizer
+from appo.policy.loading import load_tokenizer
 from appo.sft import (
     Conversation,
     JsonlConversations,

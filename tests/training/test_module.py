@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from appo.core.batch import TrainBatch
 from appo.losses import ClippedLoss, Loss, ProceduralLoss
-from appo.policy.log_probs import load_policy
+from appo.policy.loading import load_policy
 from appo.policy.lora import LoRA
 from appo.training.module import APPOModule
 

@@ -25,14 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 from appo.advantages import ADVANTAGES
 from appo.commands.ablate import Resolved, ablate
 from appo.commands.export import export_policy
-from appo.commands.plan import (
-    SHAPES,
-    PolicySize,
-    describe,
-    plan_memory,
-    plan_of_run,
-    policy_config,
-)
+from appo.commands.plan import SHAPES, PolicySize, describe, plan_memory, plan_of_run, policy_config
 from appo.commands.report import write_report
 from appo.core.registry import Registry
 from appo.distributed.fsdp import OFFLOADING_BACKENDS, FSDP2Strategy

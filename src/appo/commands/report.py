@@ -10,7 +10,8 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from appo.monitoring.trajectory_files import Record, read_trajectories
-from appo.policy.log_probs import decode, load_tokenizer
+from appo.policy.loading import load_tokenizer
+from appo.policy.text import decode
 
 TABLE = {
     "accuracy": "accuracy",

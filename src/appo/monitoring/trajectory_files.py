@@ -14,14 +14,7 @@ import torch
 import zstandard
 from torch import Tensor
 
-from appo.core.trajectory import (
-    BranchPoint,
-    Outcome,
-    Prompt,
-    Segment,
-    ToolCall,
-    Trajectory,
-)
+from appo.core.trajectory import BranchPoint, Outcome, Prompt, Segment, ToolCall, Trajectory
 
 Record = dict[str, Any]
 

@@ -11,15 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from appo.prompts.base import PromptSource, Question, Split, UnusableRow, only_questions
-from appo.prompts.columns import (
-    Fields,
-    UnusableRowError,
-    is_balanced,
-    lookup,
-    repair_commands,
-    to_messages,
-    to_text,
-)
+from appo.prompts.columns import Fields, UnusableRowError, is_balanced, lookup, repair_commands, to_messages, to_text
 
 log = logging.getLogger(__name__)
 

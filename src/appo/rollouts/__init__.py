@@ -2,20 +2,10 @@
 
 from appo.rollouts.agent import AgentLoop, SamplingCosts
 from appo.rollouts.async_agent import Agent, SamplingThread
-from appo.rollouts.branching import (
-    DEFAULT_EXCLUSIONS,
-    CandidateFilter,
-    Exclusion,
-    check_exclusions,
-)
+from appo.rollouts.branching import DEFAULT_EXCLUSIONS, CandidateFilter, Exclusion, check_exclusions
 from appo.rollouts.buffer import RolloutBuffer
 from appo.rollouts.collector import BranchRules, Collector
-from appo.rollouts.data import (
-    NOT_MEASURED,
-    BranchPlan,
-    Measured,
-    Rollouts,
-)
+from appo.rollouts.data import NOT_MEASURED, BranchPlan, Measured, Rollouts
 from appo.rollouts.episode import AgentLimits, Start, ToolRules
 from appo.rollouts.iteration import IterationRunner
 from appo.rollouts.log_prob_check import WeightProbe, default_tolerance

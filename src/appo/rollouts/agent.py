@@ -17,14 +17,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from appo.core.seeding import derive_seed
-from appo.core.trajectory import (
-    NOT_SAMPLED,
-    Segment,
-    ToolCall,
-    Trajectory,
-)
+from appo.core.trajectory import NOT_SAMPLED, Segment, ToolCall, Trajectory
 from appo.engines import Completion, Engine, Request, SamplingParams
-from appo.policy.log_probs import decode, encode
+from appo.policy.text import decode, encode
 from appo.rollouts.episode import AgentLimits, Episode, PendingCall, Start, open_episode
 from appo.tools import CallSyntax, ParsedCall, RenderChat, TokenCodec, ToolAnswer, ToolRunner
 

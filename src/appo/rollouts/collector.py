@@ -24,14 +24,7 @@ from appo.functional import select_branch_points
 from appo.rewards import RewardRunner
 from appo.rollouts.async_agent import Agent, SamplingThread
 from appo.rollouts.branching import CandidateFilter, has_room
-from appo.rollouts.data import (
-    NOT_MEASURED,
-    BranchPlan,
-    Measure,
-    Measured,
-    PromptRows,
-    Rollouts,
-)
+from appo.rollouts.data import NOT_MEASURED, BranchPlan, Measure, Measured, PromptRows, Rollouts
 from appo.rollouts.episode import Start
 from appo.rollouts.timing import Stopwatch
 from appo.scorers import Scorer

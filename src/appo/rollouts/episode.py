@@ -6,13 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from appo.core.trajectory import (
-    NOT_SAMPLED,
-    BranchPoint,
-    FinishReason,
-    Prompt,
-    ToolCall,
-)
+from appo.core.trajectory import NOT_SAMPLED, BranchPoint, FinishReason, Prompt, ToolCall
 from appo.tools import ParsedCall, ToolAnswer
 
 

@@ -11,13 +11,7 @@ from appo.core.batch import TrainBatch
 from appo.core.trajectory import Prompt, Trajectory
 from appo.distributed import comm
 from appo.rollouts.collector import Collector
-from appo.rollouts.data import (
-    Measured,
-    MiniBatch,
-    PromptRows,
-    Rollouts,
-    mini_batches,
-)
+from appo.rollouts.data import Measured, MiniBatch, PromptRows, Rollouts, mini_batches
 
 Item = TypeVar("Item")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from appo.policy.log_probs import load_tokenizer
+from appo.policy.loading import load_tokenizer
 from appo.sft.conversations import ConversationSource, ConversationSplit
 from appo.sft.encoding import Example, encode
 from appo.sft.sampler import LengthBucketSampler

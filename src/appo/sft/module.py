@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
-from appo.policy.log_probs import load_policy, load_tokenizer, save_policy
+from appo.policy.loading import load_policy, load_tokenizer
+from appo.policy.saving import save_policy
 from appo.sft.datamodule import SupervisedBatch
 from appo.sft.tiny_policy import TinyPolicy
 

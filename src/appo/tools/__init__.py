@@ -20,13 +20,7 @@ from appo.tools.search.cache import CachedSearch
 from appo.tools.search.http import HTTPSearch
 from appo.tools.search.index import Hit
 from appo.tools.search.tool import SEARCH_BACKENDS, SearchBackend, SearchTool
-from appo.tools.tag_syntax import (
-    CALL_SYNTAXES,
-    CallSyntax,
-    ParsedCall,
-    RenderChat,
-    TagSyntax,
-)
+from appo.tools.tag_syntax import CALL_SYNTAXES, CallSyntax, ParsedCall, RenderChat, TagSyntax
 
 __all__ = [
     "CALL_SYNTAXES",

@@ -7,12 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from appo.tools.tag_syntax import (
-    CALL_SYNTAXES,
-    CallSyntax,
-    ParsedCall,
-    RenderChat,
-)
+from appo.tools.tag_syntax import CALL_SYNTAXES, CallSyntax, ParsedCall, RenderChat
 
 _MARK = "\N{END OF TRANSMISSION BLOCK}turn\N{END OF TRANSMISSION BLOCK}"
 """Stands for the turn that called in a rendered conversation; only what the template puts behind it is kept."""

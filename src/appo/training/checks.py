@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from appo.distributed.fsdp import OFFLOADING_BACKENDS, Layout
 from appo.distributed.tensor_parallel import check_split
 from appo.engines import Engine
-from appo.policy.log_probs import max_positions
+from appo.policy.loading import max_positions
 from appo.rollouts import AgentLimits
 from appo.scorers import Scorer
 from appo.training.datamodule import RolloutDataModule

@@ -17,7 +17,7 @@ from appo.core.trajectory import Prompt, Trajectory
 from appo.distributed import comm
 from appo.distributed.balancing import expected_tokens, response_tokens, spread_groups
 from appo.monitoring.evaluation_metrics import Evaluated
-from appo.policy.log_probs import load_tokenizer
+from appo.policy.loading import load_tokenizer
 from appo.prompts import ChatEncoder, PromptLoader, PromptSource, PromptStore, PromptStream, Split, write_account
 from appo.rollouts import RolloutBuffer
 

@@ -20,23 +20,15 @@ from transformers import PreTrainedModel
 from appo.core.batch import TrainBatch, length_buckets
 from appo.core.trajectory import Trajectory
 from appo.distributed import comm
-from appo.distributed.fsdp import (
-    Layout,
-    Sharding,
-    clip_gradients,
-    is_sharded,
-)
+from appo.distributed.fsdp import Layout, Sharding, clip_gradients, is_sharded
 from appo.distributed.micro_batches import joint_micro_batches, pooled
 from appo.losses import Loss, ProceduralLoss
 from appo.monitoring.evaluation_metrics import Evaluated, EvaluationMetrics
 from appo.policy.flops import PolicyFlops, TrainedWork
-from appo.policy.log_probs import (
-    PolicyLogProbs,
-    load_policy,
-    load_sharded_policy,
-    named_weights,
-)
+from appo.policy.loading import load_policy, load_sharded_policy
+from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.lora import Adapter, LoRA
+from appo.policy.saving import named_weights
 from appo.policy.step_memory import memory_of_step
 from appo.rollouts import Measured
 

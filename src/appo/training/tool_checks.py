@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from appo.policy.log_probs import decode, encode
+from appo.policy.text import decode, encode
 from appo.rollouts.agent import chat_renderer
 from appo.rollouts.episode import AgentLimits
 from appo.tools import CallSyntax, ToolRunner

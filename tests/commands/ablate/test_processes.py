@@ -7,12 +7,7 @@ import sys
 
 import pytest
 
-from appo.commands.ablate.processes import (
-    Children,
-    Stopped,
-    alone_in,
-    interrupted_by_termination,
-)
+from appo.commands.ablate.processes import Children, Stopped, alone_in, interrupted_by_termination
 
 
 def test_a_command_leaves_its_status_and_what_it_says(tmp_path):

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from appo.core.trajectory import BranchPoint, Prompt
 from appo.engines import Request, SamplingParams, VLLMEngine
-from appo.policy.log_probs import PolicyLogProbs, named_weights
+from appo.policy.log_probs import PolicyLogProbs
+from appo.policy.saving import named_weights
 from appo.policy.weight_layout import WeightLayout
 from appo.rollouts import AgentLimits, AgentLoop, Start
 from appo.tools import CallSyntax, ParsedCall, RenderChat, Tool, ToolRunner

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from appo.engines import Completion, Request, VLLMServerEngine
 from appo.engines.vllm_server.pool import ServerPool, Weights
 from appo.engines.vllm_server.weight_files import WeightFolder
-from appo.policy.log_probs import named_weights
+from appo.policy.saving import named_weights
 from tests.engines.tiny_policy import forward_log_probs, make_model, random_requests, run
 from tests.engines.vllm_server.served_policy import ServedPolicy
 

@@ -7,12 +7,7 @@ from collections.abc import Callable
 from statistics import mean
 from typing import Any
 
-from tests.properties.naive.common import (
-    EPS,
-    Row,
-    z_scores,
-    z_scores_within,
-)
+from tests.properties.naive.common import EPS, Row, z_scores, z_scores_within
 
 
 def of_trained(rows: list[Row], advantage: Callable[[int, int], float]) -> list[list[float]]:

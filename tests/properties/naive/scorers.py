@@ -9,12 +9,7 @@ from typing import Any
 
 import torch
 
-from tests.properties.naive.common import (
-    Row,
-    bounded,
-    likelihood_gain,
-    z_scores,
-)
+from tests.properties.naive.common import Row, bounded, likelihood_gain, z_scores
 
 
 @dataclass(frozen=True)

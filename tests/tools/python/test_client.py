@@ -18,13 +18,7 @@ import pytest
 from appo.tools import ToolError
 from appo.tools.python.client import Interpreter, InterpreterLostError
 from appo.tools.python.sandbox.settings import Settings
-from tests.tools.python.own_processes import (
-    descendants,
-    interpreters,
-    is_alive,
-    wait_for_child,
-    wait_until_busy,
-)
+from tests.tools.python.own_processes import descendants, interpreters, is_alive, wait_for_child, wait_until_busy
 
 SETTINGS = Settings(
     memory_mb=256,

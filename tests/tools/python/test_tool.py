@@ -9,13 +9,7 @@ import pytest
 
 from appo.core.trajectory import ToolCall
 from appo.tools import PythonTool, ToolError, ToolTimeoutError
-from tests.tools.python.own_processes import (
-    interpreters,
-    is_alive,
-    parent,
-    wait_for_child,
-    wait_until_busy,
-)
+from tests.tools.python.own_processes import interpreters, is_alive, parent, wait_for_child, wait_until_busy
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,7 @@ from appo.monitoring.trajectory_files import read_trajectories
 from appo.scorers import BranchingScore
 from appo.tools import TagSyntax
 from appo.training.callbacks import RolloutCallback
-from tests.distributed.test_ranks import (
-    TRAINED,
-    difference,
-    fit,
-    iterations,
-)
+from tests.distributed.test_ranks import TRAINED, difference, fit, iterations
 from tests.rollouts.async_engines import AsideEngine, meet, sampling_threads
 from tests.small_run import EvenTokens, run
 from tests.training.callbacks.test_fit import history, weights

@@ -10,12 +10,7 @@ from contextlib import ExitStack
 
 from appo.commands.ablate.figure import draw_curves, require_matplotlib
 from appo.commands.ablate.options import read_spec
-from appo.commands.ablate.plan import (
-    Resolve,
-    Run,
-    check_folder,
-    plan_runs,
-)
+from appo.commands.ablate.plan import Resolve, Run, check_folder, plan_runs
 from appo.commands.ablate.processes import Children, alone_in, interrupted_by_termination
 from appo.commands.ablate.runs import Failure, Result, perform
 from appo.commands.ablate.spec import AblationSpec

@@ -10,14 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from appo.commands.export.run_config import AdaptedRun
-from appo.commands.export.weights import (
-    check_fit,
-    empty_policy,
-    misfits,
-    read_weights,
-)
+from appo.commands.export.weights import check_fit, empty_policy, misfits, read_weights
 from appo.distributed.checkpoint import PolicyWeights
-from appo.policy.log_probs import load_policy
+from appo.policy.loading import load_policy
 from appo.policy.lora import Adapter, own_name
 
 

@@ -14,7 +14,8 @@ from appo.commands.export.run_config import adapted_run, policy_of_run
 from appo.commands.export.weights import empty_policy, main_dtype, whole_policy
 from appo.distributed.checkpoint import open_weights
 from appo.engines.hf.stopping import load_generation_config
-from appo.policy.log_probs import check_policy_folder, load_tokenizer, write_model
+from appo.policy.loading import check_policy_folder, load_tokenizer
+from appo.policy.saving import write_model
 
 _MAX_FILE_SIZE = "5GB"
 

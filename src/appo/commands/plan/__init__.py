@@ -11,15 +11,7 @@ from appo.commands.plan.memory import (
     step_workspace,
     weight_casts,
 )
-from appo.commands.plan.plan import (
-    PHASES,
-    RUNTIME_BYTES,
-    EnginePlan,
-    MemoryItem,
-    MemoryPlan,
-    RunPlan,
-    plan_memory,
-)
+from appo.commands.plan.plan import PHASES, RUNTIME_BYTES, EnginePlan, MemoryItem, MemoryPlan, RunPlan, plan_memory
 from appo.commands.plan.shapes import SHAPES
 from appo.commands.plan.size import PolicySize
 

@@ -11,18 +11,11 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from appo.commands.plan.advice import advice, gpus_needed
 from appo.commands.plan.memory import Precision
-from appo.commands.plan.plan import (
-    GIB,
-    PHASES,
-    USABLE_SHARE,
-    EnginePlan,
-    MemoryPlan,
-    RunPlan,
-)
+from appo.commands.plan.plan import GIB, PHASES, USABLE_SHARE, EnginePlan, MemoryPlan, RunPlan
 from appo.commands.plan.shapes import SHAPES
 from appo.distributed.fsdp import Sharding
 from appo.engines import Engine, HFEngine, VLLMEngine, VLLMServerEngine
-from appo.policy.log_probs import check_policy_folder
+from appo.policy.loading import check_policy_folder
 from appo.training.callbacks import RolloutCallback
 from appo.training.checks import check_precision, check_split_policy
 from appo.training.datamodule import RolloutDataModule

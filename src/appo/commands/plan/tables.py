@@ -8,14 +8,7 @@ from pathlib import Path
 
 from appo.commands.plan.command import verdict
 from appo.commands.plan.memory import Precision
-from appo.commands.plan.plan import (
-    GIB,
-    PHASES,
-    EnginePlan,
-    MemoryPlan,
-    RunPlan,
-    plan_memory,
-)
+from appo.commands.plan.plan import GIB, PHASES, EnginePlan, MemoryPlan, RunPlan, plan_memory
 from appo.commands.plan.shapes import SHAPES
 from appo.commands.plan.size import PolicySize
 

@@ -14,13 +14,7 @@ from appo.distributed import comm
 from appo.engines.base import ENGINES, Completion, Engine, Request
 from appo.engines.hf.stopping import end_token_ids, load_generation_config
 from appo.engines.request_tracker import Ledger
-from appo.engines.vllm.core import (
-    lockstep,
-    num_weights,
-    runs_on_cpu,
-    start_core,
-    stop_core,
-)
+from appo.engines.vllm.core import lockstep, num_weights, runs_on_cpu, start_core, stop_core
 from appo.engines.vllm.session import VLLMSession
 from appo.engines.vllm_server.weight_files import WeightFolder
 from appo.policy.weight_layout import WeightLayout

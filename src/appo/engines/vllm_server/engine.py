@@ -22,12 +22,7 @@ from appo.distributed import comm
 from appo.engines.base import ENGINES, FIRST_VERSION, Completion, Engine, Request
 from appo.engines.hf.stopping import end_token_ids, load_generation_config
 from appo.engines.request_tracker import Ledger
-from appo.engines.vllm_server.pool import (
-    Server,
-    ServerError,
-    ServerPool,
-    Weights,
-)
+from appo.engines.vllm_server.pool import Server, ServerError, ServerPool, Weights
 from appo.engines.vllm_server.weight_files import WeightFolder
 from appo.policy.weight_layout import WeightLayout
 

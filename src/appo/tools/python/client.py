@@ -15,13 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from appo.tools.base import ToolError
-from appo.tools.python.sandbox.settings import (
-    ANSWER,
-    CODE_LENGTH,
-    NO_PROCESS,
-    Report,
-    Settings,
-)
+from appo.tools.python.sandbox.settings import ANSWER, CODE_LENGTH, NO_PROCESS, Report, Settings
 
 _START_S = 60.0
 """Seconds that a new interpreter may take to become ready."""

@@ -13,13 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from appo.core.trajectory import ToolCall
 from appo.tools.base import TOOLS, Tool, ToolError, ToolTimeoutError, shorten
-from appo.tools.python.client import (
-    Execution,
-    Interpreter,
-    InterpreterLostError,
-    NoNamespacesError,
-    Session,
-)
+from appo.tools.python.client import Execution, Interpreter, InterpreterLostError, NoNamespacesError, Session
 from appo.tools.python.sandbox.settings import Settings
 from appo.tools.python.sessions import Codes, Sessions, codes_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lightning as L
 
-from appo.policy.log_probs import save_policy
+from appo.policy.saving import save_policy
 from appo.training.callbacks.common import parts_of, run_folder
 
 

@@ -25,7 +25,7 @@ from appo.monitoring.evaluation_metrics import Evaluated
 from appo.monitoring.iteration_costs import IterationCosts, iteration_metrics
 from appo.monitoring.rollout_metrics import rollout_metrics
 from appo.monitoring.trajectory_files import trajectory_from_record, trajectory_record
-from appo.policy.log_probs import encode
+from appo.policy.text import encode
 from appo.prompts import Split
 from appo.rewards import OnFailure, Reward, RewardRunner
 from appo.rollouts import (
@@ -51,13 +51,7 @@ from appo.scorers import Scorer
 from appo.tools import CallSyntax, ToolProvider, ToolRunner
 from appo.training.callbacks.common import parts_of, run_folder
 from appo.training.callbacks.recording import write_evaluated, write_metrics, write_rollouts
-from appo.training.checks import (
-    can_overlap,
-    check_positions,
-    check_precision,
-    check_ranks,
-    check_tensor_parallel,
-)
+from appo.training.checks import can_overlap, check_positions, check_precision, check_ranks, check_tensor_parallel
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 from appo.training.tool_checks import check_tools

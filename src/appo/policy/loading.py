@@ -1,0 +1,131 @@
+"""Policies and tokenizers from Hugging Face folders, whole or as shards of several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from appo.distributed.broadcast import Blueprint
+from appo.distributed.fsdp import Layout, Sharding, check_replicas
+
+
+def check_policy_folder(policy: str) -> None:
+    """Refuses a path that is no model folder; what reads as a hub's ``owner/name`` passes.
+
+    Raises:
+        FileNotFoundError: if `policy` looks like a path and has no ``config.json``.
+    """
+    path = Path(policy).expanduser()
+    looks_like_path = path.is_absolute() or policy.startswith((".", "~")) or policy.count("/") != 1 or path.is_dir()
+    if looks_like_path and not (path / "config.json").is_file():
+        raise FileNotFoundError(f"model.policy must be a Hugging Face model folder with a config.json, got {policy!r}")
+
+
+def load_tokenizer(policy: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a policy.
+
+    Args:
+        policy: Hugging Face model folder or name.
+
+    Raises:
+        FileNotFoundError: if the folder is missing.
+        ValueError: if the tokenizer has no chat template.
+    """
+    check_policy_folder(policy)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(policy)
+    if tokenizer.chat_template is None:
+        raise ValueError(f"the tokenizer of model.policy must have a chat template, got none in {policy!r}")
+    return tokenizer
+
+
+def max_positions(policy: str) -> int | None:
+    """Longest sequence that the policy was made for, in tokens; None if its configuration does not say."""
+    check_policy_folder(policy)
+    limit = getattr(AutoConfig.from_pretrained(policy), "max_position_embeddings", None)
+    return int(limit) if limit is not None else None
+
+
+def load_policy(
+    policy: str,
+    dtype: str = "float32",
+    gradient_checkpointing: bool = False,
+    attention: str | None = None,
+    quantization: BitsAndBytesConfig | None = None,
+) -> PreTrainedModel:
+    """A causal language model, ready to train.
+
+    Args:
+        policy: Hugging Face model folder or name.
+        dtype: of the parameters: `float32`, `bfloat16`, or `auto` for that of the checkpoint.
+        gradient_checkpointing: recomputes activations in the backward pass.
+        attention: implementation of transformers, such as `sdpa` or `flash_attention_2`; None takes its choice.
+        quantization: of the linear layers but the head, on the present GPU; None leaves them in `dtype`.
+
+    Raises:
+        FileNotFoundError: if the folder is missing.
+    """
+    check_policy_folder(policy)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        policy, dtype=dtype, attn_implementation=attention, quantization_config=quantization
+    )
+    if gradient_checkpointing:
+        _checkpoint_gradients(model)
+    return model
+
+
+def load_sharded_policy(
+    load: Callable[[], PreTrainedModel],
+    sharding: Sharding,
+    layout: Layout,
+    gradient_checkpointing: bool = False,
+    extend: Callable[[PreTrainedModel], None] | None = None,
+) -> PreTrainedModel:
+    """A policy of which each process holds a shard, and which the first one alone has read.
+
+    The first process has the whole of it in the memory of the CPU while it starts; the others never have more of it
+    than one parameter beside their shard.
+
+    Args:
+        load: reads the whole policy; called on the first process.
+        sharding: how it is spread.
+        layout: of the processes; all of them call this.
+        gradient_checkpointing: recomputes activations in the backward pass.
+        extend: adds parameters, such as those of an adapter; called on what `load` returns, and on the model that
+            becomes the policy, last.
+    """
+    extend = extend or (lambda model: None)
+    mesh = layout.everyone
+    source = load() if mesh.get_local_rank() == 0 else None
+    if source is not None:
+        extend(source)
+    blueprint = Blueprint.shared(source, mesh)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(blueprint.config)
+    model.tie_weights()
+    if blueprint.generation_config is not None:
+        model.generation_config = blueprint.generation_config
+    extend(model)
+    blueprint.set_dtypes(model)
+    if gradient_checkpointing:
+        _checkpoint_gradients(model)
+    sharding(model, layout)
+    blueprint.fill(model, source, mesh, "cpu" if sharding.cpu_offload else mesh.device_type)
+    network: nn.Module = model
+    network.eval()
+    check_replicas(model, layout)
+    return model
+
+
+def _checkpoint_gradients(model: PreTrainedModel) -> None:
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,0 +1,57 @@
+"""The weights of a policy by name, and its Hugging Face folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from appo.distributed import comm
+from appo.distributed.fsdp import is_sharded
+from appo.distributed.gather import whole, whole_state
+
+
+def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter by name, one at a time, tied ones under each of their names.
+
+    Sharded ones are gathered when they are asked for: all processes read on to the end.
+    """
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield name, whole(parameter.detach())
+
+
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a Hugging Face folder that `AutoModelForCausalLM` and `AutoTokenizer` load.
+
+    All processes call it if the model is sharded; the first one writes.
+    """
+    is_first = comm.rank() == 0
+    state = whole_state(model, keep=is_first) if is_sharded(model) else None
+    if is_first:
+        write_model(model, folder, state)
+        tokenizer.save_pretrained(folder)
+
+
+def write_model(
+    model: PreTrainedModel, folder: Path, state: dict[str, Tensor] | None = None, max_file_size: str = "50GB"
+) -> None:
+    """Writes the weights of a model with its config and its generation config, the latter as it is.
+
+    `save_pretrained` refuses generation configs that `from_pretrained` only warns of.
+
+    Args:
+        model: not sharded, unless `state` is given.
+        folder: made if it is not there.
+        state: weights by name to write in place of the model's own.
+        max_file_size: of a file of weights, in the words of transformers.
+    """
+    generation_config = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        model.save_pretrained(folder, state_dict=state, max_shard_size=max_file_size)
+    finally:
+        model.generation_config = generation_config
+    if generation_config is not None:
+        generation_config.to_json_file(folder / "generation_config.json")
