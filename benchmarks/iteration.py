@@ -162,7 +162,7 @@ def _parts(setting: Setting) -> tuple[Any, Any, Any]:
     import torch
 
     from appo.advantages import ProceduralAdvantage
-    from appo.core.trajectory import Outcome, Trajectory
+    from appo.core.trajectory import RewardResult, Trajectory
     from appo.engines import VLLMEngine
     from appo.losses import ProceduralLoss
     from appo.rewards import Reward
@@ -174,8 +174,8 @@ def _parts(setting: Setting) -> tuple[Any, Any, Any]:
     class EvenTokens(Reward):
         """The share of sampled tokens whose id is even: random policies differ in it."""
 
-        def __call__(self, trajectory: Trajectory) -> Outcome:
-            return Outcome(float((trajectory.token_ids[trajectory.response_mask] % 2 == 0).float().mean()))
+        def __call__(self, trajectory: Trajectory) -> RewardResult:
+            return RewardResult(float((trajectory.token_ids[trajectory.response_mask] % 2 == 0).float().mean()))
 
     module = APPOModule(
         setting.policy,

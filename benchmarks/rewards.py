@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from appo.core.trajectory import Outcome, Prompt, Segment, ToolCall, Trajectory
+from appo.core.trajectory import Prompt, RewardResult, Segment, ToolCall, Trajectory
 from appo.rewards import (
     AnswerReward,
     CompositeReward,
@@ -98,7 +98,7 @@ def measure(name: str, count: int, num_characters: int, rounds: int, num_workers
     runner = RewardRunner(reward, num_workers)
     runner.start()
     speeds: dict[str, list[float]] = {"direct": [], "runner": []}
-    judges: dict[str, Callable[[Sequence[Trajectory]], list[Outcome]]] = {
+    judges: dict[str, Callable[[Sequence[Trajectory]], list[RewardResult]]] = {
         "direct": lambda trajectories: [reward(trajectory) for trajectory in trajectories],
         "runner": runner,
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appo.commands import cli
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards import Reward
 
 CONFIG = str(Path(__file__).parents[1] / "configs/appo.yaml")
@@ -29,26 +29,26 @@ SMALL = [*FEW_TOKENS, "--rollout.num_trajectories=6", "--rollout.num_initial=4"]
 class EvenTokens(Reward):
     """The share of sampled tokens whose id is even."""
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
         share = float((trajectory.token_ids[trajectory.response_mask] % 2 == 0).float().mean())
-        return Outcome(share, {"accuracy": share})
+        return RewardResult(share, {"accuracy": share})
 
 
 @dataclass(frozen=True)
 class EveryOtherFlat(EvenTokens):
     """The share of even ids, for every other question; all trajectories of the rest are worth the same."""
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
         is_flat = sum(trajectory.prompt.id.encode()) % 2 == 0
-        return Outcome(0.0, {"accuracy": 0.0}) if is_flat else super().__call__(trajectory)
+        return RewardResult(0.0, {"accuracy": 0.0}) if is_flat else super().__call__(trajectory)
 
 
 @dataclass(frozen=True)
 class Constant(Reward):
     """The same for everyone."""
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
-        return Outcome(0.5, {"accuracy": 0.5})
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
+        return RewardResult(0.5, {"accuracy": 0.5})
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from appo.__main__ import main
 from appo.commands.cli import run
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards import Reward, RewardError
 from tests import small_run
 from tests.small_run import CONFIG
@@ -89,8 +89,8 @@ def test_responses_longer_than_the_policy_can_see_are_refused(tmp_path, policy_f
 class Undefined(Reward):
     """What is left of a reward that divides by nothing."""
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
-        return Outcome(float("nan"), {"accuracy": 0.0})
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
+        return RewardResult(float("nan"), {"accuracy": 0.0})
 
 
 def test_a_reward_that_is_no_number_names_the_trajectory(tmp_path, policy_folder):

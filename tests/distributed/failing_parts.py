@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from appo.core.batch import TrainBatch
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.engines import Completion, HFEngine
 from appo.losses import ClippedLoss
 from tests.small_run import EvenTokens
@@ -22,7 +22,7 @@ def is_second() -> bool:
 
 @dataclass(frozen=True)
 class KilledInSampling(EvenTokens):
-    def __call__(self, trajectory: Trajectory) -> Outcome:
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
         if is_second():
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(trajectory)

@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.monitoring.evaluation_metrics import EvaluationMetrics, PassAtK, majority_accuracy
 from tests.core.two_turns import parent_trajectory
 
@@ -19,7 +19,7 @@ def sample(prompt: str, right: bool, answer: str | None = None, tools: tuple[str
     calls = tuple(replace(parent.tool_calls[0], tool=tool) for tool in tools)
     trajectory = replace(parent, prompt=replace(parent.prompt, id=prompt, source=prompt[0]), tool_calls=calls)
     assert isinstance(trajectory, Trajectory)
-    return trajectory, Outcome(float(right), {"accuracy": float(right)}, answer=answer)
+    return trajectory, RewardResult(float(right), {"accuracy": float(right)}, answer=answer)
 
 
 def measured(*batches) -> dict[str, float]:
@@ -78,7 +78,9 @@ def test_k_are_powers_of_two_and_the_number_of_trajectories():
 
 
 def test_a_majority_needs_answers():
-    right, wrong, none = (Outcome(0.0, {"accuracy": a}, answer=t) for a, t in ((1.0, "4"), (0.0, "5"), (0.0, None)))
+    right, wrong, none = (
+        RewardResult(0.0, {"accuracy": a}, answer=t) for a, t in ((1.0, "4"), (0.0, "5"), (0.0, None))
+    )
     assert majority_accuracy([none, none, right]) == 1.0
     assert majority_accuracy([none]) == 0.0
     assert majority_accuracy([right, wrong, wrong]) == 0.0
@@ -86,7 +88,7 @@ def test_a_majority_needs_answers():
 
 def test_without_accuracy_there_is_nothing_to_pass():
     trajectory, _ = sample("a", True)
-    values = measured([(trajectory, Outcome(2.5))])
+    values = measured([(trajectory, RewardResult(2.5))])
     assert values["reward"] == 2.5
     assert not any("@" in name or "productivity" in name for name in values)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from appo.core.trajectory import BranchPoint, Outcome, Prompt, Segment, ToolCall, Trajectory
+from appo.core.trajectory import BranchPoint, Prompt, RewardResult, Segment, ToolCall, Trajectory
 from appo.monitoring.trajectory_files import (
     TrajectoryWriter,
     read_trajectories,
@@ -31,7 +31,7 @@ def trajectory() -> Trajectory:
 def test_a_trajectory_survives_its_record(tmp_path, trajectory):
     path = tmp_path / "folder" / "trajectories.jsonl.zst"
     with TrajectoryWriter(path) as writer:
-        writer.write([trajectory_record(trajectory, Outcome(1.5, {"f1": 1.0}, "right"))])
+        writer.write([trajectory_record(trajectory, RewardResult(1.5, {"f1": 1.0}, "right"))])
     (record,) = read_trajectories(path)
     assert (record["reward"], record["reward_parts"], record["reward_reason"]) == (1.5, {"f1": 1.0}, "right")
     again = trajectory_from_record(record)
@@ -42,7 +42,7 @@ def test_a_trajectory_survives_its_record(tmp_path, trajectory):
 
 
 def test_without_text_what_was_said_is_gone_and_what_was_measured_stays(trajectory):
-    record = trajectory_record(trajectory, Outcome(1.5, {"f1": 1.0}, "right: answered 'é'"))
+    record = trajectory_record(trajectory, RewardResult(1.5, {"f1": 1.0}, "right: answered 'é'"))
     bare = without_text(record)
     assert bare.keys() == record.keys()
     assert {key for key, value in bare.items() if value is None} == {

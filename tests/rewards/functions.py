@@ -8,7 +8,7 @@ import threading
 
 import torch
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 
 NOT_CALLABLE = 3
 
@@ -24,9 +24,11 @@ def even_length(trajectory: Trajectory) -> float:
     return 0.5
 
 
-def parent_length(trajectory: Trajectory) -> Outcome:
+def parent_length(trajectory: Trajectory) -> RewardResult:
     assert trajectory.origin is not None
-    return Outcome(float(len(trajectory.origin.trajectory)), {"tokens": float(trajectory.token_ids.sum())}, "counted")
+    return RewardResult(
+        float(len(trajectory.origin.trajectory)), {"tokens": float(trajectory.token_ids.sum())}, "counted"
+    )
 
 
 def as_tensor(trajectory: Trajectory) -> torch.Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards import AnswerReward, CompositeReward, ExactMatchReward, JudgeReward, OverlongPenalty, Reward
 from tests.rewards.responses import boxed, trajectory
 
@@ -20,8 +20,8 @@ class Logged(Reward):
     starts: bool = True
     parts: dict[str, float] = field(default_factory=dict)
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
-        return Outcome(1.0, self.parts)
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
+        return RewardResult(1.0, self.parts)
 
     def start(self) -> None:
         self.log.append(f"{self.name} starts")

@@ -46,7 +46,7 @@ def test_in_a_process_even_what_holds_the_interpreter_is_given_up_and_counted():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("as_text", "functions:as_text must return a number or an Outcome, got '0.5'"),
+        ("as_text", "functions:as_text must return a number or a RewardResult, got '0.5'"),
         ("not_a_number", "reward must be finite, got nan"),
         ("raises", "KeyError: 'q7'"),
     ],

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards import AnswerReward, Reward, RewardError, RewardRunner, RewardTimeoutError
 from tests.rewards.responses import trajectory
 
@@ -19,12 +19,12 @@ from tests.rewards.responses import trajectory
 class Calls(Reward):
     """What a function of the trajectory's text returns; remembers who called it and when it was started."""
 
-    function: Callable[[str], Outcome]
+    function: Callable[[str], RewardResult]
     parallel: int | None = None
     threads: list[threading.Thread] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
         self.threads.append(threading.current_thread())
         return self.function(trajectory.text)
 
@@ -39,8 +39,8 @@ class Calls(Reward):
         self.events.append("stop")
 
 
-def number(text: str) -> Outcome:
-    return Outcome(float(text), {"accuracy": float(text), "half": 0.5})
+def number(text: str) -> RewardResult:
+    return RewardResult(float(text), {"accuracy": float(text), "half": 0.5})
 
 
 def numbered(count: int) -> list[Trajectory]:
@@ -66,7 +66,7 @@ def test_outcomes_come_in_the_order_of_the_trajectories(num_workers):
 def test_outcomes_come_in_order_even_if_the_last_one_is_there_first():
     done = [threading.Event() for _ in range(8)]
 
-    def after_the_next(text: str) -> Outcome:
+    def after_the_next(text: str) -> RewardResult:
         if int(text) < 7:
             assert done[int(text) + 1].wait(20)
         done[int(text)].set()
@@ -100,7 +100,7 @@ def test_a_reward_may_ask_for_fewer_at_once():
     running, counts, lock = 0, [], threading.Lock()
     pair = threading.Barrier(2, timeout=20)
 
-    def count(text: str) -> Outcome:
+    def count(text: str) -> RewardResult:
         nonlocal running
         with lock:
             running += 1
@@ -122,7 +122,7 @@ def test_the_reward_is_started_and_stopped():
     assert reward.events == ["start", "stop"]
 
 
-def fail_on_2(text: str) -> Outcome:
+def fail_on_2(text: str) -> RewardResult:
     if text == "2":
         raise KeyError("no such page")
     return number(text)
@@ -145,7 +145,7 @@ def test_after_a_failure_no_further_trajectory_is_begun():
 def test_a_failure_does_not_wait_for_a_trajectory_that_hangs(hang):
     begun = threading.Event()
 
-    def fail_beside_one_that_hangs(text: str) -> Outcome:
+    def fail_beside_one_that_hangs(text: str) -> RewardResult:
         if text == "0":
             begun.set()
             hang()
@@ -168,7 +168,7 @@ def test_a_failure_may_count_as_zero_instead(caplog):
 
 @pytest.mark.parametrize("on_failure", ["error", "zero"])
 def test_a_failure_on_a_prompt_that_is_not_public_does_not_say_what_was_written(caplog, on_failure):
-    def quote(text: str) -> Outcome:
+    def quote(text: str) -> RewardResult:
         raise ValueError(f"cannot judge {text}")
 
     shown = trajectory("CANARY")
@@ -224,7 +224,7 @@ def test_there_may_be_no_limit():
 
 
 def test_a_reward_that_exits_does_not_hang_the_run():
-    def leave(text: str) -> Outcome:
+    def leave(text: str) -> RewardResult:
         raise SystemExit(1)
 
     with pytest.raises(RewardError, match="SystemExit"):
@@ -234,9 +234,9 @@ def test_a_reward_that_exits_does_not_hang_the_run():
 @pytest.mark.parametrize(
     ("outcome", "message"),
     [
-        (Outcome(float("nan")), "reward must be finite, got nan"),
-        (Outcome(0.0, {"f1": float("inf")}), "f1 must be finite, got inf"),
-        (0.5, "a reward must return an Outcome, got float"),
+        (RewardResult(float("nan")), "reward must be finite, got nan"),
+        (RewardResult(0.0, {"f1": float("inf")}), "f1 must be finite, got inf"),
+        (0.5, "a reward must return a RewardResult, got float"),
     ],
 )
 def test_what_cannot_be_trained_on_is_a_failure(outcome, message):

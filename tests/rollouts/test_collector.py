@@ -12,7 +12,7 @@ from torch import Tensor
 
 from appo.advantages import EntropyAwareAdvantage, GroupAdvantage, ProceduralAdvantage
 from appo.core.batch import TrajectoryBatch
-from appo.core.trajectory import Outcome, Prompt, Trajectory
+from appo.core.trajectory import Prompt, RewardResult, Trajectory
 from appo.engines import SamplingParams
 from appo.monitoring.rollout_metrics import rollout_metrics
 from appo.rewards import Reward, RewardRunner
@@ -47,8 +47,8 @@ class Later(Scorer):
 class CountLetters(Reward):
     """The number of letters "a" in a response."""
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
-        return Outcome(float(trajectory.text.count("a")), {"accuracy": 0.0})
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
+        return RewardResult(float(trajectory.text.count("a")), {"accuracy": 0.0})
 
 
 def _measure(trajectories: Sequence[Trajectory]) -> Measured:

@@ -168,8 +168,8 @@ class BranchPoint:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a reward says of one trajectory.
+class RewardResult:
+    """A trajectory's reward and what it was made of.
 
     Attributes:
         reward: the return that is trained on; finite.

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, SumMetric
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 
-Evaluated = Sequence[tuple[Trajectory, Outcome]]
+Evaluated = Sequence[tuple[Trajectory, RewardResult]]
 """Finished trajectories with what the reward says of them; all those of a prompt stand in one batch."""
 
 _Z95 = 1.959963984540054
@@ -110,7 +110,7 @@ class EvaluationMetrics(nn.Module):
 
     def update(self, batch: Evaluated) -> None:
         """Takes in finished trajectories."""
-        by_prompt: dict[str, list[Outcome]] = defaultdict(list)
+        by_prompt: dict[str, list[RewardResult]] = defaultdict(list)
         self._metric(_NUMBER).update(len(batch))
         for trajectory, outcome in batch:
             by_prompt[trajectory.prompt.id].append(outcome)
@@ -124,7 +124,7 @@ class EvaluationMetrics(nn.Module):
             if all("accuracy" in outcome.parts for outcome in outcomes):
                 self._update_prompt(outcomes)
 
-    def _update_prompt(self, outcomes: Sequence[Outcome]) -> None:
+    def _update_prompt(self, outcomes: Sequence[RewardResult]) -> None:
         num_right = sum(outcome.parts["accuracy"] >= _RIGHT for outcome in outcomes)
         for k in _ks(len(outcomes)):
             self._metric(f"{_PASS}{k}").update(num_right, len(outcomes))
@@ -179,7 +179,7 @@ def _make_metric(name: str) -> Metric:
     return Productivity() if name == _PRODUCTIVITY else MeanMetric()
 
 
-def majority_accuracy(outcomes: Sequence[Outcome]) -> float:
+def majority_accuracy(outcomes: Sequence[RewardResult]) -> float:
     """Accuracy of the answer that most trajectories give; the mean over those that are tied.
 
     Args:
@@ -192,7 +192,7 @@ def majority_accuracy(outcomes: Sequence[Outcome]) -> float:
     return sum(accuracy.values()) / max(1, len(accuracy))
 
 
-def _values(trajectory: Trajectory, outcome: Outcome) -> dict[str, float]:
+def _values(trajectory: Trajectory, outcome: RewardResult) -> dict[str, float]:
     """What is averaged over trajectories."""
     values = {
         "reward": outcome.reward,

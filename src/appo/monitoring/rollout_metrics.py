@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from appo.core.trajectory import Outcome, ToolCall, Trajectory
+from appo.core.trajectory import RewardResult, ToolCall, Trajectory
 from appo.distributed import comm
 from appo.rollouts.agent import SamplingCosts
 from appo.rollouts.data import NOT_MEASURED, Rollouts
@@ -132,7 +132,7 @@ def _named(columns: Mapping[str, Tensor], prefix: str) -> list[tuple[str, Tensor
     return sorted((name.removeprefix(prefix), column) for name, column in columns.items() if name.startswith(prefix))
 
 
-def _outcomes(outcomes: Sequence[Outcome]) -> Columns:
+def _outcomes(outcomes: Sequence[RewardResult]) -> Columns:
     """Every part of the rewards; an outcome without a part counts as 0."""
     names = sorted({name for outcome in outcomes for name in outcome.parts})
     return {f"{_PART}{name}": _column(outcome.parts.get(name, 0.0) for outcome in outcomes) for name in names}

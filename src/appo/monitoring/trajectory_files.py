@@ -14,13 +14,13 @@ import torch
 import zstandard
 from torch import Tensor
 
-from appo.core.trajectory import BranchPoint, Outcome, Prompt, Segment, ToolCall, Trajectory
+from appo.core.trajectory import BranchPoint, Prompt, RewardResult, Segment, ToolCall, Trajectory
 
 Record = dict[str, Any]
 
 
 def trajectory_record(
-    trajectory: Trajectory, outcome: Outcome | None = None, per_token: Mapping[str, Tensor] | None = None
+    trajectory: Trajectory, outcome: RewardResult | None = None, per_token: Mapping[str, Tensor] | None = None
 ) -> Record:
     """All that is known of a trajectory, in types that JSON has.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.answer_text import agreement, normalize_answer
 from appo.rewards.base import REWARDS, Reward
 from appo.rewards.release_rules import released_answer, released_f1, released_normalization
@@ -47,12 +47,12 @@ class AnswerReward(Reward):
         if not all(self.bonus_tools):
             raise ValueError(f"bonus_tools must hold names that are not empty, got {self.bonus_tools}")
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
         try:
             boxed = self._answer(trajectory)
         except FormatError as error:
             parts = {"accuracy": 0.0, "f1": 0.0, "format": 0.0, "tool_bonus": 0.0}
-            return Outcome(self.format_penalty, parts, f"bad format: {error}")
+            return RewardResult(self.format_penalty, parts, f"bad format: {error}")
         f1, is_right = self._agreement(boxed, trajectory.prompt.answers)
         has_bonus = f1 > 0.0 and bool(self.bonus_tools) and self._used_all_tools(trajectory)
         bonus = self.multi_tool_bonus if has_bonus else 0.0
@@ -60,7 +60,7 @@ class AnswerReward(Reward):
         verdict = "right" if is_right else "partly right" if f1 > 0.0 else "wrong"
         accepted = " or ".join(map(repr, trajectory.prompt.answers))
         reason = f"{verdict}: answered {boxed!r}, accepted {accepted}"
-        return Outcome(f1 + bonus, parts, reason, answer=normalize_answer(boxed) or None)
+        return RewardResult(f1 + bonus, parts, reason, answer=normalize_answer(boxed) or None)
 
     def _answer(self, trajectory: Trajectory) -> str:
         if self.released_rules:

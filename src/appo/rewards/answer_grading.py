@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.answer_text import agreement, normalize_answer
 from appo.rewards.response_format import FormatError, boxed_answer, final_answer
 
@@ -63,7 +63,7 @@ class Grading:
 
     def outcome(
         self, trajectory: Trajectory, judge: Callable[[str], Verdict], parts: Mapping[str, float] = MappingProxyType({})
-    ) -> Outcome:
+    ) -> RewardResult:
         """Judges the final answer of a trajectory.
 
         The parts are `accuracy`, what the verdict says; `exact_match` and `f1`, how the words agree with those of the
@@ -83,7 +83,7 @@ class Grading:
         answer = final_answer(trajectory.segments, self.answer_from)
         if not answer:
             unanswered = {"accuracy": 0.0, "exact_match": 0.0, "f1": 0.0, "format": form, "answered": 0.0, **parts}
-            return Outcome(self.no_answer, unanswered, f"there is no answer{flaw}")
+            return RewardResult(self.no_answer, unanswered, f"there is no answer{flaw}")
         verdict = judge(answer)
         normalized = normalize_answer(answer)
         is_match, f1 = agreement(normalized, [normalize_answer(other) for other in trajectory.prompt.answers])
@@ -99,7 +99,7 @@ class Grading:
             "right" if verdict.score == 1.0 else "wrong" if verdict.score == 0.0 else "partly right"
         )
         accepted = " or ".join(map(repr, trajectory.prompt.answers))
-        return Outcome(
+        return RewardResult(
             verdict.score * right + (1.0 - verdict.score) * wrong,
             {**common, **parts, **verdict.parts},
             f"{word}: answered {answer!r}, accepted {accepted}{flaw}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from appo.core.registry import Registry
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 
 
 class RewardError(RuntimeError):
@@ -23,7 +23,7 @@ class Reward(ABC):
     """
 
     @abstractmethod
-    def __call__(self, trajectory: Trajectory) -> Outcome:
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
         """Judges by `trajectory.segments` and `trajectory.prompt.answers`; must not depend on other trajectories.
 
         Raises:

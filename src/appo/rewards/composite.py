@@ -6,7 +6,7 @@ import math
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.base import REWARDS, Reward
 
 
@@ -39,7 +39,7 @@ class CompositeReward(Reward):
         if self.accuracy_of is not None and self.accuracy_of not in self.parts:
             raise ValueError(f"accuracy_of must be one of parts {', '.join(self.parts)}, got {self.accuracy_of!r}")
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
         outcomes = {name: reward(trajectory) for name, reward in self.parts.items()}
         with_accuracy = (
             outcome
@@ -51,7 +51,7 @@ class CompositeReward(Reward):
         for name, outcome in outcomes.items():
             parts[name] = outcome.reward
             parts |= {f"{name}/{part}": value for part, value in outcome.parts.items()}
-        return Outcome(
+        return RewardResult(
             sum(self.weights.get(name, 1.0) * outcome.reward for name, outcome in outcomes.items()),
             parts,
             "; ".join(f"{name}: {outcome.reason}" for name, outcome in outcomes.items() if outcome.reason),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.answer_grading import Grading, Verdict
 from appo.rewards.answer_text import agree, normalize_answer
 from appo.rewards.base import REWARDS, Reward
@@ -24,7 +24,7 @@ class ExactMatchReward(Reward):
     grading: Grading = field(default_factory=Grading)
     """Where the answer stands and what it earns."""
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
         return self.grading.outcome(trajectory, lambda answer: self._verdict(answer, trajectory.prompt.answers))
 
     def _verdict(self, answer: str, accepted: tuple[str, ...]) -> Verdict:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, SupportsFloat
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.base import REWARDS, Reward
 from appo.rewards.processes import ProcessPool
 
@@ -18,8 +18,8 @@ from appo.rewards.processes import ProcessPool
 class FunctionReward(Reward):
     """Calls a function that is named by its import path: ``function(trajectory, **options)``.
 
-    It returns a number, or an `Outcome` to report parts too. It is imported and its signature checked when the reward
-    is made.
+    It returns a number, or a `RewardResult` to report parts too. It is imported and its signature checked when the
+    reward is made.
     """
 
     function: str
@@ -48,16 +48,16 @@ class FunctionReward(Reward):
         if self.num_processes:
             self._pool = ProcessPool(self.function, self.num_processes, self.memory_mb)
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
         if self._pool is None:
             value = self._function(trajectory, **self.options)
         else:
             value = self._pool.call(self.timeout_s, trajectory, **self.options)
-        if isinstance(value, Outcome):
+        if isinstance(value, RewardResult):
             return value
         if not isinstance(value, SupportsFloat):
-            raise TypeError(f"{self.function} must return a number or an Outcome, got {value!r}")
-        return Outcome(float(value))
+            raise TypeError(f"{self.function} must return a number or a RewardResult, got {value!r}")
+        return RewardResult(float(value))
 
     @property
     def max_parallel(self) -> int | None:

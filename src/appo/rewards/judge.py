@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import httpx
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.answer_grading import Grading, Verdict
 from appo.rewards.base import REWARDS, Reward, RewardError
 
@@ -143,7 +143,7 @@ class JudgeReward(Reward):
             self._client.close()
             self._client = None
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
         return self.grading.outcome(trajectory, lambda answer: self._verdict(answer, trajectory), {"unparsable": 0.0})
 
     def _verdict(self, answer: str, trajectory: Trajectory) -> Verdict:

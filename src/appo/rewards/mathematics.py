@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.answer_grading import Grading, Verdict
 from appo.rewards.answer_text import agree, normalize_answer, unwrap_latex
 from appo.rewards.base import REWARDS, Reward, RewardTimeoutError
@@ -61,7 +61,7 @@ class MathReward(Reward):
             raise ModuleNotFoundError("MathReward needs the package math-verify: pip install 'appo[math]'")
         self._pool = ProcessPool(f"{_EQUIVALENCE}:is_equivalent", self.num_processes, self.memory_mb)
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
         accepted = trajectory.prompt.answers
         return self.grading.outcome(trajectory, lambda answer: self._verdict(answer, accepted), {"undecided": 0.0})
 

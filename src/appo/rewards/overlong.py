@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.base import REWARDS, Reward
 
 
@@ -39,10 +39,10 @@ class OverlongPenalty(Reward):
         if self.counts not in ("response", "sampled"):
             raise ValueError(f"counts must be response or sampled, got {self.counts!r}")
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
         is_sampled = self.counts == "sampled"
         length = int(trajectory.response_mask.sum()) if is_sampled else trajectory.response_length
         excess = length - (self.max_tokens - self.buffer_tokens)
         share = min(max(excess / self.buffer_tokens, 0.0), 1.0)
         reason = f"{length} tokens are {excess} into the buffer of {self.buffer_tokens}" if share else ""
-        return Outcome(-self.penalty * share if share else 0.0, {"overlong": float(share > 0.0)}, reason)
+        return RewardResult(-self.penalty * share if share else 0.0, {"overlong": float(share > 0.0)}, reason)

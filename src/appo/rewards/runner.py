@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Literal
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.base import Reward, RewardError, RewardTimeoutError
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class RewardRunner:
         """Stops the reward."""
         self.reward.stop()
 
-    def __call__(self, trajectories: Sequence[Trajectory]) -> list[Outcome]:
+    def __call__(self, trajectories: Sequence[Trajectory]) -> list[RewardResult]:
         """Judges trajectories.
 
         Returns:
@@ -79,7 +79,7 @@ class RewardRunner:
         results = round_.run(min(self.num_workers, len(trajectories)))
         failures = {i: result for i, result in enumerate(results) if isinstance(result, BaseException)}
         if not failures:
-            outcomes = [result for result in results if isinstance(result, Outcome)]
+            outcomes = [result for result in results if isinstance(result, RewardResult)]
         elif self.on_failure == "error":
             number, error = min(failures.items())
             # A traceback would show what the error says.
@@ -132,14 +132,14 @@ class _Round:
         self.trajectories = trajectories
         self.timeout_s = timeout_s
         self.stops_at_failure = stops_at_failure
-        self.results: list[Outcome | BaseException | None] = [None] * len(trajectories)
+        self.results: list[RewardResult | BaseException | None] = [None] * len(trajectories)
         self._next = 0
         self._workers: list[_Worker] = []
         self._ended: SimpleQueue[_Worker] = SimpleQueue()
         # Held for a few steps at a time, never while a trajectory is judged.
         self._lock = threading.Lock()
 
-    def run(self, num_workers: int) -> list[Outcome | BaseException | None]:
+    def run(self, num_workers: int) -> list[RewardResult | BaseException | None]:
         """Judges all trajectories, or those until one fails; what was not judged stays None."""
         self._workers = [self._new_worker() for _ in range(num_workers)]
         try:
@@ -190,7 +190,7 @@ class _Round:
                 if worker.is_abandoned:
                     return
                 self.results[worker.number] = result
-                if self.stops_at_failure and not isinstance(result, Outcome):
+                if self.stops_at_failure and not isinstance(result, RewardResult):
                     self._next = len(self.trajectories)
                 self._take(worker)
         self._ended.put(worker)
@@ -201,31 +201,31 @@ class _Round:
         worker.started_at = time.monotonic() if self._next < len(self.trajectories) else math.inf
         self._next += 1
 
-    def _judge(self, trajectory: Trajectory) -> Outcome | BaseException:
+    def _judge(self, trajectory: Trajectory) -> RewardResult | BaseException:
         try:
             return _checked(self.reward(trajectory))
         except BaseException as error:  # noqa: BLE001  # even SystemExit would end the thread without a word
             return error
 
 
-def _checked(outcome: Outcome) -> Outcome:
+def _checked(outcome: RewardResult) -> RewardResult:
     """Refuses what cannot be trained on or written down."""
-    if not isinstance(outcome, Outcome):
-        raise TypeError(f"a reward must return an Outcome, got {type(outcome).__name__}")
+    if not isinstance(outcome, RewardResult):
+        raise TypeError(f"a reward must return a RewardResult, got {type(outcome).__name__}")
     for name, value in (("reward", outcome.reward), *outcome.parts.items()):
         if not math.isfinite(value):
             raise ValueError(f"{name} must be finite, got {value}")
     return outcome
 
 
-def _zeros_for_failures(results: Sequence[Outcome | BaseException | None]) -> list[Outcome]:
+def _zeros_for_failures(results: Sequence[RewardResult | BaseException | None]) -> list[RewardResult]:
     """Outcomes where failures earn 0 for every part that the others have: means of parts are then over all."""
-    judged = [result for result in results if isinstance(result, Outcome)]
+    judged = [result for result in results if isinstance(result, RewardResult)]
     parts = {name: 0.0 for outcome in judged for name in outcome.parts} or {"accuracy": 0.0}
     return [
         result
-        if isinstance(result, Outcome)
-        else Outcome(
+        if isinstance(result, RewardResult)
+        else RewardResult(
             0.0,
             {**parts, FAILED: 1.0, TIMED_OUT: float(isinstance(result, RewardTimeoutError))},
             f"not judged: {type(result).__name__}: {result}",

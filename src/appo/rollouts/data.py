@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from appo.core.batch import TrainBatch, TrajectoryBatch
-from appo.core.trajectory import BranchPoint, Outcome, Trajectory
+from appo.core.trajectory import BranchPoint, RewardResult, Trajectory
 from appo.scorers import Scores
 
 
@@ -91,7 +91,7 @@ class Rollouts:
 
     plan: BranchPlan
     trajectories: Sequence[Trajectory]
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[RewardResult]
     batch: TrajectoryBatch
     advantages: Tensor
     train: TrainBatch

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from tests.small_run import EvenTokens
 
 CALLS = count()
@@ -20,7 +20,7 @@ class StopsOnce(EvenTokens):
 
     marker: str = ""
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
         if next(CALLS) == 30 and not Path(self.marker).exists():
             Path(self.marker).touch()
             os.kill(os.getppid(), signal.SIGINT)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from appo.core.trajectory import Outcome, Trajectory
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.monitoring.evaluation_metrics import Evaluated
 from appo.monitoring.trajectory_files import Record, TrajectoryWriter, trajectory_record, without_text
 from appo.rollouts import NOT_MEASURED, Rollouts
@@ -52,7 +52,7 @@ def write_evaluated(path: Path, batches: Iterable[Evaluated]) -> Iterator[Evalua
             yield batch
 
 
-def _evaluated_record(trajectory: Trajectory, outcome: Outcome) -> Record:
+def _evaluated_record(trajectory: Trajectory, outcome: RewardResult) -> Record:
     record = trajectory_record(trajectory, outcome)
     return record if trajectory.prompt.is_public else without_text(record)
 
