@@ -1,0 +1,47 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from appo.advantages import GroupAdvantage, ProceduralAdvantage
+from appo.core.batch import NO_PARENT
+from tests.advantages.released_example import released_example
+
+
+def test_procedural_advantage_by_hand():
+    # Initial: (1, -1). Branches: (1, -1), whose mean is 0 on positions 0..1 and -1 on 2..3.
+    expected = [[1.0, 1.0, 0.0, 0.0, 1.0], [-1.0, -1.0, -1.0, -1.0, 0.0], [0.0] * 5, [0.0] * 5]
+    torch.testing.assert_close(ProceduralAdvantage()(released_example()), torch.tensor(expected), atol=1e-4, rtol=0.0)
+
+
+def test_initial_trajectories_and_branches_are_compared_apart():
+    # Branches far better than any initial trajectory, yet equal: no credit.
+    advantages = ProceduralAdvantage()(released_example(branch_rewards=(9.0, 9.0)))
+    torch.testing.assert_close(advantages[0], torch.ones(5), atol=1e-4, rtol=0.0)
+
+
+def test_branches_of_one_parent_cancel_before_the_first_leaves():
+    advantages = ProceduralAdvantage()(released_example(branch_rewards=(0.3, 0.9)))
+    torch.testing.assert_close(advantages[0, :2], torch.ones(2), atol=1e-4, rtol=0.0)
+
+
+def test_the_divisor_is_an_option():
+    advantages = ProceduralAdvantage(std="none")(released_example())
+    # initial: 0.5, -0.5; branches: 0.75, -0.75
+    torch.testing.assert_close(advantages[0], torch.tensor([0.5, 0.5, -0.25, -0.25, 0.5]))
+    sample = GroupAdvantage(std="sample")(released_example((1.0, 0.0)))
+    torch.testing.assert_close(sample[0, 0], torch.tensor(0.5 / (1 / 3) ** 0.5), atol=1e-4, rtol=0.0)
+
+
+def test_reward_scaling_acts_on_a_trajectory_branched_at_its_last_token():
+    batch = released_example()
+    scaled = ProceduralAdvantage(std="none", reward_scale_discount=0.9)
+    torch.testing.assert_close(scaled(batch), ProceduralAdvantage(std="none")(batch))
+    at_end = replace(batch, branch_position=torch.tensor([NO_PARENT, NO_PARENT, 4, 3]))
+    # Branch 2 has the largest score and leaves at the end: M = 2 there, and 1 of branch 3, so 1.5 in the mean.
+    torch.testing.assert_close(scaled(at_end)[1, 0], torch.tensor(-0.75))
+
+
+def test_a_bad_discount_is_refused():
+    with pytest.raises(ValueError, match=r"reward_scale_discount must lie in \[0, 1\], got 2.0"):
+        ProceduralAdvantage(reward_scale_discount=2.0)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from appo.policy.loading import load_tokenizer
+from appo.sft import Conversation
+from appo.sft.encoding import encode
+from tests.sft.small_source import said
+
+
+def test_what_the_assistant_wrote_is_marked_and_tool_output_is_not(tokenizer):
+    call, result, answer = "<search> a </search>", " <result>\nb\n</result>", "<answer> b </answer>"
+    (example,) = encode([Conversation((said("user", "who"), said("assistant", call, result, answer)))], tokenizer)
+    pieces = [("<|user|>who<|end|><|assistant|>", 0), (call, 1), (result, 0), (answer + "<|end|>", 1)]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text, _ in pieces]
+    assert example.token_ids == tuple(i for piece in ids for i in piece)
+    assert example.is_written == tuple(
+        bool(written) for piece, (_, written) in zip(ids, pieces, strict=True) for _ in piece
+    )
+
+
+def test_every_turn_of_a_longer_conversation_is_written_in_one_row(tokenizer):
+    conversation = Conversation((said("user", "a"), said("assistant", "b"), said("user", "c"), said("assistant", "d")))
+    (example,) = encode([conversation], tokenizer)
+    text = [t for t, written in zip(example.token_ids, example.is_written, strict=True) if written]
+    assert tokenizer.decode(text) == "b<|end|>d<|end|>"
+    assert (
+        tokenizer.decode(example.token_ids)
+        == "<|user|>a<|end|><|assistant|>b<|end|><|user|>c<|end|><|assistant|>d<|end|>"
+    )
+
+
+def test_a_template_that_drops_earlier_thoughts_gives_a_row_for_each_form(folder):
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>"
+        "{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('</think>')[-1] }}"
+        "{% else %}{{ m.content }}{% endif %}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    turns = (
+        said("user", "a"),
+        said("assistant", "<think>t</think>b"),
+        said("user", "c"),
+        said("assistant", "<think>u</think>d"),
+    )
+    first, second = encode([Conversation(turns)], tokenizer)
+    assert tokenizer.decode(first.token_ids) == "<|user|>a<|end|><|assistant|><think>t</think>b<|end|>"
+    written = [t for t, w in zip(second.token_ids, second.is_written, strict=True) if w]
+    assert tokenizer.decode(written) == "<think>u</think>d<|end|>"
+    assert "t</think>" not in tokenizer.decode(second.token_ids)
+
+
+def test_nothing_behind_the_end_token_counts_as_written(folder):
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    (example,) = encode([Conversation((said("user", "a"), said("assistant", "b")))], tokenizer)
+    written = [t for t, w in zip(example.token_ids, example.is_written, strict=True) if w]
+    assert tokenizer.decode(written) == "b<|end|>"
+
+
+def test_a_template_that_changes_tool_output_is_refused(folder):
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content | upper }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    with pytest.raises(ValueError, match="must keep tool output as it is"):
+        encode([Conversation((said("user", "a"), said("assistant", "b", " r ", "c")))], tokenizer)
