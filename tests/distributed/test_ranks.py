@@ -17,6 +17,8 @@ from appo.commands.export import export_policy
 from appo.monitoring.trajectory_files import read_trajectories
 from tests.small_run import CONFIG, SMALL, metrics
 
+pytestmark = pytest.mark.distributed
+
 ROOT = Path(__file__).parents[2]
 TRAINED = [
     # Three prompts an update on two processes, and few tokens a micro-batch: one of the two has more of them.

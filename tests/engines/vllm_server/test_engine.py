@@ -69,6 +69,7 @@ def test_a_server_started_anew_while_nothing_ran_gets_the_weights_again(served_l
     engine.stop()
 
 
+@pytest.mark.vllm
 def test_a_tied_head_follows_its_embedding_from_update_to_update_and_from_run_to_run(tmp_path, policies, tokenizer):
     served = ServedPolicy(policies["tied"], tmp_path / "server.log")
     served.start()
