@@ -14,6 +14,7 @@ COMMANDS = {
     "report": "write a table, a reward curve and a few trajectories of a finished run",
     "export": "write the policy of a checkpoint as a Hugging Face folder",
     "plan": "print the memory that a run takes on every GPU, before it starts",
+    "doctor": "check step by step whether this machine can train, and say what to do where it cannot",
     "sft": "train a policy on demonstrations: the cold start before reinforcement learning",
 }
 
@@ -28,6 +29,10 @@ def main() -> None:
         raise SystemExit(f"appo: no command is named {args[0]!r}; commands: {', '.join(COMMANDS)}")
     # Threads that wait for one another by spinning make a busy CPU ten times slower; read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if args[0] == "doctor":  # says what is missing, so it must not need it
+        from appo.commands.doctor.command import main as doctor
+
+        raise SystemExit(doctor(args[1:]))
     from appo.commands.cli import run
 
     run(args)

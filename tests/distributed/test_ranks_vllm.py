@@ -9,9 +9,10 @@ import pytest
 
 from appo.monitoring.trajectory_files import read_trajectories
 from tests.distributed.test_ranks import difference, fit, iterations
+from tests.engines.vllm_installed import skip_without_vllm
 from tests.engines.vllm_server.served_policy import ServedPolicy
 
-pytestmark = [pytest.mark.vllm, pytest.mark.distributed]
+skip_without_vllm()
 
 OPTIONS = [
     "--rollout.engine=VLLMEngine",

@@ -12,7 +12,7 @@ class RewardError(RuntimeError):
     """A trajectory could not be judged."""
 
 
-class RewardTimeoutError(RewardError, TimeoutError):
+class RewardTimeoutError(RewardError):
     """A trajectory could not be judged in the time there was."""
 
 

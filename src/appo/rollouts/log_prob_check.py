@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from appo.core.trajectory import NOT_SAMPLED, Prompt, Trajectory
@@ -10,6 +12,19 @@ from appo.rollouts.data import Measure
 
 _NUM_SEQUENCES = 4
 _NUM_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Distances of sampled tokens' log-probs in the engine from those in the trainer, in nats.
+
+    Attributes:
+        mean: over the tokens of a probe.
+        largest: of one of them.
+    """
+
+    mean: float
+    largest: float
 
 
 class WeightProbe:
@@ -31,8 +46,8 @@ class WeightProbe:
         self.prompt = Prompt("probe", "", token_ids, ())
         self.sampling = SamplingParams(temperature)
 
-    def largest_difference(self) -> float:
-        """Largest distance of a sampled token's log-prob in the engine from that in the trainer, in nats."""
+    def __call__(self) -> Mismatch:
+        """Samples, computes log-probs and compares."""
         for number in range(_NUM_SEQUENCES):
             self.engine.submit(Request(number, self.prompt.token_ids, _NUM_TOKENS, seed=number, sampling=self.sampling))
         trajectories = []
@@ -40,10 +55,13 @@ class WeightProbe:
             trajectories += [_trajectory(self.prompt, completion) for completion in self.engine.step()]
         self.engine.drain()
         measured = self.measure(trajectories)
-        return max(
-            float((log_probs - trajectory.behavior_log_probs)[trajectory.response_mask].abs().max())
-            for trajectory, log_probs in zip(trajectories, measured.log_probs, strict=True)
+        differences = torch.cat(
+            [
+                (log_probs - trajectory.behavior_log_probs)[trajectory.response_mask].abs()
+                for trajectory, log_probs in zip(trajectories, measured.log_probs, strict=True)
+            ]
         )
+        return Mismatch(float(differences.mean()), float(differences.max()))
 
 
 def default_tolerance(engine: Engine, trainer_dtype: torch.dtype) -> float:

@@ -48,7 +48,7 @@ class WeightSync:
             return
         if version > 0:
             self.engine.update_weights(self.weights(), version)
-        difference = self.probe.largest_difference()
+        difference = self.probe().largest
         if not difference <= self.tolerance:
             raise EngineMismatchError(
                 f"log-probs of the engine must be those of the trainer's policy (version {version}) within "

@@ -1,1 +1,1 @@
-"""Calls that must end in time: in threads, in processes, at a rate, and again where they fail."""
+"""Threads and processes that work under a time limit, and attempts that are made again."""

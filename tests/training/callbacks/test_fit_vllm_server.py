@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from appo.monitoring.trajectory_files import read_trajectories
+from tests.engines.vllm_installed import skip_without_vllm
 from tests.engines.vllm_server.served_policy import ServedPolicy
 from tests.rollouts.async_engines import sampling_threads
 from tests.small_run import run
 from tests.training.callbacks.test_fit import history
 
-pytestmark = pytest.mark.vllm
+skip_without_vllm()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The process that runs one function, call after call: a script of its own that imports nothing of the package.
 
-`appo.workers.processes` starts it, tells it over a socket what to run, and kills it when a call takes too long. It ends
+`appo.rewards.processes` starts it, tells it over a socket what to run, and kills it when a call takes too long. It ends
 when its caller is gone.
 """
 

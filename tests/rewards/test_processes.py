@@ -13,10 +13,11 @@ from collections.abc import Iterator
 import pytest
 
 from appo.core.trajectory import BranchPoint, Trajectory
-from appo.workers.processes import ProcessError, ProcessLostError, ProcessPool, ProcessTimeoutError
+from appo.rewards import RewardError, RewardTimeoutError
+from appo.rewards.processes import ProcessLostError, ProcessPool
 from tests.rewards.responses import trajectory
 
-MODULE = "tests.workers.plain_functions"
+MODULE = "tests.rewards.plain_functions"
 HANGS = "a" * 60 + "b"
 
 
@@ -68,7 +69,7 @@ def test_an_operation_that_no_thread_could_interrupt_is_killed_and_the_next_call
     pool = make_pool("backtracks")
     assert pool.call(30.0, "aaa")
     begin = time.monotonic()
-    with pytest.raises(ProcessTimeoutError, match=r"functions:backtracks took longer than 0\.5 s"):
+    with pytest.raises(RewardTimeoutError, match=r"functions:backtracks took longer than 0\.5 s"):
         pool.call(0.5, HANGS)
     assert time.monotonic() - begin < 10.0
     assert pool.call(30.0, "aaa")
@@ -83,15 +84,15 @@ def test_a_call_that_ends_its_process_is_an_error_and_the_next_call_works(make_p
 
 def test_what_a_call_raises_is_told(make_pool):
     pool = make_pool("raises")
-    with pytest.raises(ProcessError, match="functions:raises raised KeyError: 'q7'"):
+    with pytest.raises(RewardError, match="functions:raises raised KeyError: 'q7'"):
         pool.call(30.0, "q7")
-    with pytest.raises(ProcessError, match="functions:exits raised SystemExit: 3"):
+    with pytest.raises(RewardError, match="functions:exits raised SystemExit: 3"):
         make_pool("exits").call(30.0, "x")
 
 
 def test_memory_is_limited(make_pool):
     assert make_pool("take_bytes").call(30.0, 2**30) == 2**30
-    with pytest.raises(ProcessError, match="raised MemoryError"):
+    with pytest.raises(RewardError, match="raised MemoryError"):
         make_pool("take_bytes", memory_mb=512).call(30.0, 2**30)
 
 
@@ -108,7 +109,7 @@ def test_calls_run_beside_one_another(make_pool):
 
 
 def test_what_cannot_be_imported_is_told_at_the_start(make_pool):
-    with pytest.raises(ProcessError, match=r"nowhere:f cannot be imported:\n(.*\n)*ModuleNotFoundError: No"):
+    with pytest.raises(RewardError, match=r"nowhere:f cannot be imported:\n(.*\n)*ModuleNotFoundError: No"):
         make_pool("f", module="nowhere")
 
 
@@ -117,7 +118,7 @@ def test_stopping_ends_the_processes(make_pool):
     process_id = pool.call(30.0, "x")
     pool.stop()
     assert not is_alive(process_id)
-    with pytest.raises(ProcessError, match="must be started first"):
+    with pytest.raises(RewardError, match="must be started first"):
         pool.call(30.0, "x")
 
 
@@ -135,7 +136,7 @@ def test_stopping_ends_calls_in_flight_and_those_that_wait(make_pool):
     def call() -> None:
         try:
             pool.call(60.0, HANGS)
-        except ProcessError as error:
+        except RewardError as error:
             errors.append(error)
 
     threads = [threading.Thread(target=call) for _ in range(3)]
@@ -149,7 +150,7 @@ def test_stopping_ends_calls_in_flight_and_those_that_wait(make_pool):
 
 def test_processes_end_with_a_caller_that_was_killed():
     code = (
-        "import sys; from appo.workers.processes import ProcessPool\n"
+        "import sys; from appo.rewards.processes import ProcessPool\n"
         "pool = ProcessPool('os:getpid', 2, 4096); pool.start(); print(pool.call(9.0), flush=True); sys.stdin.read()"
     )
     caller = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

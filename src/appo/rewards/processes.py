@@ -1,9 +1,4 @@
-"""Functions that run in processes of their own, each call within a time limit that holds whatever they do.
-
-The process pools of the standard library and of packages start processes that import the main script again: a user's
-script without ``if __name__ == "__main__"`` would train anew in each of them. These import the function alone, outlive
-no caller, and one that the system kills while it is idle takes no other along.
-"""
+"""Functions that run in processes of their own, each call within a time limit that holds whatever they do."""
 
 from __future__ import annotations
 
@@ -19,24 +14,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from appo.workers.process_main import READY, VALUE
+from appo.rewards.base import RewardError, RewardTimeoutError
+from appo.rewards.worker import READY, VALUE
 
-_MAIN = Path(__file__).with_name("process_main.py")
+_WORKER = Path(__file__).with_name("worker.py")
 _START_S = 120.0
 """Seconds that a process may take to import what it runs."""
 _MAX_WAIT_S = 1e6
 """Longest single wait; the operating system takes no infinite one."""
 
 
-class ProcessError(RuntimeError):
-    """A call in a process failed."""
-
-
-class ProcessTimeoutError(ProcessError, TimeoutError):
-    """A call in a process outlasted its limit, and the process was killed."""
-
-
-class ProcessLostError(ProcessError):
+class ProcessLostError(RewardError):
     """The process ended in the middle of a call."""
 
 
@@ -66,7 +54,7 @@ class ProcessPool:
         """Starts the processes and waits until they are ready; does nothing if they are started.
 
         Raises:
-            ProcessError: if the function cannot be imported there.
+            RewardError: if the function cannot be imported there.
         """
         if self._is_started:
             return
@@ -98,17 +86,17 @@ class ProcessPool:
             **options: of the function.
 
         Raises:
-            ProcessTimeoutError: if it took longer.
+            RewardTimeoutError: if it took longer.
             ProcessLostError: if its process died, of too little memory for instance.
-            ProcessError: if the function raised, or the pool is not started.
+            RewardError: if the function raised, or the pool is not started.
         """
         message = pickle.dumps((arguments, options))
         if not self._is_started:
-            raise ProcessError(f"the processes that run {self.name} must be started first")
+            raise RewardError(f"the processes that run {self.name} must be started first")
         process = self._idle.get()
         try:
             return process.call(message, timeout_s)
-        except (ProcessTimeoutError, ProcessLostError):
+        except (RewardTimeoutError, ProcessLostError):
             process.kill()
             with self._lock:
                 self._processes.discard(process)
@@ -126,7 +114,7 @@ class ProcessPool:
                 self._processes.add(process)
                 return process
         process.kill()
-        raise ProcessError(f"the processes that run {self.name} were stopped")
+        raise RewardError(f"the processes that run {self.name} were stopped")
 
 
 def _name(target: str) -> str:
@@ -142,7 +130,7 @@ class _Process:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(_MAIN), str(theirs.fileno())],
+                [sys.executable, "-P", str(_WORKER), str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
@@ -155,7 +143,7 @@ class _Process:
         """Returns once the function is imported.
 
         Raises:
-            ProcessError: if it cannot be.
+            RewardError: if it cannot be.
         """
         if not self._is_ready:
             try:
@@ -163,7 +151,7 @@ class _Process:
             except TimeoutError as error:
                 raise ProcessLostError(f"the process that runs {self.name} was not ready in {_START_S:g} s") from error
             if state != READY:
-                raise ProcessError(f"{self.name} cannot be imported:\n{text}")
+                raise RewardError(f"{self.name} cannot be imported:\n{text}")
             self._is_ready = True
 
     def call(self, message: bytes, timeout_s: float) -> Any:
@@ -173,9 +161,9 @@ class _Process:
         try:
             state, value = self._receive(time.monotonic() + timeout_s)
         except TimeoutError as error:
-            raise ProcessTimeoutError(f"{self.name} took longer than {timeout_s:.3g} s") from error
+            raise RewardTimeoutError(f"{self.name} took longer than {timeout_s:.3g} s") from error
         if state != VALUE:
-            raise ProcessError(f"{self.name} raised {value}")
+            raise RewardError(f"{self.name} raised {value}")
         return value
 
     def kill(self) -> None:

@@ -1,0 +1,178 @@
+"""Steps that train on two devices, with processes that the command line starts as it does for a user."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+from appo.commands.doctor.configs import write_config
+from appo.commands.doctor.policies import policy_folder
+from appo.commands.doctor.result import Figures, Machine, StepError
+from appo.commands.doctor.runs import check_resumed, policy_version
+from appo.engines import HFEngine, Request
+
+_LOST_S = 60.0
+"""Seconds within which a run must end once one of its processes is lost; a run waits for it for 15."""
+
+_LAST_LINES = 4
+
+
+def other_device(machine: Machine, figures: Figures) -> None:
+    """One process, on the second device."""
+    machine.needs_gpu("a CPU has one device")
+    machine.needs_several()
+    _fit(machine, figures, "other-device", devices=[1])
+    used = torch.cuda.mem_get_info(0)
+    figures["GiB taken of device 0"] = (used[1] - used[0]) / 2**30
+
+
+def ddp(machine: Machine, figures: Figures) -> None:
+    """An update and an evaluation, of which one metric is known to one process alone."""
+    machine.needs_several()
+    _fit(machine, figures, "ranks-ddp", strategy="ddp", max_epochs=1, check_val_every_n_epoch=1)
+
+
+def fsdp2(machine: Machine, figures: Figures) -> None:
+    """An update, and another one from its sharded checkpoint."""
+    machine.needs_several()
+    _resumed(machine, figures, "ranks-fsdp2", strategy="fsdp2")
+
+
+def offload(machine: Machine, figures: Figures) -> None:
+    """The same with shards on the CPU."""
+    machine.needs_gpu("shards of a CPU rest there")
+    machine.needs_several()
+    _resumed(machine, figures, "ranks-offload", "--model.sharding.cpu_offload=true", strategy="fsdp2")
+
+
+def tensor_parallel(machine: Machine, figures: Figures) -> None:
+    """An update of a policy whose layers two processes compute together."""
+    machine.needs_several()
+    strategy = {
+        "class_path": "ModelParallelStrategy",
+        "init_args": {"data_parallel_size": 1, "tensor_parallel_size": 2},
+    }
+    _fit(machine, figures, "ranks-tensor", strategy=strategy, max_epochs=1)
+
+
+def killed(machine: Machine, figures: Figures) -> None:
+    """The second process is killed while it trains."""
+    _lost(machine, figures, "ranks-kill", signal.SIGKILL)
+
+
+def stopped(machine: Machine, figures: Figures) -> None:
+    """The second process does not answer any more."""
+    _lost(machine, figures, "ranks-stop", signal.SIGSTOP)
+
+
+def _resumed(machine: Machine, figures: Figures, name: str, *options: str, **trainer: Any) -> None:
+    folder = machine.folder / name
+    _fit(machine, figures, name, *options, max_epochs=1, **trainer)
+    before = policy_version(folder)
+    _fit(machine, figures, name, *options, "--ckpt_path=last", **trainer)
+    check_resumed(before, policy_version(folder), figures)
+
+
+def _fit(machine: Machine, figures: Figures, name: str, *options: str, **trainer: Any) -> None:
+    """Trains to the end.
+
+    Raises:
+        StepError: if the run ends with an error.
+    """
+    started = monotonic()
+    run = _Run(machine, machine.folder / name, *options, **trainer)
+    code = run.process.wait()
+    if code != 0:
+        raise StepError(f"the run ended with exit code {code}: {run.last_words()}", f"see {run.log}")
+    figures["seconds resumed" if "--ckpt_path=last" in options else "seconds"] = monotonic() - started
+
+
+class _Run:
+    """A run of ``appo fit`` on two devices, or as `trainer` says."""
+
+    def __init__(self, machine: Machine, folder: Path, *options: str, **trainer: Any) -> None:
+        devices: Any = [0, 1] if machine.is_gpu else 2
+        config = write_config(machine, folder, **{"devices": devices, **trainer})
+        self.log = folder / "doctor.log"
+        command = [
+            sys.executable,
+            "-m",
+            "appo",
+            "fit",
+            "--config",
+            str(config),
+            "--rollout.rank_timeout_s=15",
+            *options,
+        ]
+        with self.log.open("a") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+    def last_words(self) -> str:
+        return " | ".join(self.log.read_text(errors="replace").splitlines()[-_LAST_LINES:])
+
+
+def _lost(machine: Machine, figures: Figures, name: str, signal_number: signal.Signals) -> None:
+    """Sends a signal to the second process of a run, which must end by itself with an error."""
+    machine.needs_several()
+    folder = machine.folder / name
+    run = _Run(machine, folder, strategy="ddp", max_epochs=100_000)
+    pid = folder / "rank_1.pid"
+    while not (pid.exists() and pid.read_text()):
+        if run.process.poll() is not None:
+            raise StepError(f"the run ended before it had begun to train: {run.last_words()}", f"see {run.log}")
+        sleep(0.2)
+    second = int(pid.read_text())
+    os.kill(second, signal_number)
+    started = monotonic()
+    try:
+        code = run.process.wait(_LOST_S)
+    except subprocess.TimeoutExpired:
+        raise StepError(
+            f"the run goes on without its second process for more than {_LOST_S:g} s", f"see {run.log}"
+        ) from None
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(second, signal.SIGKILL)
+    figures |= {"seconds until the end": monotonic() - started, "exit code": code}
+    text = run.log.read_text(errors="replace")
+    named = [line for line in text.splitlines() if "rank 1" in line or "another rank" in line]
+    if code == 0 or not named:
+        raise StepError("the run must end with an error that names the lost process", f"see {run.log}")
+    figures["said"] = named[-1][-200:]
+
+
+def engine_stop(machine: Machine, figures: Figures) -> None:
+    """Two processes with an engine each go on together after it has stopped, as after an evaluation."""
+    machine.needs_several()
+    store = machine.folder / "store"
+    store.unlink(missing_ok=True)
+    spawn(_with_engine, (machine, str(store)), nprocs=2)
+
+
+def _with_engine(rank: int, machine: Machine, store: str) -> None:
+    backend = "nccl" if machine.is_gpu else "gloo"
+    device = torch.device(machine.device.type, rank) if machine.is_gpu else machine.device
+    if machine.is_gpu:
+        torch.cuda.set_device(device)
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=2)
+    for engine in (HFEngine(device=str(device)),):
+        engine.start(str(policy_folder(machine)))
+        engine.submit(Request(0, (5, 6, 7), 8))
+        while engine.num_in_flight:
+            engine.step()
+        engine.stop()
+        total = torch.full((4,), float(rank + 1), device=device)
+        dist.all_reduce(total)
+        if total.tolist() != [3.0] * 4:
+            raise RuntimeError(f"a sum over two processes after {type(engine).__name__} is {total.tolist()}")
+    dist.destroy_process_group()

