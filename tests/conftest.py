@@ -9,7 +9,22 @@ import torch
 
 from appo.core.batch import NO_PARENT, TrajectoryBatch
 from appo.sft import TinyPolicy, WorldConversations
+from tests.engines.vllm_installed import skip_without_vllm
 from tests.small_run import run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs a running vLLM server."""
+    for item in items:
+        if "served_llama" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.vllm)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leaves out tests with vLLM where it is not installed."""
+    if item.get_closest_marker("vllm"):
+        skip_without_vllm()
 
 
 @pytest.fixture

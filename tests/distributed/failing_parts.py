@@ -44,6 +44,29 @@ class HangingInUpdate(ClippedLoss):
         return super().__call__(log_probs, entropies, batch)
 
 
+TIMED_OUT = "the judge timed out: connection closed by peer"
+
+
+@dataclass(frozen=True)
+class TimedOutReward(EvenTokens):
+    """Fails on the first of two processes alone."""
+
+    def __call__(self, trajectory: Trajectory) -> Outcome:
+        if not is_second():
+            raise RuntimeError(TIMED_OUT)
+        return super().__call__(trajectory)
+
+
+@dataclass(frozen=True)
+class TimedOutLoss(ClippedLoss):
+    """Fails on the first of two processes alone."""
+
+    def __call__(self, log_probs: Tensor, entropies: Tensor, batch: TrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        if not is_second():
+            raise RuntimeError(TIMED_OUT)
+        return super().__call__(log_probs, entropies, batch)
+
+
 @dataclass
 class HangingEngine(HFEngine):
     def step(self) -> list[Completion]:

@@ -18,6 +18,8 @@ from appo.policy.loading import load_policy, load_sharded_policy
 from tests.distributed.processes import as_processes
 from tests.engines.tiny_policy import make_model, make_tokenizer
 
+pytestmark = pytest.mark.distributed
+
 SHARDING = Sharding()
 
 

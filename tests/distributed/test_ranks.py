@@ -15,7 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from appo.commands.export import export_policy
 from appo.monitoring.trajectory_files import read_trajectories
+from tests.distributed.failing_parts import TIMED_OUT
 from tests.small_run import CONFIG, SMALL, metrics
+
+pytestmark = pytest.mark.distributed
 
 ROOT = Path(__file__).parents[2]
 TRAINED = [
@@ -222,3 +225,21 @@ def test_a_process_that_dies_or_hangs_ends_the_run_and_is_named(tmp_path, policy
     assert f"in phase '{phase}'" in done.stderr
     assert "rank 1 has stopped or did not answer rank 0" in done.stderr or "rank 1 ended with exit code" in done.stderr
     assert perf_counter() - start < 120
+
+
+@pytest.mark.parametrize(
+    ("option", "phase"),
+    [
+        ("--rollout.reward=tests.distributed.failing_parts.TimedOutReward", "sampling"),
+        ("--model.loss=tests.distributed.failing_parts.TimedOutLoss", "update"),
+    ],
+)
+def test_an_error_of_the_users_own_ends_the_run_as_what_it_is(tmp_path, policy_folder, option, phase):
+    done = fit(
+        tmp_path, policy_folder, "ddp", 2, "--trainer.max_epochs=1", "--rollout.reward=tests.small_run.EvenTokens",
+        "--rollout.rank_timeout_s=8", option,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert f"[rank0]: RuntimeError: {TIMED_OUT}\n" in done.stderr
+    assert f"[rank0]: raised on rank 0 of 2 in phase '{phase}'\n" in done.stderr
+    assert "did not answer rank 0" not in done.stderr

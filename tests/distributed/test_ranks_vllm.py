@@ -9,10 +9,9 @@ import pytest
 
 from appo.monitoring.trajectory_files import read_trajectories
 from tests.distributed.test_ranks import difference, fit, iterations
-from tests.engines.vllm_installed import skip_without_vllm
 from tests.engines.vllm_server.served_policy import ServedPolicy
 
-skip_without_vllm()
+pytestmark = [pytest.mark.vllm, pytest.mark.distributed]
 
 OPTIONS = [
     "--rollout.engine=VLLMEngine",

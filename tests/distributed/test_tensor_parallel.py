@@ -75,6 +75,7 @@ def compare(rank: int, policy: str) -> None:
         alone.zero_grad()
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize(
     ("architecture", "tie", "processes"), [("llama", True, 2), ("qwen2", False, 2), ("qwen3", True, 4)]
 )
@@ -98,6 +99,7 @@ def count_collectives(rank: int, policy: str) -> None:
     assert not [each for each in gc.get_objects() if isinstance(each, DTensor) and each.shape[:2] == (1, 8)]
 
 
+@pytest.mark.distributed
 def test_a_layer_takes_four_collectives_and_leaves_nothing_in_memory(tmp_path):
     policy = tmp_path / "policy"
     make_model("qwen2", len(make_tokenizer()), num_kv_heads=2).save_pretrained(policy)
@@ -111,6 +113,7 @@ def forget_norms_of_heads(rank: int, policy: str) -> None:
         split(policy, rank)
 
 
+@pytest.mark.distributed
 def test_a_weight_that_a_plan_forgets_is_found_before_it_is_trained(tmp_path):
     policy = tmp_path / "policy"
     make_model("qwen3", len(make_tokenizer()), num_kv_heads=2).save_pretrained(policy)

@@ -6,7 +6,6 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.engines.tiny_policy import ARCHITECTURES, make_model, make_tokenizer
-from tests.engines.vllm_installed import skip_without_vllm
 from tests.engines.vllm_server.served_policy import ServedPolicy
 
 
@@ -31,7 +30,6 @@ def policies(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToke
 @pytest.fixture(scope="session")
 def served_llama(tmp_path_factory: pytest.TempPathFactory, policies: dict[str, str]) -> Iterator[ServedPolicy]:
     """A running vLLM server of the untied Llama; whoever kills it starts it again."""
-    skip_without_vllm()
     server = ServedPolicy(policies["llama"], tmp_path_factory.mktemp("served") / "server.log")
     server.start()
     yield server

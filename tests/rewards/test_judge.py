@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from appo.rewards import Grading, JudgeReward, RewardError, RewardRunner, judge
+from appo.rewards import Grading, JudgeReward, RewardError, RewardRunner
 from tests.rewards.responses import boxed, trajectory
 
 KEY = "sk-not-for-anyone"
@@ -68,12 +68,11 @@ def endpoint() -> Iterator[Endpoint]:
 
 
 @pytest.fixture
-def make_judge(endpoint, monkeypatch) -> Iterator[Callable[..., JudgeReward]]:
-    monkeypatch.setattr(judge, "_BACK_OFF_S", (0.01,))
+def make_judge(endpoint) -> Iterator[Callable[..., JudgeReward]]:
     rewards = []
 
     def make(**options: Any) -> JudgeReward:
-        rewards.append(JudgeReward("judge-1", **{"address": endpoint.address, **options}))
+        rewards.append(JudgeReward("judge-1", **{"address": endpoint.address, "first_pause_s": 0.01, **options}))
         rewards[-1].start()
         return rewards[-1]
 
@@ -286,8 +285,7 @@ def test_no_more_requests_at_once_than_allowed_and_outcomes_in_order(endpoint, m
     assert max(counts) == reward.max_parallel == 3
 
 
-def test_stopping_ends_the_pause_between_attempts(endpoint, make_judge, monkeypatch):
-    monkeypatch.setattr(judge, "_BACK_OFF_S", (30.0,))
+def test_stopping_ends_the_pause_between_attempts(endpoint, make_judge):
     asked = threading.Event()
 
     def answer(number: int, body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
@@ -295,7 +293,7 @@ def test_stopping_ends_the_pause_between_attempts(endpoint, make_judge, monkeypa
         return 503, {}, b""
 
     endpoint.answer = answer
-    reward = make_judge()
+    reward = make_judge(first_pause_s=16.0)
     errors: list[RewardError] = []
 
     def ask() -> None:
@@ -308,8 +306,8 @@ def test_stopping_ends_the_pause_between_attempts(endpoint, make_judge, monkeypa
     thread.start()
     assert asked.wait(20)
     reward.stop()
-    thread.join(20)
-    assert len(errors) == 1
+    thread.join(5)
+    assert [str(error) for error in errors] == ["the reward was stopped"]
 
 
 def test_it_must_be_started():

@@ -61,6 +61,7 @@ def shares(rank, folder, policy):
     comm.leave()
 
 
+@pytest.mark.distributed
 def test_processes_share_a_mini_batch_by_its_tokens(tmp_path, policy_folder):
     lengths = [1, 2, 3, 4, 5, 6, 40, 41]
     questions = (f'{{"question": "{"a " * length}", "answer": "1"}}\n' for length in lengths)
@@ -104,6 +105,7 @@ def answered(prompt, length):
     return Trajectory(prompt, torch.ones(len(mask), dtype=torch.int64), mask, nothing, nothing.long(), (), (), "eos")
 
 
+@pytest.mark.distributed
 def test_processes_share_a_mini_batch_by_how_long_responses_were(tmp_path, policy_folder):
     (tmp_path / "train.jsonl").write_text("".join(f'{{"question": "{i}", "answer": "1"}}\n' for i in range(4)))
     as_processes(shares_of_known, tmp_path, str(tmp_path), str(policy_folder))

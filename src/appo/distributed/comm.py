@@ -10,10 +10,12 @@ import logging
 import re
 import subprocess
 import threading
+import traceback
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import takewhile
 from typing import TypeVar
 
 import torch
@@ -52,8 +54,11 @@ _LOOK_AROUND = timedelta(seconds=5)
 _LOST_TAG = 1
 """Of the messages that say so."""
 
-_LOST = re.compile(r"connection|closed by peer|time[d ]*\s?out|broken pipe|gloo|nccl", re.IGNORECASE)
+_LOST = re.compile(r"connection|closed by peer|time[d ]*\s?out|broken pipe|monitoredBarrier|gloo|nccl", re.IGNORECASE)
 """In what torch.distributed says when another process does not answer."""
+
+_COLLECTIVES = ("torch.distributed.", "torch.nn.parallel.distributed", "torch.autograd")
+"""Modules of torch that call collectives, the backward pass for the gradients of `DistributedDataParallel`."""
 
 
 def join(world_size: int, timeout_s: float, tensor_parallel_size: int = 1) -> None:
@@ -191,14 +196,12 @@ def phase(name: str) -> Iterator[None]:
         return
     before, _team.phase = _team.phase, name
     try:
-        yield
         with _hearing(_team):
+            yield
             dist.monitored_barrier(_team.group, _team.timeout, wait_all_ranks=True)
     except RankError:
         raise
     except Exception as error:
-        if isinstance(error, RuntimeError) and _LOST.search(str(error)):
-            raise _lost(_team, error) from error
         error.add_note(f"raised on rank {rank()} of {num_ranks()} in phase {name!r}")
         raise
     _team.phase = before
@@ -232,7 +235,22 @@ def _hearing(team: _Team) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if not _tells_of_a_lost_rank(error):
+            raise
         raise _lost(team, error) from error
+
+
+def _tells_of_a_lost_rank(error: RuntimeError) -> bool:
+    """Whether a collective of torch has failed because another process does not answer.
+
+    Gloo's errors are plain `RuntimeError`, and only their text tells them from those of a wrong argument. It is read
+    where torch itself has raised the error: what a user's code says, of a time-out of its own, is never looked at.
+    """
+    if isinstance(error, dist.DistError):
+        return True
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    innermost = takewhile(lambda module: module.startswith("torch."), reversed(modules))
+    return any(module.startswith(_COLLECTIVES) for module in innermost) and _LOST.search(str(error)) is not None
 
 
 def _lost(team: _Team, error: RuntimeError) -> RankError:

@@ -12,7 +12,7 @@ class RewardError(RuntimeError):
     """A trajectory could not be judged."""
 
 
-class RewardTimeoutError(RewardError):
+class RewardTimeoutError(RewardError, TimeoutError):
     """A trajectory could not be judged in the time there was."""
 
 

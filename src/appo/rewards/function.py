@@ -10,7 +10,7 @@ from typing import Any, SupportsFloat
 
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.base import REWARDS, Reward
-from appo.rewards.processes import ProcessPool
+from appo.workers.processes import ProcessPool
 
 
 @REWARDS.register

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import string
 import threading
 import time
@@ -16,6 +15,7 @@ import httpx
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.answer_grading import Grading, Verdict
 from appo.rewards.base import REWARDS, Reward, RewardError
+from appo.workers.retries import BackOff, PassingError, StoppedError, is_passing, retry_after_s, retrying
 
 TEMPLATE = """\
 Decide whether an answer to a question is correct. It is correct if it means the same as one of the accepted answers; \
@@ -30,10 +30,7 @@ End with a line that holds one word and nothing else: CORRECT or INCORRECT."""
 
 _FIELDS = frozenset({"question", "accepted", "answer", "response"})
 _RESERVED = frozenset({"model", "messages", "temperature", "max_tokens", "stream", "n"})
-_BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Pauses between attempts; the last one repeats."""
-_RETRIED = frozenset({408, 409, 425, 429})
-"""Status codes below 500 that need not last."""
+_LONGEST_PAUSE_S = 8.0
 
 
 @REWARDS.register
@@ -76,6 +73,8 @@ class JudgeReward(Reward):
     """Requests at once."""
     max_attempts: int = 5
     """Requests for one answer, at most."""
+    first_pause_s: float = 0.5
+    """Longest pause after the first failure; it doubles with each further one, up to 8 seconds."""
     timeout_s: float = 60.0
     """Seconds for one answer, all attempts and pauses together."""
 
@@ -90,7 +89,7 @@ class JudgeReward(Reward):
         if url.scheme not in ("http", "https") or url.userinfo:
             shown = url.copy_with(username=None, password=None) if url.userinfo else url
             raise ValueError(f"address must begin with http:// or https:// and hold no password, got {str(shown)!r}")
-        for option in ("max_tokens", "max_concurrent", "max_attempts", "timeout_s"):
+        for option in ("max_tokens", "max_concurrent", "max_attempts", "first_pause_s", "timeout_s"):
             if not getattr(self, option) > 0:
                 raise ValueError(f"{option} must be positive, got {getattr(self, option)}")
         if not 0.0 <= self.unparsable_score <= 1.0:
@@ -190,17 +189,15 @@ class JudgeReward(Reward):
             **self.extra_body,
         }
         deadline = time.monotonic() + self.timeout_s
-        attempt = 1
-        while True:
-            try:
-                return self._request(body, deadline)
-            except _PassingError as error:
-                pause_s = max(error.pause_s, _BACK_OFF_S[min(attempt, len(_BACK_OFF_S)) - 1])
-                if attempt >= self.max_attempts or time.monotonic() + pause_s >= deadline:
-                    raise RewardError(f"the judge at {self.address} failed {attempt} times: {error}") from error
-            if self._is_stopped.wait(pause_s):
-                raise RewardError("the reward was stopped")
-            attempt += 1
+        back_off = BackOff(self.first_pause_s, _LONGEST_PAUSE_S)
+        attempts = retrying(back_off, self.max_attempts, self.timeout_s, self._is_stopped)
+        try:
+            return attempts(self._request, body, deadline)
+        except PassingError as error:
+            number = attempts.statistics["attempt_number"]
+            raise RewardError(f"the judge at {self.address} failed {number} times: {error}") from error
+        except StoppedError as error:
+            raise RewardError("the reward was stopped") from error
 
     def _request(self, body: dict[str, Any], deadline: float) -> tuple[str, bool]:
         if self._client is None:
@@ -209,10 +206,11 @@ class JudgeReward(Reward):
         try:
             response = self._client.post(f"{self.address.rstrip('/')}/chat/completions", json=body, timeout=left_s)
         except httpx.TransportError as error:
-            raise _PassingError(f"{type(error).__name__}: {error}") from error
+            raise PassingError(f"{type(error).__name__}: {error}") from error
         text = self._without_key(response.text[:500])
-        if response.status_code >= 500 or response.status_code in _RETRIED:
-            raise _PassingError(f"status {response.status_code}: {text}", _retry_after_s(response))
+        if is_passing(response.status_code):
+            pause_s = retry_after_s(response.headers.get("Retry-After"))
+            raise PassingError(f"status {response.status_code}: {text}", pause_s)
         if not response.is_success:
             raise RewardError(f"the judge at {self.address} refused with status {response.status_code}: {text}")
         try:
@@ -227,22 +225,3 @@ class JudgeReward(Reward):
     def _without_key(self, text: str) -> str:
         """A server may repeat the key that it refuses."""
         return text.replace(self._key, "***") if self._key else text
-
-
-class _PassingError(Exception):
-    """A request failed in a way that need not last.
-
-    Args:
-        message: what happened.
-        pause_s: seconds that the server wants to be left alone.
-    """
-
-    def __init__(self, message: str, pause_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.pause_s = pause_s
-
-
-def _retry_after_s(response: httpx.Response) -> float:
-    """Seconds that a server asks for; 0 if it does not, or names a date."""
-    value = response.headers.get("retry-after", "")
-    return float(value) if re.fullmatch(r"\d+(\.\d+)?", value) else 0.0

@@ -11,8 +11,8 @@ from pathlib import Path
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.answer_grading import Grading, Verdict
 from appo.rewards.answer_text import agree, normalize_answer, unwrap_latex
-from appo.rewards.base import REWARDS, Reward, RewardTimeoutError
-from appo.rewards.processes import ProcessLostError, ProcessPool
+from appo.rewards.base import REWARDS, Reward
+from appo.workers.processes import ProcessLostError, ProcessPool, ProcessTimeoutError
 
 _EQUIVALENCE = Path(__file__).with_name("equivalence.py")
 _MAX_KNOWN = 2**14
@@ -82,7 +82,7 @@ class MathReward(Reward):
             try:
                 if self._is_right(answer, other, deadline):
                     return Verdict(1.0)
-            except (RewardTimeoutError, ProcessLostError) as error:
+            except (ProcessTimeoutError, ProcessLostError) as error:
                 undecided.append(str(error))
         return Verdict(0.0, {"undecided": 1.0}, "; ".join(undecided)) if undecided else Verdict(0.0)
 
@@ -96,7 +96,7 @@ class MathReward(Reward):
         if known is None:
             left_s = deadline - time.monotonic()
             if left_s <= 0.0:
-                raise RewardTimeoutError(f"no time was left to compare with {accepted!r}")
+                raise ProcessTimeoutError(f"no time was left to compare with {accepted!r}")
             known = bool(self._pool.call(left_s, accepted, answer, self.float_rounding))
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()

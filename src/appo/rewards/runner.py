@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from queue import Empty, SimpleQueue
+from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.base import Reward, RewardError, RewardTimeoutError
+from appo.workers.threads import GivenUpError, ThreadPool
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +22,15 @@ OnFailure = Literal["error", "zero"]
 FAILED = "reward_failed"
 """Part of every outcome where failures are counted: 1 if the reward raised or took too long."""
 TIMED_OUT = "reward_timed_out"
-"""Part of every outcome where failures are counted: 1 if the reward took too long."""
+"""Part of every outcome where failures are counted: 1 if the reward, or what it asked, took too long."""
+
+_Result = RewardResult | BaseException | None
 
 
 class RewardRunner:
     """Judges many trajectories at once, in threads that live as long as the call.
 
-    A trajectory that outlasts the limit is given up: the thread that hangs in it is left behind and another takes its
-    place. A thread can only be left behind while it lets others run; what holds the interpreter for long, such as one
-    regular expression or one huge power, belongs in a process.
+    A trajectory that outlasts the limit is given up, which takes a reward that lets other threads run.
 
     Args:
         reward: judges each trajectory; the runner starts and stops it.
@@ -75,8 +75,7 @@ class RewardRunner:
         Raises:
             RewardError: if one cannot be judged and `on_failure` is `error`; the cause is what the reward raised.
         """
-        round_ = _Round(self.reward, trajectories, self.timeout_s, stops_at_failure=self.on_failure == "error")
-        results = round_.run(min(self.num_workers, len(trajectories)))
+        results = self._score(trajectories)
         failures = {i: result for i, result in enumerate(results) if isinstance(result, BaseException)}
         if not failures:
             outcomes = [result for result in results if isinstance(result, RewardResult)]
@@ -91,6 +90,39 @@ class RewardRunner:
         if self.on_failure == "zero":
             outcomes = [replace(outcome, parts={FAILED: 0.0, TIMED_OUT: 0.0, **outcome.parts}) for outcome in outcomes]
         return outcomes
+
+    def _score(self, trajectories: Sequence[Trajectory]) -> list[_Result]:
+        """Results or errors, in the order of the trajectories; None for what was not begun because another failed."""
+        stops_at_failure = self.on_failure == "error"
+        has_failed = threading.Event()
+
+        def score(trajectory: Trajectory) -> RewardResult | None:
+            if stops_at_failure and has_failed.is_set():
+                return None
+            try:
+                return _checked(self.reward(trajectory))
+            except BaseException:
+                # Here, or this very thread would begin with the next one before anybody has noticed.
+                has_failed.set()
+                raise
+
+        results: list[_Result] = [None] * len(trajectories)
+        pool: ThreadPool[RewardResult | None] = ThreadPool(min(self.num_workers, len(trajectories)), "appo-reward")
+        try:
+            for number, trajectory in enumerate(trajectories):
+                pool.submit(number, partial(score, trajectory), self.timeout_s)
+            while pool.num_in_flight:
+                for number, result in pool.finished(None).items():
+                    results[number] = (
+                        RewardTimeoutError(f"took longer than rollout.reward_timeout_s = {self.timeout_s:g}")
+                        if isinstance(result, GivenUpError)
+                        else result
+                    )
+                if stops_at_failure and any(isinstance(result, BaseException) for result in results):
+                    break
+        finally:
+            pool.close()
+        return results
 
     def _failure(self, number: int, trajectories: Sequence[Trajectory], error: BaseException) -> str:
         prompt = trajectories[number].prompt
@@ -112,102 +144,6 @@ class RewardRunner:
                 )
 
 
-@dataclass(eq=False)
-class _Worker:
-    """A thread that judges one trajectory after the other; left behind, it ends as soon as its reward returns."""
-
-    number: int = -1
-    """Of the trajectory in hand."""
-    started_at: float = math.inf
-    is_abandoned: bool = False
-
-
-class _Round:
-    """One call of the runner: what is still to be judged, and what came of the rest."""
-
-    def __init__(
-        self, reward: Reward, trajectories: Sequence[Trajectory], timeout_s: float, *, stops_at_failure: bool
-    ) -> None:
-        self.reward = reward
-        self.trajectories = trajectories
-        self.timeout_s = timeout_s
-        self.stops_at_failure = stops_at_failure
-        self.results: list[RewardResult | BaseException | None] = [None] * len(trajectories)
-        self._next = 0
-        self._workers: list[_Worker] = []
-        self._ended: SimpleQueue[_Worker] = SimpleQueue()
-        # Held for a few steps at a time, never while a trajectory is judged.
-        self._lock = threading.Lock()
-
-    def run(self, num_workers: int) -> list[RewardResult | BaseException | None]:
-        """Judges all trajectories, or those until one fails; what was not judged stays None."""
-        self._workers = [self._new_worker() for _ in range(num_workers)]
-        try:
-            while self._workers:
-                try:
-                    self._workers.remove(self._ended.get(timeout=self._until_check_s()))
-                except Empty:
-                    self._give_up()
-                if self.stops_at_failure and any(isinstance(result, BaseException) for result in self.results):
-                    break
-        finally:
-            with self._lock:
-                for worker in self._workers:
-                    worker.is_abandoned = True
-        return self.results
-
-    def _until_check_s(self) -> float:
-        """Seconds until the trajectory that was begun first can have reached its limit."""
-        with self._lock:
-            first = min(worker.started_at for worker in self._workers)
-        return min(max(first + self.timeout_s - time.monotonic(), 1e-3), threading.TIMEOUT_MAX)
-
-    def _give_up(self) -> None:
-        with self._lock:
-            oldest = time.monotonic() - self.timeout_s
-            late = [worker for worker in self._workers if worker.started_at <= oldest]
-            for worker in late:
-                worker.is_abandoned = True
-                self._workers.remove(worker)
-                self.results[worker.number] = RewardTimeoutError(
-                    f"took longer than rollout.reward_timeout_s = {self.timeout_s:g}"
-                )
-        if self._next < len(self.trajectories):
-            self._workers += [self._new_worker() for _ in late]
-
-    def _new_worker(self) -> _Worker:
-        worker = _Worker()
-        with self._lock:
-            self._take(worker)
-        # A daemon: a reward that hangs must not keep the interpreter from ending.
-        threading.Thread(target=self._work, args=(worker,), name="appo-reward", daemon=True).start()
-        return worker
-
-    def _work(self, worker: _Worker) -> None:
-        while worker.number < len(self.trajectories):
-            result = self._judge(self.trajectories[worker.number])
-            with self._lock:
-                if worker.is_abandoned:
-                    return
-                self.results[worker.number] = result
-                if self.stops_at_failure and not isinstance(result, RewardResult):
-                    self._next = len(self.trajectories)
-                self._take(worker)
-        self._ended.put(worker)
-
-    def _take(self, worker: _Worker) -> None:
-        """Gives a worker its next trajectory; a number beyond the last one ends it. The lock is held."""
-        worker.number = self._next
-        worker.started_at = time.monotonic() if self._next < len(self.trajectories) else math.inf
-        self._next += 1
-
-    def _judge(self, trajectory: Trajectory) -> RewardResult | BaseException:
-        try:
-            return _checked(self.reward(trajectory))
-        except BaseException as error:  # noqa: BLE001  # even SystemExit would end the thread without a word
-            return error
-
-
 def _checked(outcome: RewardResult) -> RewardResult:
     """Refuses what cannot be trained on or written down."""
     if not isinstance(outcome, RewardResult):
@@ -218,7 +154,7 @@ def _checked(outcome: RewardResult) -> RewardResult:
     return outcome
 
 
-def _zeros_for_failures(results: Sequence[RewardResult | BaseException | None]) -> list[RewardResult]:
+def _zeros_for_failures(results: Sequence[_Result]) -> list[RewardResult]:
     """Outcomes where failures earn 0 for every part that the others have: means of parts are then over all."""
     judged = [result for result in results if isinstance(result, RewardResult)]
     parts = {name: 0.0 for outcome in judged for name in outcome.parts} or {"accuracy": 0.0}
@@ -227,7 +163,7 @@ def _zeros_for_failures(results: Sequence[RewardResult | BaseException | None]) 
         if isinstance(result, RewardResult)
         else RewardResult(
             0.0,
-            {**parts, FAILED: 1.0, TIMED_OUT: float(isinstance(result, RewardTimeoutError))},
+            {**parts, FAILED: 1.0, TIMED_OUT: float(isinstance(result, TimeoutError))},
             f"not judged: {type(result).__name__}: {result}",
         )
         for result in results

@@ -1,1 +1,1 @@
-"""Threads and processes that work under a time limit, and attempts that are made again."""
+"""Calls that must end in time: in threads, in processes, at a rate, and again where they fail."""

@@ -73,6 +73,7 @@ def test_weights_keep_their_type_or_take_another(small_run, policy_folder, tmp_p
             assert torch.equal(tensor, state[key].to(dtype)), key
 
 
+@pytest.mark.distributed
 def test_shards_of_two_processes_are_put_together(policy_folder, tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     subprocess.run(

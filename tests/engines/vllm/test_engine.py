@@ -19,9 +19,8 @@ from appo.policy.weight_layout import WeightLayout
 from appo.rollouts import AgentLimits, AgentLoop, Start
 from appo.tools import CallSyntax, ParsedCall, RenderChat, Tool, ToolRunner
 from tests.engines.tiny_policy import forward_log_probs, make_model, random_requests, run
-from tests.engines.vllm_installed import skip_without_vllm
 
-skip_without_vllm()
+pytestmark = pytest.mark.vllm
 
 BLOCK = 32
 

@@ -69,6 +69,7 @@ def test_a_server_started_anew_while_nothing_ran_gets_the_weights_again(served_l
     engine.stop()
 
 
+@pytest.mark.vllm
 def test_a_tied_head_follows_its_embedding_from_update_to_update_and_from_run_to_run(tmp_path, policies, tokenizer):
     served = ServedPolicy(policies["tied"], tmp_path / "server.log")
     served.start()
@@ -147,6 +148,21 @@ def test_a_server_that_is_not_there_is_named_at_the_start(policies):
     address = closed_address()
     with pytest.raises(ConnectionError, match=f"no vLLM server at {address} within 0.1 s"):
         VLLMServerEngine([address], start_timeout_s=0.1).start(policies["llama"])
+
+
+def test_every_server_is_asked_before_a_pause_and_all_are_named_when_none_answers():
+    addresses = [closed_address(), closed_address()]
+
+    async def ask() -> None:
+        pool = ServerPool(addresses, {}, timeout_s=5, recovery_s=0.5, weights=Weights("run-0", None))
+        try:
+            await pool.generate({}, b"")
+        finally:
+            await pool.close()
+
+    message = rf"no vLLM server has answered for 0.5 s \({addresses[0]}: ConnectError.*; {addresses[1]}: ConnectError"
+    with pytest.raises(ConnectionError, match=message):
+        asyncio.run(ask())
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,10 @@ import torch
 
 from appo.monitoring.trajectory_files import read_trajectories
 from appo.rollouts import EngineMismatchError
-from tests.engines.vllm_installed import skip_without_vllm
 from tests.small_run import run
 from tests.training.callbacks.test_fit import history, weights
 
-skip_without_vllm()
+pytestmark = pytest.mark.vllm
 
 OPTIONS = ("--rollout.engine=VLLMEngine", "--rollout.reward=tests.small_run.EvenTokens", "--trainer.max_epochs=2")
 

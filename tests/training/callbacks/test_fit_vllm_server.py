@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from appo.monitoring.trajectory_files import read_trajectories
-from tests.engines.vllm_installed import skip_without_vllm
 from tests.engines.vllm_server.served_policy import ServedPolicy
 from tests.rollouts.async_engines import sampling_threads
 from tests.small_run import run
 from tests.training.callbacks.test_fit import history
 
-skip_without_vllm()
+pytestmark = pytest.mark.vllm
 
 
 @pytest.fixture(scope="module")

@@ -126,6 +126,7 @@ def test_a_checkpoint_in_the_middle_of_an_iteration_waits_for_what_was_begun(tmp
     assert len(checkpoint["callbacks"]["RolloutCallback"]["pending"]) == 16
 
 
+@pytest.mark.distributed
 def test_two_processes_sample_ahead_as_one_does(tmp_path, policy_folder):
     for strategy, processes in (("ddp", 2), ("auto", 1)):
         done = fit(tmp_path / strategy, policy_folder, strategy, processes, *TRAINED, ENGINE)

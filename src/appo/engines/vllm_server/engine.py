@@ -6,7 +6,6 @@ import asyncio
 import os
 import queue
 import threading
-import time
 import uuid
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -276,15 +276,16 @@ async def _served(server: Server, timeout_s: float) -> dict[str, Any]:
         ConnectionError: if it does not answer in time.
         ValueError: if it cannot serve a training run.
     """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            info = await server.call("GET", "/server_info?config_format=json")
-            break
-        except ServerError as error:
-            if time.monotonic() > deadline:
-                raise ConnectionError(f"no vLLM server at {server.address} within {timeout_s:g} s: {error}") from error
-            await asyncio.sleep(0.5)
+    asking = AsyncRetrying(
+        retry=retry_if_exception_type(ServerError),
+        wait=wait_fixed(0.5),
+        stop=stop_after_delay(timeout_s),
+        reraise=True,
+    )
+    try:
+        info: dict[str, Any] = await asking(server.call, "GET", "/server_info?config_format=json")
+    except ServerError as error:
+        raise ConnectionError(f"no vLLM server at {server.address} within {timeout_s:g} s: {error}") from error
     model: dict[str, Any] = info["vllm_config"]["model_config"]
     if model["logprobs_mode"] != "processed_logprobs":
         raise ValueError(

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from appo.workers.retries import BackOff, is_passing
 
 log = logging.getLogger(__name__)
 
 _FIRST_TAG = "default"
 """What a vLLM server calls the weights that it started with."""
 
-_BACK_OFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Pauses between attempts; the last one repeats."""
+_BACK_OFF = BackOff(0.1, 5.0)
+"""Pauses between attempts."""
 
 _LOOK_S = 5.0
 """Pauses between looks at servers that others may find without their weights."""
@@ -68,7 +71,7 @@ class Server:
             response = await self.client.request(method, path, json=body)
         except httpx.TransportError as error:
             raise ServerError(f"{type(error).__name__}: {error}") from error
-        if response.status_code >= 500 or response.status_code == 429:
+        if is_passing(response.status_code):
             raise ServerError(f"{path} answered {response.status_code}: {response.text[:500]}")
         if response.status_code >= 400:
             hint = _HINTS.get(path, "") if response.status_code == 404 else ""
@@ -133,24 +136,9 @@ class ServerPool:
             ConnectionError: if no server has answered anything for too long.
             ValueError: if a server refuses the request.
         """
-        failed: set[str] = set()
-        attempt = 0
-        started = time.monotonic()
-        while True:
-            server = self._choose(affinity, failed)
-            try:
-                await self._prepare(server)
-                answer = await self._ask(server, body)
-            except ServerError as error:
-                self._failed(server, error, started)
-                failed.add(server.address)
-                if len(failed) == len(self.servers):
-                    failed.clear()
-                    await asyncio.sleep(_BACK_OFF_S[min(attempt, len(_BACK_OFF_S) - 1)])
-                    attempt += 1
-                continue
-            self._last_success = time.monotonic()
-            return answer
+        answer: dict[str, Any] = await self._retrying()(self._ask_any, body, affinity)
+        self._last_success = time.monotonic()
+        return answer
 
     async def switch(self, weights: Weights) -> None:
         """Brings every server that can be reached to other weights; the rest follow before they are asked again.
@@ -159,20 +147,8 @@ class ServerPool:
             ConnectionError: if there is none.
         """
         self.weights = weights
-        started = time.monotonic()
-        attempt = 0
-        while True:
-            outcomes = await asyncio.gather(*map(self._prepare, self.servers), return_exceptions=True)
-            for server, outcome in zip(self.servers, outcomes, strict=True):
-                if isinstance(outcome, ServerError):
-                    self._failed(server, outcome, started)
-                elif isinstance(outcome, BaseException):
-                    raise outcome
-            if any(outcome is None for outcome in outcomes):
-                self._last_success = time.monotonic()
-                return
-            await asyncio.sleep(_BACK_OFF_S[min(attempt, len(_BACK_OFF_S) - 1)])
-            attempt += 1
+        await self._retrying()(self._prepare_all)
+        self._last_success = time.monotonic()
 
     async def keep(self) -> None:
         """Brings servers that were started anew to the wanted weights though nothing is asked here; does not end."""
@@ -191,9 +167,59 @@ class ServerPool:
         """Closes all connections."""
         await asyncio.gather(*(server.client.aclose() for server in self.servers))
 
-    def _choose(self, affinity: bytes, failed: set[str]) -> Server:
-        """The server that the affinity points to, unless it failed or is much busier than another."""
-        servers = [server for server in self.servers if server.address not in failed]
+    def _retrying(self) -> AsyncRetrying:
+        """Makes attempts until no server has answered for too long."""
+
+        def has_waited_enough(state: RetryCallState) -> bool:
+            return time.monotonic() - max(self._last_success, state.start_time) > self.recovery_s
+
+        def give_up(state: RetryCallState) -> None:
+            errors = "; ".join(f"{s.address}: {s.last_error or 'not asked'}" for s in self.servers)
+            cause = state.outcome.exception() if state.outcome is not None else None
+            raise ConnectionError(f"no vLLM server has answered for {self.recovery_s:g} s ({errors})") from cause
+
+        return AsyncRetrying(
+            retry=retry_if_exception_type(ServerError),
+            wait=_BACK_OFF,
+            stop=has_waited_enough,
+            retry_error_callback=give_up,
+        )
+
+    async def _ask_any(self, body: dict[str, Any], affinity: bytes) -> dict[str, Any]:
+        """The answer of the first server that gives one; each is asked once.
+
+        Raises:
+            ServerError: if none does.
+        """
+        untried = list(self.servers)
+        while True:
+            server = self._choose(affinity, untried)
+            try:
+                await self._prepare(server)
+                return await self._ask(server, body)
+            except ServerError as error:
+                _record_failure(server, error)
+                untried.remove(server)
+                if not untried:
+                    raise
+
+    async def _prepare_all(self) -> None:
+        """Brings to the wanted weights every server that can be reached.
+
+        Raises:
+            ServerError: if there is none.
+        """
+        failures = await asyncio.gather(*map(self._prepare, self.servers), return_exceptions=True)
+        for server, failure in zip(self.servers, failures, strict=True):
+            if isinstance(failure, ServerError):
+                _record_failure(server, failure)
+            elif isinstance(failure, BaseException):
+                raise failure
+        if all(failures):
+            raise ServerError("no server can be reached")
+
+    def _choose(self, affinity: bytes, servers: Sequence[Server]) -> Server:
+        """Of these servers, the one that the affinity points to, unless it is much busier than another."""
         least = min(server.num_running for server in servers)
         free = [server for server in servers if server.num_running <= least + _SLACK]
         return max(free, key=lambda server: hashlib.blake2b(server.address.encode() + affinity).digest())
@@ -237,15 +263,8 @@ class ServerPool:
                 await server.call("POST", "/update_weight_version", {"new_version": wanted.tag})
             server.tag, server.last_error = wanted.tag, ""
 
-    def _failed(self, server: Server, error: ServerError, started: float) -> None:
-        """Notes a failure.
 
-        Raises:
-            ConnectionError: if no server has answered for too long.
-        """
-        is_news = server.tag is not None or not server.last_error
-        log.log(logging.WARNING if is_news else logging.DEBUG, "%s: %s", server.address, error)
-        server.tag, server.last_error = None, str(error)
-        if time.monotonic() - max(self._last_success, started) > self.recovery_s:
-            errors = "; ".join(f"{s.address}: {s.last_error or 'not asked'}" for s in self.servers)
-            raise ConnectionError(f"no vLLM server has answered for {self.recovery_s:g} s ({errors})") from error
+def _record_failure(server: Server, error: ServerError) -> None:
+    is_news = server.tag is not None or not server.last_error
+    log.log(logging.WARNING if is_news else logging.DEBUG, "%s: %s", server.address, error)
+    server.tag, server.last_error = None, str(error)

@@ -16,14 +16,15 @@ from typing import Any, Literal
 import httpx
 
 from appo.tools.base import ToolError, ToolTimeoutError
-from appo.tools.pacing import BackOff, Pace, retry_after_s
 from appo.tools.search.tool import SEARCH_BACKENDS, SearchBackend
+from appo.workers.pacing import Pace
+from appo.workers.retries import BackOff, PassingError, StoppedError, is_passing, retry_after_s, retrying
 
 _VARIABLE = re.compile(r"\{([A-Za-z_]\w*)\}")
 _SECRET = re.compile("authorization|(auth|key|token)$|secret|cookie|password", re.IGNORECASE)
-_WORTH_ANOTHER_TRY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MAX_ANSWER_BYTES = 16 * 2**20
 _LONGEST_PAUSE_S = 30.0
+_STOPPED = "The search was stopped."
 
 
 @SEARCH_BACKENDS.register
@@ -33,8 +34,8 @@ class HTTPSearch(SearchBackend):
 
     ``{NAME}`` in a header or a field stands for the environment variable of that name, read at the start: keys stand in
     no config, no log and no failure text. An attempt that fails for a passing reason (no connection, no answer in time,
-    statuses 408, 425, 429, 500, 502, 503, 504) is made again after a growing pause, or after that which the server asks
-    for; every other failure ends the search at once.
+    statuses 408, 409, 425, 429 and those from 500 on) is made again after a growing pause, or after that which the
+    server asks for; every other failure ends the search at once.
     """
 
     url: str
@@ -122,27 +123,27 @@ class HTTPSearch(SearchBackend):
             raise RuntimeError("HTTPSearch must be started before it is searched")
         deadline = time.monotonic() + self.timeout_s
         back_off = BackOff(self.first_pause_s, _LONGEST_PAUSE_S)
-        for attempt in range(1, self.max_attempts + 1):
-            session.wait_for_turn(deadline)
-            try:
-                answer = self._ask(session, query, limit, deadline)
-                break
-            except _PassingError as error:
-                if attempt == self.max_attempts:
-                    text = f"The search failed after {attempt} attempts: {error}."
-                    raise ToolTimeoutError(text) if error.is_timeout else ToolError(text) from None
-                if error.retry_after_s:
-                    session.pace.hold(error.retry_after_s)
-                session.wait(back_off.pause_s(attempt), deadline)
+        attempts = retrying(back_off, self.max_attempts, self.timeout_s, session.stopped)
+        try:
+            answer = attempts(self._ask, session, query, limit, deadline)
+        except PassingError as error:
+            number = attempts.statistics["attempt_number"]
+            if number < self.max_attempts:
+                raise ToolTimeoutError("The search was given up: the service is too slow.") from None
+            text = f"The search failed after {number} attempts: {error}."
+            raise ToolTimeoutError(text) if isinstance(error, _LateError) else ToolError(text) from None
+        except StoppedError:
+            raise ToolError(_STOPPED) from None
         return self._passages(answer)[:limit]
 
     def _ask(self, session: _Session, query: str, limit: int, deadline: float) -> Any:
         """One attempt.
 
         Raises:
-            _PassingError: if another one may succeed.
+            PassingError: if another one may succeed.
             ToolError: if none will.
         """
+        session.wait_for_turn(deadline)
         fields = _with(session.fields, self.query_field, query)
         if self.limit_field is not None:
             fields = _with(fields, self.limit_field, limit)
@@ -151,17 +152,18 @@ class HTTPSearch(SearchBackend):
         timeout = httpx.Timeout(max(until - time.monotonic(), 1e-3))
         try:
             with session.client.stream(self.method, self.url, timeout=timeout, **content) as response:
-                if response.status_code in _WORTH_ANOTHER_TRY:
-                    pause_s = retry_after_s(response.headers.get("Retry-After"))
-                    raise _PassingError(_status(response), retry_after_s=pause_s)
+                if is_passing(response.status_code):
+                    # All threads leave the server alone, not this one only.
+                    session.pace.hold(retry_after_s(response.headers.get("Retry-After")))
+                    raise PassingError(_status(response))
                 if not response.is_success:
                     raise ToolError(f"The search failed: {_status(response)}.")
                 body = _read(response, until)
         except httpx.TimeoutException:
-            raise _PassingError("no answer in time", is_timeout=True) from None
+            raise _LateError from None
         except httpx.HTTPError as error:
             # Its text may hold headers, and with them keys.
-            raise _PassingError(f"no answer ({type(error).__name__})") from None
+            raise PassingError(f"no answer ({type(error).__name__})") from None
         try:
             return json.loads(body)
         except ValueError:
@@ -185,13 +187,11 @@ class HTTPSearch(SearchBackend):
         return ": ".join(filter(None, (title, text))) + (f" ({url})" if url else "")
 
 
-class _PassingError(Exception):
-    """An attempt failed, and another one may not."""
+class _LateError(PassingError):
+    """An attempt had no answer in time."""
 
-    def __init__(self, message: str, retry_after_s: float = 0.0, is_timeout: bool = False) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-        self.is_timeout = is_timeout
+    def __init__(self) -> None:
+        super().__init__("no answer in time")
 
 
 @dataclass(eq=False)
@@ -213,19 +213,8 @@ class _Session:
         moment = self.pace.take(until=deadline)
         if moment is None:
             raise ToolTimeoutError("The search was given up: the service takes no more searches for now.")
-        self.wait(moment - time.monotonic(), deadline)
-
-    def wait(self, seconds: float, deadline: float) -> None:
-        """Waits, but neither past the deadline nor when the session is stopped.
-
-        Raises:
-            ToolTimeoutError: if it would be past the deadline.
-            ToolError: if the session is stopped meanwhile.
-        """
-        if time.monotonic() + seconds > deadline:
-            raise ToolTimeoutError("The search was given up: the service is too slow.")
-        if self.stopped.wait(max(seconds, 0.0)):
-            raise ToolError("The search was stopped.")
+        if self.stopped.wait(max(moment - time.monotonic(), 0.0)):
+            raise ToolError(_STOPPED)
 
 
 def _check_secrets(values: Mapping[str, Any], option: str) -> None:
@@ -285,7 +274,7 @@ def _read(response: httpx.Response, until: float) -> bytes:
     """The body, if it comes in time: httpx limits the time between its parts alone.
 
     Raises:
-        _PassingError: if it does not.
+        _LateError: if it does not.
         ToolError: if it is too large.
     """
     body = bytearray()
@@ -294,5 +283,5 @@ def _read(response: httpx.Response, until: float) -> bytes:
         if len(body) > _MAX_ANSWER_BYTES:
             raise ToolError(f"The search failed: the answer has more than {_MAX_ANSWER_BYTES // 2**20} MiB.")
         if time.monotonic() > until:
-            raise _PassingError("no answer in time", is_timeout=True)
+            raise _LateError
     return bytes(body)

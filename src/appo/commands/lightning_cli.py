@@ -1,0 +1,182 @@
+"""Commands that run Lightning's trainer: their parsers, and what every run has beside what its config says."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from appo.commands.components import unknown_component
+from appo.commands.parser import AppoParser
+from appo.distributed.fsdp import OFFLOADING_BACKENDS, FSDP2Strategy
+from appo.sft import SupervisedDataModule, SupervisedModule
+from appo.training.callbacks import ExportPolicy, IterationProgress, RolloutCallback
+from appo.training.datamodule import RolloutDataModule
+from appo.training.module import APPOModule
+
+log = logging.getLogger(__name__)
+
+_CONNECTING_S = 120.0
+"""Seconds that processes may take to connect, which is under the time-out of their collectives."""
+
+
+class TrainerParser(AppoParser, LightningArgumentParser):
+    """Says which components there are where a name is unknown."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = re.search(r"Expected a dot import path string: (\S+)", message)
+        key = re.search(r'key "([\w.]+)"', message)
+        if unknown and key:
+            message = f"{key[1]}: {unknown_component(key[1], unknown[1])}"
+        super().error(message, ex)
+
+
+class RunFolderCLI(LightningCLI):
+    """Builds what a command trains or evaluates; a run keeps everything in one folder, ``trainer.default_root_dir``.
+
+    Args:
+        command: its name in usage lines.
+        args: its options, as on the command line.
+        method: of the trainer.
+        model_class: of the section ``model``.
+        datamodule_class: of the section ``data``.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        args: Sequence[str],
+        method: str,
+        model_class: type[L.LightningModule],
+        datamodule_class: type[L.LightningDataModule],
+    ) -> None:
+        self.method = method
+        super().__init__(
+            model_class,
+            datamodule_class,
+            args=list(args),
+            run=False,
+            parser_class=TrainerParser,
+            # Interpolations see the merged config, not one file: an override reaches every ${...} that names it.
+            parser_kwargs={
+                "parser_mode": "omegaconf+",
+                "prog": f"appo {command}",
+                "dump_header": [f"appo {version('appo')}"],
+            },
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+        )
+
+    def run(self) -> None:
+        """Calls the method of the trainer."""
+        options = {name: self.config_init[name] for name in self.method_options}
+        getattr(self.trainer, self.method)(model=self.model, datamodule=self.datamodule, **options)
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = self.parser_class(**kwargs)
+        parser.add_argument("--config", action="config", help="YAML file; several are merged from left to right.")
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        self.method_options = parser.add_method_arguments(
+            L.Trainer, self.method, skip=set(LightningCLI.subcommands()[self.method])
+        )
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            self.parser.error(str(error))
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        config = self.config_init.trainer
+        config.default_root_dir = config.default_root_dir or "runs/appo"
+        folder = Path(config.default_root_dir)
+        if config.logger in (None, True):
+            config.logger = [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")]
+        callbacks = list(config.callbacks or ())
+        if config.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+            # At the end of every iteration: by default Lightning waits for a validation, which may never come.
+            checkpoints = ModelCheckpoint(
+                folder / "checkpoints", filename="{epoch}", save_last="link", save_on_train_epoch_end=True
+            )
+            callbacks.append(checkpoints)
+        config.callbacks = [*callbacks, *self.run_callbacks(with_progress=config.enable_progress_bar is not False)]
+        trainer = super().instantiate_trainer(**kwargs)
+        # What an epoch has logged is shown and saved after it was logged.
+        ordered: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer, not declared
+        ordered.sort(
+            key=lambda callback: (isinstance(callback, ModelCheckpoint), isinstance(callback, IterationProgress))
+        )
+        return trainer
+
+    def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
+        """What belongs to every run of the command."""
+        return []
+
+
+class AppoCLI(RunFolderCLI):
+    """Reinforcement learning: a ``rollout`` section beside ``model``, ``data`` and ``trainer``."""
+
+    def __init__(self, command: str, args: Sequence[str], method: str | None = None) -> None:
+        super().__init__(command, args, method or command, APPOModule, RolloutDataModule)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        config = self.config_init.trainer
+        timeout_s = max(_CONNECTING_S, self.config_init.rollout.rank_timeout_s)
+        timeout = timedelta(seconds=timeout_s)
+        if config.strategy == "ddp":
+            config.strategy = DDPStrategy(timeout=timeout)
+        elif config.strategy in ("fsdp", "fsdp2"):
+            if config.strategy == "fsdp":
+                log.info("trainer.strategy=fsdp shards with FSDP2, which has taken the place of torch's first FSDP")
+            offloads = torch.cuda.is_available() and self.config_init.model.sharding.cpu_offload
+            config.strategy = FSDP2Strategy(
+                process_group_backend=OFFLOADING_BACKENDS if offloads else None, timeout=timeout
+            )
+        return super().instantiate_trainer(**kwargs)
+
+    def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
+        return [ExportPolicy(), *([IterationProgress()] if with_progress else [])]
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_lightning_class_args(RolloutCallback, "rollout")
+        parser.set_defaults(
+            {
+                "trainer.log_every_n_steps": 1,
+                "model.loss": {"class_path": "ProceduralLoss"},
+                "rollout.engine": {"class_path": "HFEngine"},
+                "rollout.scorer": {"class_path": "BranchingScore"},
+                "rollout.advantage": {"class_path": "ProceduralAdvantage"},
+                "rollout.reward": {"class_path": "AnswerReward"},
+                "rollout.syntax": {"class_path": "TagSyntax"},
+            }
+        )
+        parser.link_arguments("model.policy", "data.tokenizer")
+        parser.link_arguments("rollout.temperature", "model.temperature")
+
+
+class SupervisedCLI(RunFolderCLI):
+    """Supervised training on demonstrations."""
+
+    def __init__(self, command: str, args: Sequence[str]) -> None:
+        super().__init__(command, args, "fit", SupervisedModule, SupervisedDataModule)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.link_arguments("model.policy", "data.tokenizer")

@@ -1,0 +1,29 @@
+"""The argument parser of every command: errors in a line, components that start with their own defaults."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, _typehints
+
+
+class AppoParser(ArgumentParser):
+    """Says in a line what is wrong."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        sys.stderr.write(f"error: {message}\n")
+        self.exit(2)
+
+
+def _start_afresh(parser_or_action: Any, previous: Any, value: Any) -> None:
+    """Another class in the place of a component begins with its own defaults.
+
+    jsonargparse would hand on every option that both classes have, defaults of the former included: a `ClippedLoss` in
+    the place of the `ProceduralLoss` would clip where that one does (https://github.com/mauvilsa/jsonargparse/issues/460).
+    """
+    if previous and previous.get("init_args") and previous["class_path"] != value["class_path"]:
+        previous["init_args"] = type(previous)()
+
+
+_typehints.discard_init_args_on_class_path_change = _start_afresh  # it has no setting for this
