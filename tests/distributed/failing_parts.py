@@ -51,7 +51,7 @@ TIMED_OUT = "the judge timed out: connection closed by peer"
 class TimedOutReward(EvenTokens):
     """Fails on the first of two processes alone."""
 
-    def __call__(self, trajectory: Trajectory) -> Outcome:
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
         if not is_second():
             raise RuntimeError(TIMED_OUT)
         return super().__call__(trajectory)
