@@ -246,7 +246,7 @@ def test_the_key_is_sent_and_shown_nowhere(endpoint, make_judge, monkeypatch, ca
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("JUDGE_KEY", KEY)
     endpoint.answer = lambda number, body: (401, {}, f"wrong key {body and KEY}".encode())
-    reward = make_judge(api_key_variable="JUDGE_KEY")
+    reward = make_judge(headers={"Authorization": "Bearer {JUDGE_KEY}"})
     with pytest.raises(RewardError, match=r"status 401: wrong key \*\*\*") as error:
         RewardRunner(reward)([boxed("x")])
     assert endpoint.requests[0][1][
@@ -260,8 +260,14 @@ def test_a_missing_key_is_an_error_at_the_start(make_judge, monkeypatch, value):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("JUDGE_KEY", value)
-    with pytest.raises(ValueError, match="api_key_variable must name a variable of the environment, got 'JUDGE_KEY'"):
-        make_judge(api_key_variable="JUDGE_KEY")
+    with pytest.raises(ValueError, match=r"headers must name environment variables that are set, got {JUDGE_KEY}"):
+        make_judge(headers={"Authorization": "Bearer {JUDGE_KEY}"})
+
+
+def test_a_key_in_the_options_is_refused_without_being_shown():
+    with pytest.raises(ValueError, match=r"headers\.Authorization must take its value from an environment") as error:
+        JudgeReward("m", headers={"Authorization": f"Bearer {KEY}"})
+    assert KEY not in str(error.value)
 
 
 def test_no_more_requests_at_once_than_allowed_and_outcomes_in_order(endpoint, make_judge):

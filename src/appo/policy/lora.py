@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from appo.core.extras import require_extra
 from appo.distributed.gather import whole
 
 if TYPE_CHECKING:
@@ -64,14 +64,10 @@ class LoRA:
         Raises:
             ValueError: if a package or the GPU is missing.
         """
-        if find_spec("peft") is None:
-            raise ValueError('model.lora must have peft, got none: pip install "appo[lora]"')
+        require_extra("peft", "model.lora", "lora")
         if self.quantize is None:
             return
-        if find_spec("bitsandbytes") is None:
-            raise ValueError(
-                f'model.lora.quantize = {self.quantize} must have bitsandbytes, got none: pip install "appo[qlora]"'
-            )
+        require_extra("bitsandbytes", f"model.lora.quantize = {self.quantize}", "qlora")
         if not torch.cuda.is_available():
             raise ValueError(f"model.lora.quantize = {self.quantize} must have a GPU with CUDA, got none")
 

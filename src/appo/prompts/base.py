@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from appo.core.registry import Registry
 
@@ -105,6 +105,17 @@ class PromptSource(ABC):
 
 
 PROMPT_SOURCES: Registry[PromptSource] = Registry("prompt source", group="appo.prompts")
+
+
+def is_message(value: Any) -> bool:
+    """Whether a value is a message as chat templates take it: an object with the texts `role` and `content`."""
+    return isinstance(value, Mapping) and all(isinstance(value.get(key), str) for key in ("role", "content"))
+
+
+def with_system_prompt(messages: Sequence[dict[str, str]], text: str) -> list[dict[str, str]]:
+    """The conversation that a system message opens, in place of its own if it has one."""
+    rest = messages[1:] if messages[0]["role"] == "system" else messages
+    return [{"role": "system", "content": text}, *rest]
 
 
 def only_questions(rows: Iterable[Question | UnusableRow]) -> list[Question]:

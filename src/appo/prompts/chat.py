@@ -8,7 +8,7 @@ from typing import Any, cast
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from appo.prompts.base import Question
+from appo.prompts.base import Question, with_system_prompt
 
 
 class ChatEncoder:
@@ -87,8 +87,7 @@ class ChatEncoder:
     def _messages(self, question: Question) -> list[dict[str, str]]:
         messages = list(question.messages)
         if self.system_prompt is not None:
-            said = messages[1:] if messages[0]["role"] == "system" else messages
-            messages = [{"role": "system", "content": self.system_prompt}, *said]
+            messages = with_system_prompt(messages, self.system_prompt)
         if self.system_addition is None:
             return messages
         if messages[0]["role"] != "system":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from appo.prompts.base import UnusableReason
+from appo.prompts.base import UnusableReason, is_message
 
 MISSING = object()
 """What a record has under a key that it lacks."""
@@ -60,15 +60,11 @@ def to_messages(value: object) -> tuple[dict[str, str], ...] | None:
     """
     if isinstance(value, str):
         value = [{"role": "user", "content": value}]
-    if not isinstance(value, Sequence) or not value or not all(map(_is_message, value)):
+    if not isinstance(value, Sequence) or not value or not all(map(is_message, value)):
         return None
     if value[-1]["role"] != "user" or not value[-1]["content"].strip():
         return None
     return tuple({"role": message["role"], "content": message["content"]} for message in value)
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(value.get(key), str) for key in ("role", "content"))
 
 
 def repair_commands(text: str) -> str:

@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+from appo.core.extras import import_extra
 from appo.prompts.base import PROMPT_SOURCES, Question, Split, only_questions
-from appo.prompts.extras import import_extra
 from appo.prompts.rows import Record, TableQuestions
 
 BATCH_ROWS = 1024
@@ -71,7 +71,7 @@ class DatasetQuestions(TableQuestions):
 
     def _open(self, split: Split) -> Any:
         name = self.location(split)
-        datasets = import_extra("datasets", type(self).__name__)
+        datasets = import_extra("datasets", type(self).__name__, "data")
         folder = Path(self.path).expanduser()
         saved = [folder / file for file in ("dataset_dict.json", "state.json")]
         if not any(file.is_file() for file in saved):

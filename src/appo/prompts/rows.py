@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from appo.prompts.base import PromptSource, Question, Split, UnusableRow, only_questions
+from appo.prompts.base import PromptSource, Question, Split, UnusableRow, only_questions, with_system_prompt
 from appo.prompts.columns import Fields, UnusableRowError, is_balanced, lookup, repair_commands, to_messages, to_text
 
 log = logging.getLogger(__name__)
@@ -148,8 +148,7 @@ class TableQuestions(PromptSource):
         if messages is None:
             raise fields.unusable("no_question", self.question_key, "be a text that is not empty")
         if self.system_prompt is not None:
-            said = messages[1:] if messages[0]["role"] == "system" else messages
-            messages = ({"role": "system", "content": self.system_prompt}, *said)
+            messages = tuple(with_system_prompt(messages, self.system_prompt))
         repaired = tuple({**message, "content": self._content(message)} for message in messages)
         question = Question(
             id=str(record.number) if self.id_key is None else fields.text(self.id_key, "no_id"),

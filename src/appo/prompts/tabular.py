@@ -6,8 +6,8 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from appo.core.extras import import_extra
 from appo.prompts.base import PROMPT_SOURCES, Split
-from appo.prompts.extras import import_extra
 from appo.prompts.jsonl import existing_file
 from appo.prompts.rows import Record, TableQuestions
 
@@ -54,10 +54,10 @@ class ParquetQuestions(TableQuestions):
 
     def records(self, split: Split) -> Iterator[Record]:
         path = existing_file(split, self.location(split))
-        parquet = import_extra("pyarrow.parquet", type(self).__name__)
+        parquet = import_extra("pyarrow.parquet", type(self).__name__, "data")
         try:
             file = parquet.ParquetFile(path)
-        except import_extra("pyarrow", type(self).__name__).ArrowInvalid as error:
+        except import_extra("pyarrow", type(self).__name__, "data").ArrowInvalid as error:
             raise ValueError(f"{split} must be a Parquet file, got {path}: {error}") from error
         number = 0
         with file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import string
 import threading
 import time
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 import httpx
 
+from appo.core.secrets import fill_in, refuse_secrets, without_secrets
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.answer_grading import Grading, Verdict
 from appo.rewards.base import REWARDS, Reward, RewardError
@@ -67,8 +67,8 @@ class JudgeReward(Reward):
     """Of the judge's reply."""
     extra_body: dict[str, Any] = field(default_factory=dict)
     """Further fields of the request, such as ``{"chat_template_kwargs": {"enable_thinking": false}}``."""
-    api_key_variable: str | None = None
-    """Environment variable that holds the endpoint's key."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Headers of every request; keys come from environment variables: ``Authorization: "Bearer {JUDGE_KEY}"``."""
     max_concurrent: int = 16
     """Requests at once."""
     max_attempts: int = 5
@@ -79,7 +79,6 @@ class JudgeReward(Reward):
     """Seconds for one answer, all attempts and pauses together."""
 
     _client: httpx.Client | None = field(init=False, repr=False, default=None)
-    _key: str = field(init=False, repr=False, default="")
     _is_stopped: threading.Event = field(init=False, repr=False, default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -101,6 +100,7 @@ class JudgeReward(Reward):
             raise ValueError(f"words must be two different words, got {self.words}")
         if reserved := sorted(_RESERVED & self.extra_body.keys()):
             raise ValueError(f"extra_body must not hold {', '.join(reserved)}, which the reward sets itself")
+        refuse_secrets(self.headers, "headers")
         self._check_template()
 
     def _check_template(self) -> None:
@@ -121,14 +121,7 @@ class JudgeReward(Reward):
     def start(self) -> None:
         if self._client is not None:
             return
-        headers = {}
-        if self.api_key_variable is not None:
-            self._key = os.environ.get(self.api_key_variable, "")
-            if not self._key:
-                raise ValueError(
-                    f"api_key_variable must name a variable of the environment, got {self.api_key_variable!r}"
-                )
-            headers["Authorization"] = f"Bearer {self._key}"
+        headers = fill_in(self.headers, "headers")
         self._is_stopped.clear()
         self._client = httpx.Client(
             headers=headers,
@@ -207,7 +200,8 @@ class JudgeReward(Reward):
             response = self._client.post(f"{self.address.rstrip('/')}/chat/completions", json=body, timeout=left_s)
         except httpx.TransportError as error:
             raise PassingError(f"{type(error).__name__}: {error}") from error
-        text = self._without_key(response.text[:500])
+        # A server may repeat the key that it refuses.
+        text = without_secrets(response.text[:500], self.headers)
         if is_passing(response.status_code):
             pause_s = retry_after_s(response.headers.get("Retry-After"))
             raise PassingError(f"status {response.status_code}: {text}", pause_s)
@@ -221,7 +215,3 @@ class JudgeReward(Reward):
                 f"the judge at {self.address} must answer with a chat completion, got {text!r}"
             ) from error
         return content, finish_reason != "length"
-
-    def _without_key(self, text: str) -> str:
-        """A server may repeat the key that it refuses."""
-        return text.replace(self._key, "***") if self._key else text

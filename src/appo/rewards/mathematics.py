@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from appo.core.extras import require_extra
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.answer_grading import Grading, Verdict
 from appo.rewards.answer_text import agree, normalize_answer, unwrap_latex
@@ -57,8 +57,7 @@ class MathReward(Reward):
             raise ValueError(f"num_processes must be positive, got {self.num_processes}")
         if self.memory_mb < 256:
             raise ValueError(f"memory_mb must be at least 256, which a process needs for itself, got {self.memory_mb}")
-        if importlib.util.find_spec("math_verify") is None:
-            raise ModuleNotFoundError("MathReward needs the package math-verify: pip install 'appo[math]'")
+        require_extra("math_verify", type(self).__name__, "math")
         self._pool = ProcessPool(f"{_EQUIVALENCE}:is_equivalent", self.num_processes, self.memory_mb)
 
     def __call__(self, trajectory: Trajectory) -> RewardResult:

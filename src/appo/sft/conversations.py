@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from appo.core.registry import Registry
 from appo.core.trajectory import Segment
 from appo.environments.demonstrations import Demonstration, WorldDemonstrations
+from appo.prompts.base import is_message
 
 ConversationSplit = Literal["train", "validation"]
 
@@ -111,7 +112,7 @@ class JsonlConversations(ConversationSource):
         except json.JSONDecodeError as error:
             raise ValueError(f"{place} must be a JSON object, got {line[:80]!r}") from error
         messages = record.get("messages") if isinstance(record, dict) else None
-        if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+        if not isinstance(messages, list) or not all(map(is_message, messages)):
             raise ValueError(
                 f"{place} must have `messages`, a list of objects with texts `role` and `content`, got {line[:80]!r}"
             )
@@ -130,7 +131,3 @@ class JsonlConversations(ConversationSource):
             start = match.end()
         segments.append(Segment(content[start:], True))
         return tuple(segment for segment in segments if segment.text)
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("role"), str) and isinstance(value.get("content"), str)

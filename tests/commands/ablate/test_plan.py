@@ -79,7 +79,7 @@ def test_without_matplotlib_nothing_begins(tmp_path, capsys, monkeypatch):
         lambda name, *rest: None if name.startswith("matplotlib") else find(name, *rest),
     )  # fmt: skip
     message = refused(capsys, tmp_path, "--vary=rollout.lag=0,1")
-    assert "pip install 'appo[report]'" in message
+    assert 'the figure needs the package matplotlib, which is not installed: pip install "appo[report]"' in message
 
 
 def test_foreign_files_are_left_alone(tmp_path, capsys):

@@ -211,8 +211,9 @@ def test_an_adapter_of_a_quantized_policy_is_merged_on_a_gpu_and_written_anywher
 
 
 def test_peft_must_be_there(adapted_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("appo.policy.lora.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=re.escape('model.lora must have peft, got none: pip install "appo[lora]"')):
+    monkeypatch.setattr("appo.core.extras.find_spec", lambda name: None)
+    message = 'model.lora needs the package peft, which is not installed: pip install "appo[lora]"'
+    with pytest.raises(ValueError, match=re.escape(message)):
         export_policy(adapted_run / "checkpoints/last.ckpt", tmp_path / "out", form="adapter")
 
 

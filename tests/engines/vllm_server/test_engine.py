@@ -180,8 +180,9 @@ def test_refuses_impossible_options(options, message):
 
 
 def test_a_key_that_is_not_set_is_an_error(policies):
-    with pytest.raises(ValueError, match="api_key_variable must name a variable of the environment, got 'NO_SUCH_KEY'"):
-        VLLMServerEngine(api_key_variable="NO_SUCH_KEY").start(policies["llama"])
+    message = "rollout.engine.headers must name environment variables that are set, got {NO_SUCH_KEY}, which is not"
+    with pytest.raises(ValueError, match=message):
+        VLLMServerEngine(headers={"Authorization": "Bearer {NO_SUCH_KEY}"}).start(policies["llama"])
 
 
 def test_a_version_of_the_weights_appears_whole_and_the_ones_before_go(tmp_path: Path, tokenizer):

@@ -1,4 +1,4 @@
-"""A server of the Model Context Protocol, run as a process of its own: ``python mcp_server.py [port]``.
+"""A server of the Model Context Protocol, run as a process of its own: ``python server.py [port]``.
 
 Without a port it talks over its standard streams; with one (0 for any) over HTTP, and tells the port.
 """

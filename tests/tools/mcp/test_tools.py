@@ -27,7 +27,7 @@ from appo.tools import (
     ToolUnavailableError,
 )
 
-SERVER = [sys.executable, str(Path(__file__).with_name("mcp_server.py"))]
+SERVER = [sys.executable, str(Path(__file__).with_name("server.py"))]
 NAMES = ["shout", "add", "where", "header", "fail", "sleep", "die", "picture"]
 
 
@@ -244,13 +244,14 @@ def test_a_server_started_anew_is_found_under_its_address(started):
 def test_a_server_sees_only_the_variables_that_are_meant_for_it(started, monkeypatch, tmp_path):
     monkeypatch.setenv("PASSED", "passed")
     monkeypatch.setenv("HIDDEN", "hidden")
-    tools = started(command=SERVER, env={"PLAIN": "plain"}, pass_env=["PASSED"], folder=str(tmp_path), timeout_s=20.0)
+    env = {"PLAIN": "plain", "PASSED": "{PASSED}"}
+    tools = started(command=SERVER, env=env, folder=str(tmp_path), timeout_s=20.0)
     assert json.loads(tools["where"](""))[1:] == [str(tmp_path), "plain", "passed", None]
 
 
 def test_headers_reach_the_server_and_secret_ones_come_from_the_environment(started, http_server, monkeypatch):
     monkeypatch.setenv("TOKEN", "s3cret")
-    provider = {"url": http_server.url, "headers": {"x-team": "red"}, "headers_from_env": {"x-token": "TOKEN"}}
+    provider = {"url": http_server.url, "headers": {"x-team": "red", "x-token": "{TOKEN}"}}
     tools = started(**provider, timeout_s=20.0)
     assert (tools["header"]("x-team"), tools["header"]("x-token")) == ("red", "s3cret")
 
@@ -308,7 +309,7 @@ def test_stop_fails_the_calls_in_flight_and_start_works_again():
         ({"command": [sys.executable, "-c", ""]}, RuntimeError, "could not be started or reached: Connection closed"),
         ({"url": "http://127.0.0.1:9/mcp"}, RuntimeError, "could not be started or reached: "),
         ({"command": SERVER, "include": ["nope"]}, ValueError, r"include must name tools of .*shout, .* got 'nope'"),
-        ({"command": SERVER, "pass_env": ["NOT_SET"]}, ValueError, "must name variables .*, got 'NOT_SET'"),
+        ({"command": SERVER, "env": {"A": "{NOT_SET}"}}, ValueError, "env must name .* that are set, got {NOT_SET}"),
         (
             {"command": [sys.executable, "-c", "input(); input()"], "start_timeout_s": 1.0},
             RuntimeError,

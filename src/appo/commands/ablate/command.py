@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from appo.commands.ablate.figure import draw_curves, require_matplotlib
+from appo.commands.ablate.figure import draw_curves
 from appo.commands.ablate.options import read_spec
 from appo.commands.ablate.plan import Resolve, Run, check_folder, plan_runs
 from appo.commands.ablate.processes import Children, alone_in, interrupted_by_termination
@@ -16,6 +16,7 @@ from appo.commands.ablate.runs import Failure, Result, perform
 from appo.commands.ablate.spec import AblationSpec
 from appo.commands.ablate.summary import compare
 from appo.commands.ablate.tables import comparison_page, metric_by_run, write_runs
+from appo.core.extras import require_extra
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def ablate(args: Sequence[str], resolve: Resolve) -> int:
     with ExitStack() as held:
         try:
             spec = read_spec(args)
-            require_matplotlib()
+            require_extra("matplotlib", "the figure", "report")
             runs = plan_runs(spec, resolve)
             lock = held.enter_context(alone_in(spec.out))
             for run in runs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from appo.commands.ablate.runs import TOKENS, Result
@@ -24,16 +23,6 @@ _DASHES = ("-", "--", ":", "-.")
 
 _INCHES_PER_LEGEND_ROW = 0.24
 _LONGEST_NAME_IN_TWO_COLUMNS = 36
-
-
-def require_matplotlib() -> None:
-    """Makes sure that the figure can be drawn.
-
-    Raises:
-        ValueError: if it cannot.
-    """
-    if find_spec("matplotlib") is None:
-        raise ValueError("matplotlib must be installed for the figure, got none: pip install 'appo[report]'")
 
 
 def curve_metric(results: Sequence[Result], spec: AblationSpec) -> str:

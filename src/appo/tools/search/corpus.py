@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from appo.core.extras import import_extra
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -114,10 +116,7 @@ def _long_fields() -> Iterator[None]:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    try:
-        from pyarrow.parquet import ParquetFile
-    except ModuleNotFoundError as error:
-        raise ImportError(f'reading {path} needs pyarrow: pip install "appo[search]"') from error
-    with ParquetFile(path) as file:
+    parquet = import_extra("pyarrow.parquet", f"the corpus {path}", "search")
+    with parquet.ParquetFile(path) as file:
         rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
         yield from enumerate(rows, start=1)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -15,13 +13,12 @@ from typing import Any, Literal
 
 import httpx
 
+from appo.core.secrets import fill_in, refuse_secrets
 from appo.tools.base import ToolError, ToolTimeoutError
 from appo.tools.search.tool import SEARCH_BACKENDS, SearchBackend
 from appo.workers.pacing import Pace
 from appo.workers.retries import BackOff, PassingError, StoppedError, is_passing, retry_after_s, retrying
 
-_VARIABLE = re.compile(r"\{([A-Za-z_]\w*)\}")
-_SECRET = re.compile("authorization|(auth|key|token)$|secret|cookie|password", re.IGNORECASE)
 _MAX_ANSWER_BYTES = 16 * 2**20
 _LONGEST_PAUSE_S = 30.0
 _STOPPED = "The search was stopped."
@@ -83,8 +80,8 @@ class HTTPSearch(SearchBackend):
             path = getattr(self, name)
             if path is not None and (not all(path.split(".")) or (self.method == "GET" and "." in path)):
                 raise ValueError(f"{name} must be a name, or names joined by dots where method is POST, got {path!r}")
-        _check_secrets(self.headers, "headers")
-        _check_secrets(self.fields, "fields")
+        refuse_secrets(self.headers, "headers")
+        refuse_secrets(self.fields, "fields")
         if self.max_attempts < 1:
             raise ValueError(f"max_attempts must be positive, got {self.max_attempts}")
         for name in ("first_pause_s", "requests_per_s", "request_timeout_s", "timeout_s"):
@@ -108,8 +105,8 @@ class HTTPSearch(SearchBackend):
             return
         # It logs the URL of every request, and a URL may hold a key.
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        client = httpx.Client(headers=_filled_in(self.headers, "headers"), limits=httpx.Limits(max_connections=None))
-        self._session = _Session(client, _filled_in(self.fields, "fields"), Pace(self.requests_per_s))
+        client = httpx.Client(headers=fill_in(self.headers, "headers"), limits=httpx.Limits(max_connections=None))
+        self._session = _Session(client, fill_in(self.fields, "fields"), Pace(self.requests_per_s))
 
     def stop(self) -> None:
         if self._session is not None:
@@ -215,37 +212,6 @@ class _Session:
             raise ToolTimeoutError("The search was given up: the service takes no more searches for now.")
         if self.stopped.wait(max(moment - time.monotonic(), 0.0)):
             raise ToolError(_STOPPED)
-
-
-def _check_secrets(values: Mapping[str, Any], option: str) -> None:
-    """Refuses keys that stand in the options.
-
-    Raises:
-        ValueError: if there is one; it is not shown.
-    """
-    for name, value in values.items():
-        if _SECRET.search(name) and isinstance(value, str) and not _VARIABLE.search(value):
-            raise ValueError(
-                f"{option}.{name} must take its value from an environment variable ({{NAME}}), got the value itself"
-            )
-
-
-def _filled_in(template: Any, option: str) -> Any:
-    """The template with ``{NAME}`` replaced by environment variables, at any depth.
-
-    Raises:
-        ValueError: if one of them is not set.
-    """
-    if isinstance(template, Mapping):
-        return {key: _filled_in(value, option) for key, value in template.items()}
-    if isinstance(template, list):
-        return [_filled_in(value, option) for value in template]
-    if not isinstance(template, str):
-        return template
-    if missing := [name for name in _VARIABLE.findall(template) if not os.environ.get(name)]:
-        raise ValueError(f"{option} must name environment variables that are set, got {{{missing[0]}}}, which is not")
-    # Files of keys end with a line break, which no header may hold.
-    return _VARIABLE.sub(lambda match: os.environ[match[1]].strip(), template)
 
 
 def _with(fields: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:

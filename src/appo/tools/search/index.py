@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from appo.core.extras import import_extra
 from appo.tools.search.corpus import Passage
 
 _MANIFEST = "manifest.json"
@@ -139,10 +140,7 @@ class PassageIndex:
 
 
 def _import_bm25s() -> Any:
-    try:
-        import bm25s
-    except ModuleNotFoundError as error:
-        raise ImportError('BM25Search needs bm25s: pip install "appo[search]"') from error
+    bm25s = import_extra("bm25s", "BM25Search", "search")
     # It asks for its debugging messages to be shown.
     logging.getLogger("bm25s").setLevel(logging.WARNING)
     return bm25s
