@@ -8,18 +8,9 @@ import torch
 from torch.distributed import checkpoint as dcp
 
 from appo.distributed.checkpoint import SHARD_INDEX, open_weights
+from tests.distributed.traps import Trap, trap_index
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b.weight": torch.ones(4, dtype=torch.bfloat16)}
-
-
-class Trap:
-    """Writes a file as soon as it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 def save_shards(folder: Path, model: str, weights: dict[str, torch.Tensor]) -> Path:
@@ -73,9 +64,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
 
 def test_nothing_in_the_index_of_shards_is_executed(tmp_path):
     folder = save_shards(tmp_path / "ckpt", "state_dict", WEIGHTS)
-    metadata = pickle.loads((folder / SHARD_INDEX).read_bytes())
-    metadata.planner_data = Trap(tmp_path / "caught")
-    (folder / SHARD_INDEX).write_bytes(pickle.dumps(metadata))
+    trap_index(folder, tmp_path / "caught")
     with pytest.raises(ValueError, match=r"index of shards in .*: pathlib\.Path\.touch has no place in it"):
         open_weights(folder)
     assert not (tmp_path / "caught").exists()

@@ -95,6 +95,8 @@ class RunFolderCLI(LightningCLI):
         self.method_options = parser.add_method_arguments(
             L.Trainer, self.method, skip=set(LightningCLI.subcommands()[self.method])
         )
+        # Lightning leaves it to torch for files, and trusts what comes from a URL.
+        parser.set_defaults({"weights_only": True})
 
     def instantiate_classes(self) -> None:
         try:

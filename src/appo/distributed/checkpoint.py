@@ -1,21 +1,38 @@
-"""The policy's weights in a checkpoint of a run, a single file or a folder of shards; nothing in it is executed."""
+"""Checkpoints of a run, a single file or a folder of shards, read without executing anything in them."""
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.checkpoint.state_dict_loader import load
+
+if TYPE_CHECKING:
+    # `appo export` does without a trainer.
+    from lightning.pytorch.strategies import ModelParallelStrategy
 
 SHARD_INDEX = ".metadata"
 """The file of a sharded checkpoint that says which shard holds what."""
+
+_REST = "meta.pt"
+"""The file of a sharded checkpoint that has what is neither weights nor optimizer state."""
 
 _POLICY = "policy."
 """What the module puts before the names of its policy's parameters."""
@@ -132,6 +149,69 @@ def _open_folder(checkpoint: Path) -> PolicyWeights:
         for name, key in keys.items()
     }
     return PolicyWeights(shapes, read)
+
+
+def resume(strategy: ModelParallelStrategy, checkpoint: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+    """Loads a checkpoint into a sharded policy and its optimizers, as Lightning's strategy does; all processes call it.
+
+    Args:
+        strategy: that has been set up.
+        checkpoint: a folder of shards, or a single file; that of the first process counts.
+        weights_only: for the signature's sake; nothing is executed, whatever it says.
+
+    Returns:
+        What else the checkpoint holds.
+
+    Raises:
+        ValueError: if a folder holds what would have to be executed.
+    """
+    folder = Path(strategy.broadcast(checkpoint))
+    if not (folder / SHARD_INDEX).is_file():
+        loaded: dict[str, Any] = type(strategy).load_checkpoint(strategy, folder, weights_only=True)
+        return loaded
+    model, module = strategy.model, strategy.lightning_module
+    assert model is not None
+    assert module is not None
+    reader = ShardReader(folder)
+    # Whatever can be refused is, before the policy has changed.
+    reader.read_metadata()
+    rest: dict[str, Any] = _unpickled(folder / _REST, str(folder / _REST))
+    state: dict[str, Any] = {"state_dict": get_model_state_dict(model)}
+    _load_shards(state, reader)
+    model.load_state_dict(state["state_dict"], strict=module.strict_loading)
+    for number, optimizer in enumerate(strategy.optimizers):
+        # One by one: a run may have fewer than its checkpoint.
+        state = {f"optimizer_{number}": get_optimizer_state_dict(model, optimizer)}
+        _load_shards(state, reader)
+        set_optimizer_state_dict(
+            model, optimizer, optim_state_dict=state.popitem()[1], options=StateDictOptions(cpu_offload=True)
+        )
+    return rest
+
+
+def _load_shards(state: dict[str, Any], reader: ShardReader) -> None:
+    try:
+        load(state, storage_reader=reader, planner=_LoadPlanner())
+    except CheckpointException as error:
+        # Torch collects what each process has raised; the first of them says it in one line.
+        raise error.failures[min(error.failures)][0] from error
+
+
+def _unpickled(file: Path | io.BytesIO, name: str) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"ckpt must hold nothing that would be executed, got {name}: {error}") from error
+
+
+class _LoadPlanner(DefaultLoadPlanner):
+    """Takes what is no tensor, such as a learning rate, without executing it, where torch's own planner trusts it."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        harmless = io.BytesIO()
+        torch.save(_unpickled(value, read_item.storage_index.fqn), harmless)
+        harmless.seek(0)
+        super().load_bytes(read_item, harmless)
 
 
 class ShardReader(FileSystemReader):

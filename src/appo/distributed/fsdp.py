@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -20,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import PreTrainedModel
 
+from appo.distributed.checkpoint import resume
 from appo.distributed.gather import whole
 from appo.distributed.tensor_parallel import split_layers
 
@@ -58,6 +60,12 @@ class FSDP2Strategy(ModelParallelStrategy):
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+
+
+def execute_nothing_on_resume(strategy: Strategy) -> None:
+    """Has a strategy that shards load checkpoints by `resume`; Lightning's own would run what stands in their index."""
+    if isinstance(strategy, ModelParallelStrategy):
+        strategy.load_checkpoint = partial(resume, strategy)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, eq=False)

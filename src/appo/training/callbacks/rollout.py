@@ -19,7 +19,7 @@ from appo.core.seeding import derive_seed
 from appo.core.trajectory import Prompt, Trajectory
 from appo.distributed import comm
 from appo.distributed.comm import RankError
-from appo.distributed.fsdp import Layout
+from appo.distributed.fsdp import Layout, execute_nothing_on_resume
 from appo.engines import Engine, SamplingParams
 from appo.monitoring.evaluation_metrics import Evaluated
 from appo.monitoring.iteration_costs import IterationCosts, iteration_metrics
@@ -222,6 +222,7 @@ class RolloutCallback(L.Callback):
         module, data = parts_of(trainer, pl_module)
         check_precision(str(trainer.precision))
         check_ranks(trainer, module, data, self.scorer)
+        execute_nothing_on_resume(trainer.strategy)
         comm.join(trainer.world_size, self.rank_timeout_s, check_tensor_parallel(module))
         comm.watch(getattr(trainer.strategy.launcher, "procs", ()))
         # An engine may have a process group of its own, which Lightning takes for a distributed run.
