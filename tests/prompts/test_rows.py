@@ -16,8 +16,8 @@ from appo.prompts import (
     Question,
     UnusableRow,
 )
-from appo.prompts.base import refusal, summarize
-from appo.prompts.columns import is_balanced, lookup, repair_commands, to_messages, to_text
+from appo.prompts.base import refusal, summarize, to_messages
+from appo.prompts.rows import is_balanced, lookup, repair_commands, to_text
 
 FORMATS = {
     "questions.jsonl": JsonlQuestions,

@@ -4,14 +4,12 @@ from appo.prompts.base import PROMPT_SOURCES, PromptSource, Question, Split, Unu
 from appo.prompts.benchmarks import BENCHMARKS, Benchmark, BenchmarkQuestions
 from appo.prompts.chat import ChatEncoder
 from appo.prompts.contamination import BenchmarkIndex, ContaminatedRow, normalize_question
+from appo.prompts.files import CsvQuestions, JsonlQuestions, JsonQuestions, ParquetQuestions, ReleaseQuestions
 from appo.prompts.huggingface import DatasetQuestions
-from appo.prompts.jsonl import JsonlQuestions, JsonQuestions
-from appo.prompts.loading import LoadedPrompts, PromptLoader, write_account
+from appo.prompts.loading import LoadedPrompts, PromptLoader, PromptStore, write_account
 from appo.prompts.mixture import MixedQuestions
 from appo.prompts.order import PromptStream
 from appo.prompts.rows import Record, TableQuestions
-from appo.prompts.store import PromptStore
-from appo.prompts.tabular import CsvQuestions, ParquetQuestions, ReleaseQuestions
 from appo.prompts.world import WorldQuestions
 
 __all__ = [

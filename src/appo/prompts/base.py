@@ -72,6 +72,19 @@ class UnusableRow:
     message: str
 
 
+class UnusableRowError(ValueError):
+    """A row makes no question.
+
+    Args:
+        reason: why, in one word.
+        message: why, in a sentence.
+    """
+
+    def __init__(self, reason: UnusableReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class PromptSource(ABC):
     """Where questions come from."""
 
@@ -112,6 +125,20 @@ def is_message(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(value.get(key), str) for key in ("role", "content"))
 
 
+def to_messages(value: object) -> tuple[dict[str, str], ...] | None:
+    """The conversation that a field holds: a text is what the user asks; None if the field is neither.
+
+    The last message is the user's and not empty.
+    """
+    if isinstance(value, str):
+        value = [{"role": "user", "content": value}]
+    if not isinstance(value, Sequence) or not value or not all(map(is_message, value)):
+        return None
+    if value[-1]["role"] != "user" or not value[-1]["content"].strip():
+        return None
+    return tuple({"role": message["role"], "content": message["content"]} for message in value)
+
+
 def with_system_prompt(messages: Sequence[dict[str, str]], text: str) -> list[dict[str, str]]:
     """The conversation that a system message opens, in place of its own if it has one."""
     rest = messages[1:] if messages[0]["role"] == "system" else messages
@@ -124,16 +151,20 @@ def only_questions(rows: Iterable[Question | UnusableRow]) -> list[Question]:
     Raises:
         ValueError: if one is not; says of all of them what is wrong.
     """
-    questions: list[Question] = []
     unusable: list[UnusableRow] = []
-    for row in rows:
-        if isinstance(row, Question):
-            questions.append(row)
-        else:
-            unusable.append(row)
+    questions = list(usable(rows, unusable))
     if unusable:
         raise ValueError(refusal(unusable))
     return questions
+
+
+def usable(rows: Iterable[Question | UnusableRow], unusable: list[UnusableRow]) -> Iterator[Question]:
+    """The questions among rows; the others go to the end of `unusable`."""
+    for row in rows:
+        if isinstance(row, Question):
+            yield row
+        else:
+            unusable.append(row)
 
 
 def refusal(unusable: Sequence[UnusableRow]) -> str:

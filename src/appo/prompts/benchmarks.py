@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from appo.prompts.base import PROMPT_SOURCES, PromptSource, Question, Split, UnusableRow, only_questions
-from appo.prompts.jsonl import JsonlQuestions, JsonQuestions
+from appo.prompts.files import JsonlQuestions, JsonQuestions
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,8 @@ from typing import Any, ClassVar
 
 from appo.core.extras import import_extra
 from appo.prompts.base import PROMPT_SOURCES, Question, Split, only_questions
+from appo.prompts.files import BATCH_ROWS
 from appo.prompts.rows import Record, TableQuestions
-
-BATCH_ROWS = 1024
-"""Rows that are decoded at once."""
 
 
 @PROMPT_SOURCES.register

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,14 +13,58 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from appo.prompts.base import PromptSource, Question, Split, UnusableRow, refusal, summarize
+from appo.core.trajectory import Prompt
+from appo.prompts.base import PromptSource, Question, Split, UnusableRow, refusal, summarize, usable
 from appo.prompts.contamination import BenchmarkIndex, ContaminatedRow
-from appo.prompts.store import PromptStore
 
 log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 1024
 """Questions that are tokenized at once."""
+
+
+class PromptStore:
+    """Tokenized questions, all token ids in one array; a `Prompt` is made when it is asked for."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.parts: list[str] = []
+        self._texts: list[str] = []
+        self._answers: list[tuple[str, ...]] = []
+        self._sources: list[str] = []
+        self._are_public = array("b")
+        self._token_ids = array("i")
+        self._ends = array("q", [0])
+
+    def append(self, question: Question, token_ids: Iterable[int]) -> None:
+        """Adds a question behind the others."""
+        self.ids.append(question.id)
+        self.parts.append(sys.intern(question.part))
+        self._texts.append(question.text)
+        self._answers.append(question.answers)
+        self._sources.append(sys.intern(question.source))
+        self._are_public.append(question.is_public)
+        self._token_ids.extend(token_ids)
+        self._ends.append(len(self._token_ids))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, number: int) -> Prompt:
+        if not 0 <= number < len(self):
+            raise IndexError(f"number must lie in [0, {len(self)}), got {number}")
+        token_ids = self._token_ids[self._ends[number] : self._ends[number + 1]]
+        return Prompt(
+            self.ids[number],
+            self._texts[number],
+            tuple(token_ids),
+            self._answers[number],
+            self._sources[number],
+            bool(self._are_public[number]),
+        )
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return map(self.__getitem__, range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -64,7 +110,7 @@ class PromptLoader:
         loaded = LoadedPrompts()
         index = BenchmarkIndex(self.benchmarks) if split == "train" and self.benchmarks else None
         rows = source.load(split) if self.unusable_rows == "error" else source.rows(split)
-        questions = self._kept(_questions(rows, loaded.unusable), index, loaded.contaminated)
+        questions = self._kept(usable(rows, loaded.unusable), index, loaded.contaminated)
         while chunk := list(islice(questions, CHUNK_ROWS)):
             for question, token_ids in zip(chunk, self.encode(chunk), strict=True):
                 if len(token_ids) > self.max_tokens:
@@ -146,11 +192,3 @@ def _write(folder: Path | None, name: str, records: Sequence[dict[str, object]])
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
     return f"; listed in {path}"
-
-
-def _questions(rows: Iterable[Question | UnusableRow], unusable: list[UnusableRow]) -> Iterator[Question]:
-    for row in rows:
-        if isinstance(row, Question):
-            yield row
-        else:
-            unusable.append(row)

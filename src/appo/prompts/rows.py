@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import re
 import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, ClassVar
 
-from appo.prompts.base import PromptSource, Question, Split, UnusableRow, only_questions, with_system_prompt
-from appo.prompts.columns import Fields, UnusableRowError, is_balanced, lookup, repair_commands, to_messages, to_text
+from appo.prompts.base import (
+    PromptSource,
+    Question,
+    Split,
+    UnusableReason,
+    UnusableRow,
+    UnusableRowError,
+    only_questions,
+    to_messages,
+    with_system_prompt,
+)
 
 log = logging.getLogger(__name__)
+
+MISSING = object()
+"""What a record has under a key that it lacks."""
+
+DAMAGED_COMMANDS = {"\b" + "oxed": r"\boxed", "\f" + "rac": r"\frac"}
+"""LaTeX commands whose backslash and first letter were once read as the escape of a control character."""
 
 
 @dataclass(frozen=True)
@@ -123,24 +141,25 @@ class TableQuestions(PromptSource):
         num_rows = num_repaired = 0
         for record in self.records(split):
             num_rows += 1
+            place = f"{self.unit} {record.number} of {origin}"
             try:
-                question, is_repaired = self._question(record, origin)
-                if self.id_key is not None:
-                    self._check_unique(question, self.id_key, row_of)
-                self._check_held_out(question, held_out)
+                question, is_repaired = self._question(record, place)
+                if self.id_key is not None and (first := row_of.setdefault(question.id, record.number)) < record.number:
+                    what = f"be unique, got {question.id!r} as in {self.unit} {first}"
+                    raise UnusableRowError("duplicate_id", f"{self.id_key} in {place} must {what}")
+                self._check_held_out(question, place, held_out)
             except UnusableRowError as error:
                 yield UnusableRow(origin, record.number, error.reason, str(error))
             else:
                 num_repaired += is_repaired
-                yield question
+                yield replace(question, origin=origin, row=record.number)
         if not num_rows:
             raise ValueError(f"{split} must hold at least one question, got the empty {self.place} {origin}")
         if num_repaired:
             log.info(r"%s: restored \boxed or \frac in %d rows", origin, num_repaired)
 
-    def _question(self, record: Record, origin: str) -> tuple[Question, bool]:
+    def _question(self, record: Record, place: str) -> tuple[Question, bool]:
         """The question of a row, and whether it was damaged."""
-        place = self._place(record.number, origin)
         if record.problem:
             raise UnusableRowError("unreadable", f"{place} must {record.problem}")
         fields = Fields(record.values, place, self.quote_rows)
@@ -155,8 +174,6 @@ class TableQuestions(PromptSource):
             messages=repaired,
             answers=self._answers(fields),
             source="" if self.source_key is None else sys.intern(fields.text(self.source_key, "no_source")),
-            origin=origin,
-            row=record.number,
             is_public=self.quote_rows,
         )
         return question, repaired != messages
@@ -182,34 +199,101 @@ class TableQuestions(PromptSource):
             raise fields.unusable("broken_answer", self.answer_key, "close every bracket that it opens")
         return tuple(answers)
 
-    def _check_unique(self, question: Question, key: str, row_of: dict[str, int]) -> None:
-        assert question.row is not None
-        if (earlier := row_of.setdefault(question.id, question.row)) != question.row:
-            place = self._place(question.row, question.origin)
-            message = f"{key} in {place} must be unique, got {question.id!r} as in {self.unit} {earlier}"
-            raise UnusableRowError("duplicate_id", message)
-
-    def _check_held_out(self, question: Question, held_out: Mapping[str, tuple[Split, int]]) -> None:
-        if (found := held_out.get(question.text.strip())) is None:
-            return
-        assert question.row is not None
-        other, number = found
-        text = f"{question.text[:80]!r} in " if self.quote_rows else ""
-        places = f"{self._place(question.row, question.origin)} and {self._place(number, self.origin(other))}"
-        raise UnusableRowError("held_out", f"train and {other} must share no question, got {text}{places}")
+    def _check_held_out(self, question: Question, place: str, held_out: Mapping[str, tuple[Split, int]]) -> None:
+        if (found := held_out.get(question.text.strip())) is not None:
+            other, number = found
+            text = f"{question.text[:80]!r} in " if self.quote_rows else ""
+            places = f"{place} and {self.unit} {number} of {self.origin(other)}"
+            raise UnusableRowError("held_out", f"train and {other} must share no question, got {text}{places}")
 
     def _held_out(self) -> dict[str, tuple[Split, int]]:
         """The questions that training must not see, with the split and the row that has them."""
         found: dict[str, tuple[Split, int]] = {}
         for split in self.splits:
-            if split == "train":
-                continue
-            for record in self.records(split):
+            for record in self.records(split) if split != "train" else ():
                 messages = None if record.problem else to_messages(lookup(record.values, self.question_key))
                 if messages is not None:
-                    text = messages[-1]["content"]
-                    found.setdefault((repair_commands(text) if self.repair else text).strip(), (split, record.number))
+                    found.setdefault(self._content(messages[-1]).strip(), (split, record.number))
         return found
 
-    def _place(self, number: int, origin: str) -> str:
-        return f"{self.unit} {number} of {origin}"
+
+def lookup(record: Mapping[str, Any], key: str) -> Any:
+    """The field under a key, or along a path of keys with dots between them; `MISSING` if there is none."""
+    if key in record:
+        return record[key]
+    found: Any = record
+    for name in key.split("."):
+        if not isinstance(found, Mapping) or name not in found:
+            return MISSING
+        found = found[name]
+    return found
+
+
+def to_text(value: object) -> str:
+    """The text of a text or a finite number; empty for anything else. A boolean counts as neither."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
+        return ""
+    return str(value)
+
+
+def repair_commands(text: str) -> str:
+    r"""Puts ``\boxed`` and ``\frac`` back where a control character stands for their beginning."""
+    for damaged, command in DAMAGED_COMMANDS.items():
+        text = text.replace(damaged, command)
+    return text
+
+
+def is_balanced(answer: str) -> bool:
+    r"""Whether an answer closes every bracket that it opens.
+
+    Braces nest, escaped ones aside. Round and square brackets count as one kind and need not nest: ``(0, 1]`` and
+    ``]0, 1[`` are intervals.
+    """
+    text = re.sub(r"\\[{}\\]", "", answer)
+    depth = 0
+    for brace in re.findall(r"[{}]", text):
+        depth += 1 if brace == "{" else -1
+        if depth < 0:
+            return False
+    num_opened, num_closed = (sum(map(text.count, brackets)) for brackets in ("([", ")]"))
+    return depth == 0 and num_opened == num_closed
+
+
+@dataclass(frozen=True)
+class Fields:
+    """A record whose fields say what is wrong with them.
+
+    Attributes:
+        values: the fields by key.
+        place: what messages call the record, as in ``line 3 of train.jsonl``.
+        quote: whether messages quote values; without, they only say of what kind one is.
+    """
+
+    values: Mapping[str, Any]
+    place: str
+    quote: bool
+
+    def __getitem__(self, key: str) -> Any:
+        return lookup(self.values, key)
+
+    def text(self, key: str, reason: UnusableReason) -> str:
+        """The text of a field that must be a text or a number.
+
+        Raises:
+            UnusableRowError: if it is neither.
+        """
+        text = to_text(self[key])
+        if not text:
+            raise self.unusable(reason, key, "be a text or a number")
+        return text
+
+    def unusable(self, reason: UnusableReason, key: str, rule: str) -> UnusableRowError:
+        """The error of a field that breaks a rule."""
+        value = self[key]
+        if value is MISSING:
+            got = f"none among the keys {', '.join(map(str, self.values))}"
+        else:
+            got = json.dumps(value, default=str)[:80] if self.quote else f"a {type(value).__name__}"
+        return UnusableRowError(reason, f"{key} in {self.place} must {rule}, got {got}")
