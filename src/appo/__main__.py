@@ -22,20 +22,34 @@ COMMANDS = {
 def main() -> None:
     """Runs the command that the process was started with."""
     args = sys.argv[1:]
+    if "--debug" in args:
+        # In the environment, where processes that a command starts find it too.
+        os.environ["APPO_DEBUG"] = "1"
+        args = [arg for arg in args if arg != "--debug"]
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(overview())
         return
+    if args[0] == "--version":
+        from appo import __version__
+
+        sys.stdout.write(f"appo {__version__}\n")
+        return
+    from appo.commands.errors import in_one_line, refuse
+
     if args[0] not in COMMANDS:
-        raise SystemExit(f"appo: no command is named {args[0]!r}; commands: {', '.join(COMMANDS)}")
+        from appo.core.registry import did_you_mean
+
+        refuse(f"no command is named {args[0]!r}{did_you_mean(args[0], COMMANDS)}; commands: {', '.join(COMMANDS)}")
     # Threads that wait for one another by spinning make a busy CPU ten times slower; read once, when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if args[0] == "doctor":  # says what is missing, so it must not need it
-        from appo.commands.doctor.command import main as doctor
+    with in_one_line():
+        if args[0] == "doctor":  # says what is missing, so it must not need it
+            from appo.commands.doctor.command import main as doctor
 
-        raise SystemExit(doctor(args[1:]))
-    from appo.commands.cli import run
+            raise SystemExit(doctor(args[1:]))
+        from appo.commands.cli import run
 
-    run(args)
+        run(args)
 
 
 def overview() -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import auto_cli, set_parsing_settings
 
+from appo.commands.known_keys import check_keys
 from appo.commands.parser import AppoParser
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def _call(command: str, function: Callable[..., Any], options: list[str]) -> Non
 
 
 def _run_trainer(command: str, options: list[str]) -> None:
+    check_keys(command, options)
+
     from transformers.utils.logging import disable_progress_bar
 
     from appo.commands.components import load_plugins
@@ -88,6 +91,8 @@ def resolve_fit(args: Sequence[str]) -> Resolved:
     Args:
         args: of the command.
     """
+    check_keys("fit", args)
+
     from appo.commands.ablate import Resolved
     from appo.commands.components import load_plugins
     from appo.commands.lightning_cli import AppoCLI

@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Sequence
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +16,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
+from appo import __version__
 from appo.commands.components import unknown_component
+from appo.commands.errors import in_one_line
 from appo.commands.parser import AppoParser
 from appo.distributed.fsdp import OFFLOADING_BACKENDS, FSDP2Strategy
 from appo.sft import SupervisedDataModule, SupervisedModule
@@ -72,7 +73,7 @@ class RunFolderCLI(LightningCLI):
             parser_kwargs={
                 "parser_mode": "omegaconf+",
                 "prog": f"appo {command}",
-                "dump_header": [f"appo {version('appo')}"],
+                "dump_header": [f"appo {__version__}"],
             },
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
@@ -99,10 +100,8 @@ class RunFolderCLI(LightningCLI):
         parser.set_defaults({"weights_only": True})
 
     def instantiate_classes(self) -> None:
-        try:
+        with in_one_line():
             super().instantiate_classes()
-        except ValueError as error:
-            self.parser.error(str(error))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self.config_init.trainer

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-import sys
+import re
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, _typehints
+
+from appo.commands.errors import refuse
+
+_PLAINER = (
+    (r'Parser key "([\w.]+)":', r"\1:"),
+    (r"<class '(\w+)'>", r"\1"),
+    # What a component may look like in a file: not what is wrong with this one.
+    (r"\s*- Expected a path but .* either not accessible or invalid", ""),
+    (r"^([\w.]+):\s+- ", r"\1: "),
+    (r"\btyping\.", ""),
+    (r"(?s)\n\s*Subclass types expect one of:.*", ""),
+)
+"""Parts of jsonargparse's messages, and what they say to a user."""
 
 
 class AppoParser(ArgumentParser):
     """Says in a line what is wrong."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        sys.stderr.write(f"error: {message}\n")
-        self.exit(2)
+        for pattern, text in _PLAINER:
+            message = re.sub(pattern, text, message)
+        refuse(message, ex)
 
 
 def _start_afresh(parser_or_action: Any, previous: Any, value: Any) -> None:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question in brackets after the nearest of the names that are known; nothing if none is near.
+
+    Args:
+        name: that was given; its sections are separated by dots.
+        known: names that exist, in the same sections or in others.
+    """
+    last = {each.rpartition(".")[2].lstrip("-"): each for each in known}
+    wanted = name.rpartition(".")[2].lstrip("-")
+    nearest = get_close_matches(wanted, last, n=1) or [each for each in last if each.startswith(wanted)]
+    return f" (did you mean {last[nearest[0]]!r}?)" if nearest else ""
 
 
 class Registry(Generic[T]):
@@ -52,9 +65,7 @@ class Registry(Generic[T]):
 
     def unknown(self, name: str) -> str:
         """A message that says that there is no such component, which one may be meant, and which there are."""
-        nearest = get_close_matches(name, self._classes, n=1)
-        hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-        return f"no {self.kind} is named {name!r}{hint}; registered: {', '.join(self)}"
+        return f"no {self.kind} is named {name!r}{did_you_mean(name, self._classes)}; registered: {', '.join(self)}"
 
     def __getitem__(self, name: str) -> type[T]:
         if name not in self._classes:

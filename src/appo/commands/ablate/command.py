@@ -16,12 +16,13 @@ from appo.commands.ablate.runs import Failure, Result, perform
 from appo.commands.ablate.spec import AblationSpec
 from appo.commands.ablate.summary import compare
 from appo.commands.ablate.tables import comparison_page, metric_by_run, write_runs
+from appo.commands.errors import in_one_line
 from appo.core.extras import require_extra
 
 log = logging.getLogger(__name__)
 
-REFUSED, INTERRUPTED = 2, 130
-"""Exit status if nothing was run, and if the user has stopped it."""
+INTERRUPTED = 130
+"""Exit status if the user has stopped it."""
 
 
 def ablate(args: Sequence[str], resolve: Resolve) -> int:
@@ -32,20 +33,19 @@ def ablate(args: Sequence[str], resolve: Resolve) -> int:
         resolve: what `appo fit` would make of a command line.
 
     Returns:
-        The exit status: 0 if all runs have come to their end, 1 if one has failed, 2 if nothing was run, 130 if it was
-        interrupted.
+        The exit status: 0 if all runs have come to their end, 1 if one has failed, 130 if it was interrupted.
+
+    Raises:
+        SystemExit: with status 2 if nothing was run, after a line that says why.
     """
     with ExitStack() as held:
-        try:
+        with in_one_line():
             spec = read_spec(args)
             require_extra("matplotlib", "the figure", "report")
             runs = plan_runs(spec, resolve)
             lock = held.enter_context(alone_in(spec.out))
             for run in runs:
                 check_folder(run)
-        except ValueError as error:
-            sys.stderr.write(f"error: {error}\n")
-            return REFUSED
         return _run_all(spec, runs, lock)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from appo.commands.errors import in_one_line
 from appo.commands.lightning_cli import AppoCLI
 from appo.commands.plan.command import describe, plan_of_run, policy_config
 from appo.commands.plan.plan import plan_memory
@@ -31,7 +32,7 @@ class PlanCLI(AppoCLI):
         )
 
     def instantiate_classes(self) -> None:
-        try:
+        with in_one_line():
             parts = self.parser.instantiate_classes(self.config)
             config = policy_config(parts.model.policy_folder, self.config.shape)
             run = plan_of_run(
@@ -39,5 +40,3 @@ class PlanCLI(AppoCLI):
                 self.config.gpus, self.config.gpu_memory_gib,
             )  # fmt: skip
             sys.stdout.write(f"{describe(plan_memory(PolicySize.of_config(config), run))}\n")
-        except (FileNotFoundError, ValueError) as error:
-            self.parser.error(str(error))

@@ -1,0 +1,165 @@
+"""A user's mistake ends in one line, a defect and code of the user's with a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from appo.__main__ import main
+from appo.core.trajectory import RewardResult, Trajectory
+from appo.engines import Completion, HFEngine
+from appo.rewards import Reward
+from tests.small_run import CONFIG, SMALL
+
+
+@dataclass(frozen=True)
+class Refusing(Reward):
+    """A user's own, with a check of its own."""
+
+    limit: int = 0
+
+    def __post_init__(self) -> None:
+        raise ValueError(f"limit must be positive, got {self.limit}")
+
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
+        return RewardResult(0.0)
+
+
+class Short(HFEngine):
+    """A user's own, which loses the last log-prob of what it has sampled."""
+
+    def step(self) -> list[Completion]:
+        return [replace(each, behavior_log_probs=each.behavior_log_probs[:-1]) for each in super().step()]
+
+
+@pytest.fixture
+def appo(monkeypatch, capsys):
+    """Runs a command line; returns what it has written to stderr and its status."""
+    monkeypatch.setenv("APPO_DEBUG", "0")
+
+    def run(*args: str) -> tuple[str, object]:
+        monkeypatch.setattr(sys, "argv", ["appo", *args])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        return capsys.readouterr().err, exit_info.value.code
+
+    return run
+
+
+def fit(folder: Path, policy: Path | str, *options: str) -> list[str]:
+    return ["--config", CONFIG, *SMALL, f"--model.policy={policy}", f"--trainer.default_root_dir={folder}", *options]
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "plan"])
+def test_a_missing_policy_is_one_line(command, appo, tmp_path):
+    error, status = appo(command, *fit(tmp_path, "/nowhere"))
+    assert status == 2
+    assert "Traceback" not in error
+    *_, line = error.splitlines()
+    assert line == "error: model.policy must be a Hugging Face model folder with a config.json, got '/nowhere'"
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--data.max_prompt_tokens=5", "at most data.max_prompt_tokens = 5 tokens, question"),
+        ("--rollout.max_response_tokens=9999", "must not exceed the 512 positions of model.policy, got 64 + 9999"),
+        ("--trainer.precision=bf16-true", "trainer.precision must be 32-true or bf16-mixed, got bf16-true"),
+        ("--trainer.devices=[]", "devices"),
+        ("--rollout.scorer.discount=1.5", "error: discount must lie in [0, 1], got 1.5"),
+        ("--rollout.num_initial=many", "error: rollout.num_initial"),
+    ],
+)
+def test_what_setup_refuses_is_one_line(option, words, appo, tmp_path, policy_folder):
+    error, status = appo("fit", *fit(tmp_path, policy_folder, option))
+    assert status == 2
+    assert "Traceback" not in error
+    *_, line = error.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (
+            ["report", "--run=/no", "--before=/no", "--after=/no"],
+            "no csv/version_*/metrics.csv with an iteration in /no",
+        ),
+        (["export", "--ckpt=/no", "--out=/no/out"], "ckpt must be"),
+        (["ablate", "--seeds=0"], "tokens must be given: --tokens on the command line, or `tokens:` in --spec"),
+        (["sft", "--config=/no.yaml"], "config must name a file, got '/no.yaml'"),
+        (["rport"], "no command is named 'rport' (did you mean 'report'?); commands: fit, "),
+    ],
+)
+def test_mistakes_of_other_commands_are_one_line(args, line, appo):
+    error, status = appo(*args)
+    assert status == 2
+    assert error.startswith(f"error: {line}")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["first", "last", "environment"])
+def test_the_traceback_of_a_mistake_is_shown_where_asked_for(place, appo, monkeypatch):
+    args = ["export", "--ckpt=/no", "--out=/no/out"]
+    if place == "environment":
+        monkeypatch.setenv("APPO_DEBUG", "1")
+    else:
+        args.insert(0 if place == "first" else len(args), "--debug")
+    error, status = appo(*args)
+    assert status == 2
+    assert error.startswith("Traceback (most recent call last):\n")
+    assert error.splitlines()[-1].startswith("error: ckpt must be")
+
+
+def test_a_check_of_the_users_own_shows_its_traceback(tmp_path, policy_folder, monkeypatch):
+    args = fit(tmp_path, policy_folder, "--rollout.reward=tests.commands.test_errors.Refusing")
+    monkeypatch.setattr(sys, "argv", ["appo", "fit", *args])
+    with pytest.raises(ValueError, match="limit must be positive, got 0"):
+        main()
+
+
+def test_an_error_in_the_midst_of_a_run_shows_its_traceback(tmp_path, policy_folder, monkeypatch):
+    args = fit(tmp_path, policy_folder, "--trainer.max_epochs=1", "--rollout.engine=tests.commands.test_errors.Short")
+    monkeypatch.setattr(sys, "argv", ["appo", "fit", *args])
+    with pytest.raises(ValueError, match="must have shape"):
+        main()
+
+
+def test_the_users_own_code_behind_a_check_of_ours_shows_its_traceback(tmp_path, policy_folder, monkeypatch):
+    options = ["--rollout.reward=FunctionReward", "--rollout.reward.function=broken_at_import:score"]
+    (tmp_path / "broken_at_import.py").write_text("import no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["appo", "fit", *fit(tmp_path, policy_folder, *options)])
+    with pytest.raises(ValueError, match="function must be importable"):
+        main()
+
+
+def test_what_no_check_has_said_shows_its_traceback(tmp_path, monkeypatch):
+    metrics = tmp_path / "csv/version_0/metrics.csv"
+    metrics.parent.mkdir(parents=True)
+    metrics.write_text("epoch\none\n")
+    monkeypatch.setattr(
+        sys, "argv", ["appo", "report", *(f"--{name}={tmp_path}" for name in ("run", "before", "after"))]
+    )
+    with pytest.raises(ValueError, match="could not convert string to float: 'one'"):
+        main()
+
+
+def test_a_mistake_is_one_line_on_every_rank(tmp_path, policy_folder):
+    args = fit(
+        tmp_path, policy_folder, "--trainer.devices=2", "--trainer.strategy=ddp", "--rollout.max_response_tokens=9999"
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "appo", "fit", *args], capture_output=True, text=True, env={**os.environ}, check=False
+    )
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    message = "must not exceed the 512 positions of model.policy, got 64 + 9999"
+    lines = [line for line in result.stderr.splitlines() if message in line]
+    assert [line.split(":")[0] for line in sorted(lines)] == ["error on rank 1", "error"]
