@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import socket
 import sys
 import threading
 import traceback
 import types
+
+from .settings import ANSWER, CODE_LENGTH
 
 
 class Notebook:
@@ -32,7 +35,28 @@ class Notebook:
         return report.exit_code
 
 
-def join_threads() -> None:
+def serve_cells(call: socket.socket, keep_variables: bool) -> int:
+    """Runs the code that comes: one cell, or cells until the caller has no more; returns the last exit code."""
+    notebook = Notebook()
+    stream = call.makefile("rb")
+    while True:
+        header = stream.read(CODE_LENGTH.size)
+        if len(header) < CODE_LENGTH.size:
+            return 0
+        code = stream.read(*CODE_LENGTH.unpack(header)).decode()
+        if not keep_variables:
+            stream.close()
+            call.close()
+        exit_code = notebook.run(code)
+        if not keep_variables:
+            _join_threads()
+        sys.stdout.flush()
+        if not keep_variables:
+            return exit_code
+        call.sendall(ANSWER.pack(True, exit_code))
+
+
+def _join_threads() -> None:
     """Waits for the threads that a program waits for at its end."""
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:

@@ -11,7 +11,6 @@ import contextlib
 import gc
 import importlib
 import os
-import resource
 import select
 import shutil
 import signal
@@ -20,10 +19,11 @@ import sys
 from typing import NoReturn
 
 from . import namespaces
-from .cell import Notebook, join_threads
+from .cell import serve_cells
+from .limits import confine
 from .linux import IS_LINUX, PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
-from .seccomp import install_filter, make_filter
-from .settings import ANSWER, CODE_LENGTH, NO_PROCESS, Report, Settings
+from .seccomp import make_filter
+from .settings import ANSWER, NO_PROCESS, Report, Settings
 
 _PRELOADED = (
     *("bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "fractions", "functools", "heapq"),
@@ -111,8 +111,8 @@ class Server:
             # The other calls' descriptors and the control socket: held open, they would hide the end of their owners,
             # and a descriptor of a folder would lead out of the root.
             os.closerange(_CALL_DESCRIPTOR + 1, 2**16)
-            _confine(self.settings, self.filter)
-            exit_code = _serve_cells(socket.socket(fileno=_CALL_DESCRIPTOR), self.settings.keep_variables)
+            confine(self.settings, self.filter)
+            exit_code = serve_cells(socket.socket(fileno=_CALL_DESCRIPTOR), self.settings.keep_variables)
         except OSError as error:
             sys.stderr.write(f"The code could not be run: {error}\n")
         finally:
@@ -173,59 +173,6 @@ def _kill(pid: int) -> None:
     for kill in (os.killpg, os.kill):
         with contextlib.suppress(OSError):
             kill(pid, signal.SIGKILL)
-
-
-def _confine(settings: Settings, system_calls: bytes | None) -> None:
-    """Gives the process its working folder and takes what it may not have."""
-    os.setpgid(0, 0)
-    if settings.namespaces:
-        namespaces.enter_call(settings.disk_mb)
-    else:
-        os.mkdir(str(os.getpid()), 0o700)
-        os.chdir(str(os.getpid()))
-    if IS_LINUX:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    _limit(settings)
-    if system_calls is not None:
-        install_filter(system_calls)
-
-
-def _limit(settings: Settings) -> None:
-    limits = {
-        resource.RLIMIT_AS: settings.memory_mb * 2**20,
-        resource.RLIMIT_CPU: settings.cpu_s,
-        resource.RLIMIT_FSIZE: settings.disk_mb * 2**20,
-        resource.RLIMIT_NOFILE: settings.max_open_files,
-        resource.RLIMIT_CORE: 0,
-        # Without a user namespace it counts every process of the user: then none is the only number that means
-        # something.
-        resource.RLIMIT_NPROC: settings.max_processes if settings.namespaces else 0,
-    }
-    for limit, value in limits.items():
-        present = resource.getrlimit(limit)[1]
-        value = value if present == resource.RLIM_INFINITY else min(value, present)
-        resource.setrlimit(limit, (value, value))
-
-
-def _serve_cells(call: socket.socket, keep_variables: bool) -> int:
-    """Runs the code that comes: one cell, or cells until the caller has no more; returns the last exit code."""
-    notebook = Notebook()
-    stream = call.makefile("rb")
-    while True:
-        header = stream.read(CODE_LENGTH.size)
-        if len(header) < CODE_LENGTH.size:
-            return 0
-        code = stream.read(*CODE_LENGTH.unpack(header)).decode()
-        if not keep_variables:
-            stream.close()
-            call.close()
-        exit_code = notebook.run(code)
-        if not keep_variables:
-            join_threads()
-        sys.stdout.flush()
-        if not keep_variables:
-            return exit_code
-        call.sendall(ANSWER.pack(True, exit_code))
 
 
 def _prepare(settings: Settings) -> None:
