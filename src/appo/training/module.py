@@ -350,8 +350,9 @@ class APPOModule(L.LightningModule):
         return [{"prompt": t.prompt.id, "text": t.text, "reward": outcome.reward} for t, outcome in batch]
 
     def _log_evaluation(self, stage: str) -> None:
-        values = self.evaluation.to(self.device).compute()
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, sync_dist=True)
+        with comm.phase(stage):
+            values = self.evaluation.compute()
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
         self.evaluation.reset()
 
     def _log(self, metrics: Mapping[str, Tensor | float]) -> None:
@@ -360,5 +361,4 @@ class APPOModule(L.LightningModule):
             on_step=False,
             on_epoch=True,
             batch_size=1,
-            sync_dist=True,
         )

@@ -225,7 +225,7 @@ class RolloutCallback(L.Callback):
         execute_nothing_on_resume(trainer.strategy)
         comm.join(trainer.world_size, self.rank_timeout_s, check_tensor_parallel(module))
         comm.watch(getattr(trainer.strategy.launcher, "procs", ()))
-        # An engine may have a process group of its own, which Lightning takes for a distributed run.
+        # Everything is logged of all ranks: averaged over the default process group, it might be that of an engine.
         warnings.filterwarnings("ignore", "It is recommended to use `self.log.*sync_dist=True")
         check_positions(module, data, self.engine, self.limits)
         self.reward.start()
@@ -343,7 +343,7 @@ class RolloutCallback(L.Callback):
             self._warn_without_spread(metrics)
             named = {f"rollout/{name}": float(value) for name, value in metrics.items()} | self._costs(module)
             data.note_responses([trajectory for part in rounds for trajectory in part.trajectories])
-        pl_module.log_dict(named, sync_dist=True)
+        pl_module.log_dict(named)
         if self._is_budget_spent:
             log.info("rollout.stop_after_tokens is reached: %d tokens were sampled", self.num_generated_tokens)
             trainer.should_stop = True
