@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-import csv
 import json
+from functools import partial
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from appo.commands.report import branched_texts, read_history, write_report
+from appo.commands.report import branched_texts, write_report
 from appo.monitoring.trajectory_files import TrajectoryWriter
+from appo.policy.text import decode
 
 WORDS = {"[pad]": 0, "who": 1, "is": 2, "it": 3, "ann": 4, "ben": 5}
 
@@ -41,22 +42,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def test_a_branch_is_marked_behind_the_last_shared_token(tokenizer):
-    lines = branched_texts(RECORDS, tokenizer, number=1)[0]
+    lines = branched_texts(RECORDS, partial(decode, tokenizer), number=1)[0]
     text = "\n".join(lines)
     assert "is it⟦branch 1⟧ann" in text
     assert "branch 1, score 1.25, reward 0.00:" in text
     assert "...ben" in text
-
-
-def test_the_parts_of_a_resumed_run_are_put_together(tmp_path):
-    for version, epochs in ((0, [0, 1]), (1, [1, 2])):
-        folder = tmp_path / f"csv/version_{version}"
-        folder.mkdir(parents=True)
-        with (folder / "metrics.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["epoch", "rollout/accuracy"])
-            writer.writeheader()
-            writer.writerows({"epoch": epoch, "rollout/accuracy": version} for epoch in epochs)
-    assert [(row["epoch"], row["rollout/accuracy"]) for row in read_history(tmp_path)] == [(0, 0), (1, 1), (2, 1)]
 
 
 def test_a_report_has_table_picture_and_trajectories(tmp_path, tokenizer):

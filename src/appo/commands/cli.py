@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import auto_cli, set_parsing_settings
 
 from appo.commands.known_keys import check_keys
+from appo.commands.modules import search_folders
 from appo.commands.parser import AppoParser
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def _call(command: str, function: Callable[..., Any], options: list[str]) -> Non
 
 def _run_trainer(command: str, options: list[str]) -> None:
     check_keys(command, options)
+    search_folders(options)
 
     from transformers.utils.logging import disable_progress_bar
 
@@ -92,6 +94,7 @@ def resolve_fit(args: Sequence[str]) -> Resolved:
         args: of the command.
     """
     check_keys("fit", args)
+    search_folders(args)
 
     from appo.commands.ablate import Resolved
     from appo.commands.components import load_plugins

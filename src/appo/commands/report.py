@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from appo.monitoring.history import read_evaluation, read_history, smoothed
 
-from appo.monitoring.trajectory_files import Record, read_trajectories
-from appo.policy.loading import load_tokenizer
-from appo.policy.text import decode
+Record = dict[str, Any]
+"""A line of a file of trajectories."""
+
+Decode = Callable[[Sequence[int]], str]
+"""The text of token ids."""
 
 TABLE = {
     "accuracy": "accuracy",
@@ -46,18 +48,23 @@ def write_report(run: Path, before: Path, after: Path, num_trajectories: int = 3
     Raises:
         FileNotFoundError: if a folder does not hold what such a run writes.
     """
-    history = read_history(run)
-    plot_rewards(history, run / "reward.png")
+    history, evaluations = read_history(run), [read_evaluation(folder) for folder in (before, after)]
     files = sorted((run / "trajectories").glob("iteration_*.jsonl.zst"))
     if not files:
         raise FileNotFoundError(f"no trajectories/iteration_*.jsonl.zst in {run}; was rollout.save_trajectories off?")
+    # Large, and not needed to say that a folder is wrong.
+    from appo.monitoring.trajectory_files import read_trajectories
+    from appo.policy.loading import load_tokenizer
+    from appo.policy.text import decode
+
     tokenizer = load_tokenizer(str(run / "policy"))
-    shown = branched_texts(list(read_trajectories(files[-1])), tokenizer, num_trajectories)
+    shown = branched_texts(list(read_trajectories(files[-1])), partial(decode, tokenizer), num_trajectories)
+    plot_rewards(history, run / "reward.png")
     report = "\n".join(
         [
             f"# {run.name}",
             "",
-            *comparison_table(read_evaluation(before), read_evaluation(after)),
+            *comparison_table(*evaluations),
             "",
             "![reward](reward.png)",
             "",
@@ -69,33 +76,6 @@ def write_report(run: Path, before: Path, after: Path, num_trajectories: int = 3
     path = run / "report.md"
     path.write_text(report + "\n", encoding="utf-8")
     return path
-
-
-def read_history(run: Path) -> list[dict[str, float]]:
-    """The metrics of every iteration of a run, resumed parts put together, in order.
-
-    Raises:
-        FileNotFoundError: if there are none.
-    """
-    iterations: dict[int, dict[str, float]] = {}
-    for path in sorted(run.glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1])):
-        with path.open(encoding="utf-8", newline="") as lines:
-            for row in csv.DictReader(lines):
-                values = {name: float(value) for name, value in row.items() if value}
-                iterations.setdefault(int(values["epoch"]), {}).update(values)
-    if not iterations:
-        raise FileNotFoundError(f"no csv/version_*/metrics.csv with an iteration in {run}")
-    return [iterations[number] for number in sorted(iterations)]
-
-
-def read_evaluation(folder: Path) -> dict[str, float]:
-    """The metrics that ``appo test`` wrote.
-
-    Raises:
-        FileNotFoundError: if there are none.
-    """
-    values: dict[str, float] = json.loads((folder / "test.json").read_text(encoding="utf-8"))
-    return values
 
 
 def comparison_table(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
@@ -127,12 +107,12 @@ def plot_rewards(history: Sequence[Mapping[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def branched_texts(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, number: int) -> list[list[str]]:
+def branched_texts(records: Sequence[Record], decode: Decode, number: int) -> list[list[str]]:
     """Initial trajectories that have branches, as Markdown, the most rewarded branches' parents first.
 
     Args:
         records: of one iteration.
-        tokenizer: of the policy.
+        decode: by the policy's tokenizer.
         number: how many.
     """
     children: dict[int, list[Record]] = {}
@@ -141,21 +121,21 @@ def branched_texts(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase
             children.setdefault(record["parent_id"], []).append(record)
     parents = [record for record in records if record["parent_id"] is None]
     parents.sort(key=lambda record: (-_spread(children.get(record["id"], [])), -len(children.get(record["id"], []))))
-    return [_branched_text(record, children.get(record["id"], []), tokenizer) for record in parents[:number]]
+    return [_branched_text(record, children.get(record["id"], []), decode) for record in parents[:number]]
 
 
-def _branched_text(record: Record, branches: Sequence[Record], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _branched_text(record: Record, branches: Sequence[Record], decode: Decode) -> list[str]:
     branches = sorted(branches, key=lambda branch: branch["branch_position"])
     token_ids, text, start = record["token_ids"], "", len(record["prompt"]["token_ids"])
     for number, branch in enumerate(branches, start=1):
         end = branch["branch_position"] + 1
-        text += decode(tokenizer, token_ids[start:end]) + BRANCH_MARK.format(number=number)
+        text += decode(token_ids[start:end]) + BRANCH_MARK.format(number=number)
         start = end
-    text += decode(tokenizer, token_ids[start:])
+    text += decode(token_ids[start:])
     lines = [f"**{record['prompt']['question']}** (answer: {' or '.join(record['prompt']['answers'])})", ""]
     lines += _fenced(f"reward {record['reward']:.2f}", text)
     for number, branch in enumerate(branches, start=1):
-        own = decode(tokenizer, branch["token_ids"][branch["branch_position"] + 1 :])
+        own = decode(branch["token_ids"][branch["branch_position"] + 1 :])
         title = f"branch {number}, score {branch['branch_score']:.2f}, reward {branch['reward']:.2f}"
         lines += _fenced(title, "..." + own)
     return lines
@@ -169,13 +149,3 @@ def _fenced(title: str, text: str) -> list[str]:
 def _spread(branches: Sequence[Record]) -> float:
     rewards = [branch["reward"] for branch in branches]
     return max(rewards) - min(rewards) if rewards else -1.0
-
-
-def smoothed(values: Sequence[float], weight: float = 0.8) -> list[float]:
-    """Exponential moving average, without the pull of its start towards 0."""
-    result, total, norm = [], 0.0, 0.0
-    for value in values:
-        total = weight * total + (1 - weight) * value
-        norm = weight * norm + (1 - weight)
-        result.append(total / norm)
-    return result

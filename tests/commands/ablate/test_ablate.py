@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from appo.commands import cli
 from appo.commands.ablate.processes import alone_in
-from appo.commands.report import read_history
+from appo.monitoring.history import read_history
 from tests.small_run import CONFIG, SMALL
 
 ROOT = Path(__file__).parents[3]

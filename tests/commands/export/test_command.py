@@ -15,7 +15,8 @@ from torch.distributed import checkpoint as dcp
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from appo.commands import cli
-from appo.commands.export import export_policy, policy_of_run
+from appo.commands.export import export_policy
+from appo.commands.export.run_config import policy_of_run
 
 ROOT = Path(__file__).parents[3]
 

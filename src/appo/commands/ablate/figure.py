@@ -10,7 +10,7 @@ from pathlib import Path
 from appo.commands.ablate.runs import TOKENS, Result
 from appo.commands.ablate.spec import AblationSpec
 from appo.commands.ablate.summary import LEVEL, Curve, mean_curve
-from appo.commands.report import smoothed
+from appo.monitoring.history import smoothed
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from appo.commands.ablate.plan import Run, read_specification, write_specification
 from appo.commands.ablate.processes import Children
-from appo.commands.report import read_evaluation, read_history
+from appo.monitoring.history import read_evaluation, read_history
 
 log = logging.getLogger(__name__)
 

@@ -7,18 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
-
-from appo.commands.export.adapted import AdaptedPolicy, holds_adapter
-from appo.commands.export.run_config import adapted_run, policy_of_run
-from appo.commands.export.weights import empty_policy, main_dtype, whole_policy
-from appo.distributed.checkpoint import open_weights
-from appo.engines.hf.stopping import load_generation_config
-from appo.policy.loading import check_policy_folder, load_tokenizer
-from appo.policy.saving import write_model
-
-_MAX_FILE_SIZE = "5GB"
-
 
 def export_policy(
     ckpt: Path,
@@ -52,34 +40,11 @@ def export_policy(
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ValueError(f"out must be empty or missing, got {str(out)!r}")
-    weights = open_weights(ckpt)
-    if form == "adapter" and not holds_adapter(weights):
-        raise ValueError(f"form must be merged for a checkpoint without an adapter, got adapter for {ckpt}")
-    base = policy or policy_of_run(ckpt)
-    check_policy_folder(base)
-    tokenizer = load_tokenizer(base)
-    adapted = AdaptedPolicy.of(weights, base, adapted_run(ckpt)) if holds_adapter(weights) else None
+    # Large, and not needed to say that a path is wrong.
+    from appo.commands.export.writing import write_export
+
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    if adapted is None:
-        write_policy(whole_policy(weights, base, dtype), base, partial)
-    elif form == "merged":
-        write_policy(adapted.merged(dtype), base, partial)
-    else:
-        adapted.save(partial, dtype)
-    tokenizer.save_pretrained(partial)
+    write_export(ckpt, partial, policy, dtype, form)
     os.replace(partial, out)
     return out
-
-
-def write_policy(state: dict[str, Tensor], policy: str, folder: Path) -> None:
-    """Writes weights with the config and the generation config of a policy.
-
-    Args:
-        state: all weights by name, tied ones as one tensor.
-        policy: Hugging Face model folder or name.
-        folder: to write.
-    """
-    model = empty_policy(policy, main_dtype(state.values()))
-    model.generation_config = load_generation_config(policy, model.config)
-    write_model(model, folder, state, _MAX_FILE_SIZE)
