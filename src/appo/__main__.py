@@ -15,7 +15,7 @@ COMMANDS = {
     "export": "write the policy of a checkpoint as a Hugging Face folder",
     "plan": "print the memory that a run takes on every GPU, before it starts",
     "doctor": "check step by step whether this machine can train, and say what to do where it cannot",
-    "sft": "train a policy on demonstrations: the cold start before reinforcement learning",
+    "sft": "supervised fine-tuning of a policy on demonstrations, before reinforcement learning",
 }
 
 

@@ -48,12 +48,12 @@ def test_equal_options_make_equal_demonstrations_and_another_seed_makes_others()
 
 def test_every_demonstration_has_the_form_that_the_reward_asks_for_and_solving_is_right():
     for demonstration in DEMONSTRATIONS.draw("train"):
-        outcome = AnswerReward()(as_trajectory(demonstration))
-        assert outcome.parts["format"] == 1.0
+        result = AnswerReward()(as_trajectory(demonstration))
+        assert result.parts["format"] == 1.0
         if demonstration.strategy == "solve":
-            assert outcome.parts["accuracy"] == 1.0
+            assert result.parts["accuracy"] == 1.0
         if demonstration.strategy == "stop_early":
-            assert outcome.parts["accuracy"] == 0.0
+            assert result.parts["accuracy"] == 0.0
 
 
 def test_strategies_have_the_shares_that_were_asked_for():

@@ -26,9 +26,9 @@ from tests.rewards.responses import ANSWER, RESULT, trajectory
     ],
 )
 def test_right_form(texts):
-    outcome = AnswerReward()(trajectory(*texts))
-    assert outcome.parts["format"] == 1.0, outcome.reason
-    assert outcome.reward == 1.0
+    result = AnswerReward()(trajectory(*texts))
+    assert result.parts["format"] == 1.0, result.reason
+    assert result.reward == 1.0
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_right_form(texts):
     ],
 )
 def test_wrong_form_earns_the_penalty_and_says_why(texts, reason):
-    outcome = AnswerReward(format_penalty=-0.5)(trajectory(*texts))
-    assert outcome.reason.startswith("bad format: ")
-    assert reason in outcome.reason
-    assert outcome.reward == -0.5
-    assert outcome.parts == {"accuracy": 0.0, "f1": 0.0, "format": 0.0, "tool_bonus": 0.0}
+    result = AnswerReward(format_penalty=-0.5)(trajectory(*texts))
+    assert result.reason.startswith("bad format: ")
+    assert reason in result.reason
+    assert result.reward == -0.5
+    assert result.parts == {"accuracy": 0.0, "f1": 0.0, "format": 0.0, "tool_bonus": 0.0}
 
 
 def test_policy_cannot_write_the_mark_of_tool_output():
@@ -105,10 +105,10 @@ def test_thought_is_not_demanded_if_not_required():
 )
 def test_reward_is_the_best_f1_over_the_accepted_answers(boxed, answers, f1, accuracy):
     text = f"<think>so</think><answer>It is \\boxed{{{boxed}}}.</answer>"
-    outcome = AnswerReward()(trajectory(text, answers=answers))
-    assert outcome.reward == pytest.approx(f1)
-    assert outcome.parts["f1"] == pytest.approx(f1)
-    assert outcome.parts["accuracy"] == accuracy
+    result = AnswerReward()(trajectory(text, answers=answers))
+    assert result.reward == pytest.approx(f1)
+    assert result.parts["f1"] == pytest.approx(f1)
+    assert result.parts["accuracy"] == accuracy
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,9 @@ def test_reward_is_the_best_f1_over_the_accepted_answers(boxed, answers, f1, acc
     ],
 )
 def test_bonus_needs_an_answer_of_every_bonus_tool_and_some_truth(calls, answer, bonus):
-    outcome = AnswerReward(multi_tool_bonus=0.25)(trajectory(ANSWER, answers=(answer,), calls=calls))
-    assert outcome.parts["tool_bonus"] == bonus
-    assert outcome.reward == outcome.parts["f1"] + bonus
+    result = AnswerReward(multi_tool_bonus=0.25)(trajectory(ANSWER, answers=(answer,), calls=calls))
+    assert result.parts["tool_bonus"] == bonus
+    assert result.reward == result.parts["f1"] + bonus
 
 
 def test_no_bonus_tools_means_no_bonus():

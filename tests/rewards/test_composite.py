@@ -38,9 +38,9 @@ def test_sum_by_hand():
     )
     text = r"<think>so</think><answer>\boxed{New York City}</answer>"
     # F1 = 0.8; 8 tokens are 2 of 4 into the buffer: -0.5, half of which counts: 0.8 - 0.25 = 0.55
-    outcome = reward(trajectory(text, answers=["New York"], num_sampled=8))
-    assert outcome.reward == pytest.approx(0.55)
-    assert outcome.parts == pytest.approx(
+    result = reward(trajectory(text, answers=["New York"], num_sampled=8))
+    assert result.reward == pytest.approx(0.55)
+    assert result.parts == pytest.approx(
         {
             "accuracy": 0.0,
             "answer": 0.8,
@@ -52,7 +52,7 @@ def test_sum_by_hand():
             "length/overlong": 1.0,
         }
     )
-    assert outcome.reason == (
+    assert result.reason == (
         "answer: partly right: answered 'New York City', accepted 'New York'; "
         "length: 8 tokens are 2 into the buffer of 4"
     )

@@ -34,8 +34,8 @@ from tests.rewards.responses import RESULT, boxed, trajectory
     ],
 )
 def test_an_answer_is_right_or_wrong(answer, accepted, reward):
-    outcome = ExactMatchReward()(boxed(answer, accepted))
-    assert (outcome.reward, outcome.parts["accuracy"]) == (reward, reward)
+    result = ExactMatchReward()(boxed(answer, accepted))
+    assert (result.reward, result.parts["accuracy"]) == (reward, reward)
 
 
 SCALE = Grading(right=1.0, right_malformed=0.8, wrong=0.2, wrong_malformed=0.1, no_answer=-1.0)
@@ -53,12 +53,12 @@ SCALE = Grading(right=1.0, right_malformed=0.8, wrong=0.2, wrong_malformed=0.1, 
     ],
 )
 def test_form_and_rightness_earn_what_the_scale_says(text, reward, parts):
-    outcome = ExactMatchReward(SCALE)(trajectory(text))
-    assert outcome.reward == reward
-    assert {name: outcome.parts[name] for name in ("accuracy", "format", "answered")} == dict(
+    result = ExactMatchReward(SCALE)(trajectory(text))
+    assert result.reward == reward
+    assert {name: result.parts[name] for name in ("accuracy", "format", "answered")} == dict(
         zip(("accuracy", "format", "answered"), parts, strict=True)
     )
-    assert outcome.parts["exact_match"] == outcome.parts["accuracy"]
+    assert result.parts["exact_match"] == result.parts["accuracy"]
 
 
 def test_reason_says_what_was_answered_and_what_is_wrong_with_the_form():
@@ -125,6 +125,6 @@ def test_options_that_make_no_sense_are_refused(options, message):
 
 
 def test_a_wrong_answer_tells_how_many_words_it_shares():
-    outcome = ExactMatchReward()(trajectory(r"\boxed{New York City}", answers=["Rome", "New York"]))
+    result = ExactMatchReward()(trajectory(r"\boxed{New York City}", answers=["Rome", "New York"]))
     # Two of three words are right, and both of the two wanted: 2 * 2 / (3 + 2) = 0.8, whatever the form.
-    assert (outcome.reward, outcome.parts["exact_match"], outcome.parts["f1"]) == (0.0, 0.0, pytest.approx(0.8))
+    assert (result.reward, result.parts["exact_match"], result.parts["f1"]) == (0.0, 0.0, pytest.approx(0.8))

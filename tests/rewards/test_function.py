@@ -36,11 +36,11 @@ def test_in_a_process_even_what_holds_the_interpreter_is_given_up_and_counted():
     runner = RewardRunner(reward, on_failure="zero")
     runner.start()
     try:
-        outcomes = runner([trajectory("fine"), trajectory("hang"), trajectory("fine")])
+        results = runner([trajectory("fine"), trajectory("hang"), trajectory("fine")])
     finally:
         runner.stop()
-    assert [outcome.reward for outcome in outcomes] == [1.0, 0.0, 1.0]
-    assert [outcome.parts["reward_timed_out"] for outcome in outcomes] == [0.0, 1.0, 0.0]
+    assert [result.reward for result in results] == [1.0, 0.0, 1.0]
+    assert [result.parts["reward_timed_out"] for result in results] == [0.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -152,9 +152,9 @@ def test_further_fields_of_the_request_are_an_option(endpoint, make_judge):
 )
 def test_only_a_last_line_that_is_a_verdict_counts(endpoint, make_judge, verdict, text, score):
     endpoint.answer = lambda number, body: reply(text)
-    outcome = make_judge(verdict=verdict, unparsable_score=0.25)(boxed("x"))
-    assert outcome.parts["unparsable"] == float(score is None)
-    assert outcome.parts["accuracy"] == outcome.reward == (0.25 if score is None else score)
+    result = make_judge(verdict=verdict, unparsable_score=0.25)(boxed("x"))
+    assert result.parts["unparsable"] == float(score is None)
+    assert result.parts["accuracy"] == result.reward == (0.25 if score is None else score)
 
 
 def test_other_words_may_be_the_verdict(endpoint, make_judge):
@@ -164,9 +164,9 @@ def test_other_words_may_be_the_verdict(endpoint, make_judge):
 
 def test_a_reply_that_was_cut_off_is_no_verdict(endpoint, make_judge):
     endpoint.answer = lambda number, body: reply("Is it\nCORRECT", finish_reason="length")
-    outcome = make_judge()(boxed("x"))
-    assert (outcome.reward, outcome.parts["unparsable"]) == (0.0, 1.0)
-    assert "the judge gave no verdict ('Is it\\nCORRECT')" in outcome.reason
+    result = make_judge()(boxed("x"))
+    assert (result.reward, result.parts["unparsable"]) == (0.0, 1.0)
+    assert "the judge gave no verdict ('Is it\\nCORRECT')" in result.reason
 
 
 def test_the_scale_applies_between_wrong_and_right(endpoint, make_judge):
@@ -177,10 +177,10 @@ def test_the_scale_applies_between_wrong_and_right(endpoint, make_judge):
 
 
 def test_without_an_answer_the_judge_is_not_asked(endpoint, make_judge):
-    outcome = make_judge(grading=Grading(no_answer=-0.5))(trajectory("I do not know."))
-    assert outcome.reward == -0.5
-    assert set(outcome.parts) == {"accuracy", "exact_match", "f1", "format", "answered", "unparsable"}
-    assert not any(outcome.parts.values())
+    result = make_judge(grading=Grading(no_answer=-0.5))(trajectory("I do not know."))
+    assert result.reward == -0.5
+    assert set(result.parts) == {"accuracy", "exact_match", "f1", "format", "answered", "unparsable"}
+    assert not any(result.parts.values())
     assert endpoint.requests == []
 
 
@@ -270,7 +270,7 @@ def test_a_key_in_the_options_is_refused_without_being_shown():
     assert KEY not in str(error.value)
 
 
-def test_no_more_requests_at_once_than_allowed_and_outcomes_in_order(endpoint, make_judge):
+def test_no_more_requests_at_once_than_allowed_and_results_in_order(endpoint, make_judge):
     running, counts, lock = 0, [], threading.Lock()
     together = threading.Barrier(3, timeout=20)
 
@@ -286,8 +286,8 @@ def test_no_more_requests_at_once_than_allowed_and_outcomes_in_order(endpoint, m
 
     endpoint.answer = answer
     reward = make_judge(max_concurrent=3, template="{answer}", verdict="json")
-    outcomes = RewardRunner(reward, 16)([boxed(str(i)) for i in range(9)])
-    assert [outcome.reward for outcome in outcomes] == [i / 10 for i in range(9)]
+    results = RewardRunner(reward, 16)([boxed(str(i)) for i in range(9)])
+    assert [result.reward for result in results] == [i / 10 for i in range(9)]
     assert max(counts) == reward.max_parallel == 3
 
 

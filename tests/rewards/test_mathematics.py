@@ -54,10 +54,10 @@ def reward() -> Iterator[MathReward]:
     ],
 )
 def test_answers_are_equal_as_mathematics(reward, answer, accepted, is_right):
-    outcome = reward(boxed(answer, ["-77", accepted]))
+    result = reward(boxed(answer, ["-77", accepted]))
     wanted = {"accuracy": is_right, "format": 1.0, "answered": 1.0, "undecided": 0.0}
-    assert {name: outcome.parts[name] for name in wanted} == wanted
-    assert outcome.reward == is_right
+    assert {name: result.parts[name] for name in wanted} == wanted
+    assert result.reward == is_right
 
 
 def test_a_response_without_an_answer_is_not_compared(reward):
@@ -72,8 +72,8 @@ def test_a_response_without_an_answer_is_not_compared(reward):
 
 
 def test_words_are_compared_beside_the_mathematics(reward):
-    outcome = reward(boxed("x + 1 = y", ["1 + x"]))
-    assert outcome.parts["exact_match"] == 0.0
+    result = reward(boxed("x + 1 = y", ["1 + x"]))
+    assert result.parts["exact_match"] == 0.0
     equal = reward(boxed(r"2\sqrt{2}", [r"\sqrt{8}"]))
     assert (equal.parts["accuracy"], equal.parts["exact_match"]) == (1.0, 0.0)
     same = reward(boxed("0.5", [r"\frac{1}{2}"]))
@@ -95,7 +95,7 @@ def test_rounding_is_an_option():
         reward.stop()
 
 
-def test_an_answer_that_takes_forever_is_wrong_and_counted_and_the_next_is_judged():
+def test_an_answer_that_takes_forever_is_wrong_and_counted_and_the_next_is_scored():
     reward = MathReward(timeout_s=1.0, num_processes=1)
     runner = RewardRunner(reward, 2)
     runner.start()

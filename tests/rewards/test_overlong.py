@@ -14,9 +14,9 @@ from tests.rewards.responses import trajectory
     [(1, 0.0), (12, 0.0), (13, -0.125), (16, -0.5), (20, -1.0), (30, -1.0)],
 )
 def test_penalty_grows_over_the_buffer(length, reward):
-    outcome = OverlongPenalty(max_tokens=20, buffer_tokens=8)(trajectory("x", num_sampled=length))
-    assert outcome.reward == reward
-    assert outcome.parts == {"overlong": float(reward < 0)}
+    result = OverlongPenalty(max_tokens=20, buffer_tokens=8)(trajectory("x", num_sampled=length))
+    assert result.reward == reward
+    assert result.parts == {"overlong": float(reward < 0)}
     assert OverlongPenalty(max_tokens=20, buffer_tokens=8, penalty=0.5)(
         trajectory("x", num_sampled=length)
     ).reward == pytest.approx(0.5 * reward)

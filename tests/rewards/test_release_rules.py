@@ -97,9 +97,9 @@ def test_bonus(texts, calls, released, right):
 
 
 def test_parts_say_what_was_found():
-    outcome = AnswerReward(released_rules=True)(boxed("-3", ["3"]))
-    assert outcome.parts == {"accuracy": 1.0, "f1": 1.0, "format": 1.0, "tool_bonus": 0.0}
-    assert outcome.reason == "right: answered '-3', accepted '3'"
+    result = AnswerReward(released_rules=True)(boxed("-3", ["3"]))
+    assert result.parts == {"accuracy": 1.0, "f1": 1.0, "format": 1.0, "tool_bonus": 0.0}
+    assert result.reason == "right: answered '-3', accepted '3'"
     assert AnswerReward(released_rules=True)(boxed("...", ["!"])).parts["accuracy"] == 0.0
 
 

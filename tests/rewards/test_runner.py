@@ -1,4 +1,4 @@
-"""Trajectories in, outcomes out, in order and in time, whatever the reward does."""
+"""Trajectories in, results out, in order and in time, whatever the reward does."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def hang():
 
 
 @pytest.mark.parametrize("num_workers", [1, 3, 50])
-def test_outcomes_come_in_the_order_of_the_trajectories(num_workers):
+def test_results_come_in_the_order_of_the_trajectories(num_workers):
     reward = Calls(number)
-    outcomes = RewardRunner(reward, num_workers)(numbered(20))
-    assert [outcome.reward for outcome in outcomes] == list(range(20))
+    results = RewardRunner(reward, num_workers)(numbered(20))
+    assert [result.reward for result in results] == list(range(20))
     assert len({thread.ident for thread in reward.threads}) <= num_workers
 
 
-def test_outcomes_come_in_order_even_if_the_last_one_is_there_first():
+def test_results_come_in_order_even_if_the_last_one_is_there_first():
     done = [threading.Event() for _ in range(8)]
 
     def after_the_next(text: str) -> RewardResult:
@@ -72,16 +72,16 @@ def test_outcomes_come_in_order_even_if_the_last_one_is_there_first():
         done[int(text)].set()
         return number(text)
 
-    assert [outcome.reward for outcome in RewardRunner(Calls(after_the_next), 8)(numbered(8))] == list(range(8))
+    assert [result.reward for result in RewardRunner(Calls(after_the_next), 8)(numbered(8))] == list(range(8))
 
 
-def test_permuted_trajectories_have_permuted_outcomes():
+def test_permuted_trajectories_have_permuted_results():
     trajectories = numbered(9)
     runner = RewardRunner(Calls(number), 4)
     assert runner(trajectories[::-1]) == runner(trajectories)[::-1]
 
 
-def test_no_trajectories_have_no_outcomes():
+def test_no_trajectories_have_no_results():
     assert RewardRunner(Calls(number))([]) == []
 
 
@@ -91,7 +91,7 @@ def test_no_call_is_made_on_the_main_thread():
     assert threading.main_thread() not in reward.threads
 
 
-def test_as_many_are_judged_at_once_as_there_are_workers():
+def test_as_many_are_scored_at_once_as_there_are_workers():
     together = threading.Barrier(4, timeout=20)
     RewardRunner(Calls(lambda text: together.wait() * 0 or number(text)), 4)(numbered(4))
 
@@ -157,12 +157,12 @@ def test_a_failure_does_not_wait_for_a_trajectory_that_hangs(hang):
 
 
 def test_a_failure_may_count_as_zero_instead(caplog):
-    outcomes = RewardRunner(Calls(fail_on_2), 3, on_failure="zero")(numbered(4))
-    assert [outcome.reward for outcome in outcomes] == [0.0, 1.0, 0.0, 3.0]
-    # Every outcome has every part, so that means are over all trajectories.
-    assert outcomes[2].parts == {"accuracy": 0.0, "half": 0.0, "reward_failed": 1.0, "reward_timed_out": 0.0}
-    assert outcomes[3].parts == {"accuracy": 3.0, "half": 0.5, "reward_failed": 0.0, "reward_timed_out": 0.0}
-    assert outcomes[2].reason == "not judged: KeyError: 'no such page'"
+    results = RewardRunner(Calls(fail_on_2), 3, on_failure="zero")(numbered(4))
+    assert [result.reward for result in results] == [0.0, 1.0, 0.0, 3.0]
+    # Every result has every part, so that means are over all trajectories.
+    assert results[2].parts == {"accuracy": 0.0, "half": 0.0, "reward_failed": 1.0, "reward_timed_out": 0.0}
+    assert results[3].parts == {"accuracy": 3.0, "half": 0.5, "reward_failed": 0.0, "reward_timed_out": 0.0}
+    assert results[2].reason == "not scored: KeyError: 'no such page'"
     assert "Calls failed on trajectory 3 of 4, of prompt 'q2' (KeyError: 'no such page')" in caplog.text
 
 
@@ -190,18 +190,18 @@ def test_failures_of_one_kind_are_logged_once(caplog):
     assert caplog.text.count("Calls failed") == 1
 
 
-def test_if_nothing_can_be_judged_the_accuracy_is_zero():
-    (outcome,) = RewardRunner(Calls(lambda text: fail_on_2("2")), on_failure="zero")(numbered(1))
-    assert outcome.parts == {"accuracy": 0.0, "reward_failed": 1.0, "reward_timed_out": 0.0}
+def test_if_nothing_can_be_scored_the_accuracy_is_zero():
+    (result,) = RewardRunner(Calls(lambda text: fail_on_2("2")), on_failure="zero")(numbered(1))
+    assert result.parts == {"accuracy": 0.0, "reward_failed": 1.0, "reward_timed_out": 0.0}
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 8])
-def test_a_trajectory_that_hangs_is_given_up_and_counted_while_the_others_are_judged(hang, num_workers):
+def test_a_trajectory_that_hangs_is_given_up_and_counted_while_the_others_are_scored(hang, num_workers):
     reward = Calls(lambda text: hang() if text in ("1", "4") else number(text))
-    outcomes = RewardRunner(reward, num_workers, timeout_s=0.3, on_failure="zero")(numbered(7))
-    assert [outcome.reward for outcome in outcomes] == [0.0, 0.0, 2.0, 3.0, 0.0, 5.0, 6.0]
-    assert [outcome.parts["reward_timed_out"] for outcome in outcomes] == [0, 1, 0, 0, 1, 0, 0]
-    assert "took longer than rollout.reward_timeout_s = 0.3" in outcomes[1].reason
+    results = RewardRunner(reward, num_workers, timeout_s=0.3, on_failure="zero")(numbered(7))
+    assert [result.reward for result in results] == [0.0, 0.0, 2.0, 3.0, 0.0, 5.0, 6.0]
+    assert [result.parts["reward_timed_out"] for result in results] == [0, 1, 0, 0, 1, 0, 0]
+    assert "took longer than rollout.reward_timeout_s = 0.3" in results[1].reason
 
 
 def test_a_trajectory_that_hangs_is_an_error_that_names_it(hang):
@@ -232,16 +232,16 @@ def test_a_reward_that_exits_does_not_hang_the_run():
 
 
 @pytest.mark.parametrize(
-    ("outcome", "message"),
+    ("result", "message"),
     [
         (RewardResult(float("nan")), "reward must be finite, got nan"),
         (RewardResult(0.0, {"f1": float("inf")}), "f1 must be finite, got inf"),
         (0.5, "a reward must return a RewardResult, got float"),
     ],
 )
-def test_what_cannot_be_trained_on_is_a_failure(outcome, message):
+def test_what_cannot_be_trained_on_is_a_failure(result, message):
     with pytest.raises(RewardError, match=message):
-        RewardRunner(Calls(lambda text: outcome))(numbered(1))
+        RewardRunner(Calls(lambda text: result))(numbered(1))
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,8 @@ def test_a_branch_arrives_with_its_parent_and_its_tensors(make_pool):
         parent.prompt, parent.token_ids, segments=parent.segments, tool_calls=(), finish_reason="eos",
         origin=BranchPoint(parent, 2, 0.5), **tensors,
     )  # fmt: skip
-    outcome = make_pool("parent_length", module="tests.rewards.functions").call(30.0, branch)
-    assert (outcome.reward, outcome.parts, outcome.reason) == (6.0, {"tokens": 15.0}, "counted")
+    result = make_pool("parent_length", module="tests.rewards.functions").call(30.0, branch)
+    assert (result.reward, result.parts, result.reason) == (6.0, {"tokens": 15.0}, "counted")
 
 
 def test_options_are_passed_by_name(make_pool):

@@ -40,7 +40,7 @@ class Benchmark:
     Attributes:
         num_rows: questions in the file that the authors measured with.
         question_key: key of the question; answers are under `answer` everywhere.
-        answer_pattern: regular expression whose last match is the answer; none takes the field as it is.
+        answer_pattern: regular expression whose last match is the answer; None takes the field as it is.
         folder: its folder in the authors' release.
         files: further names of the file, relative to the folder of all benchmarks.
         where: where to get it.
@@ -102,10 +102,10 @@ class BenchmarkQuestions(PromptSource):
     folder: str = "data/benchmarks"
     """Folder with the files ``<name>.jsonl`` or, as in the authors' evaluation data, ``<name>/test.jsonl``."""
     system_prompt: str | None = None
-    """Text that opens every conversation; `data.system_prompt` goes before it."""
+    """System message of every conversation, unless `data.system_prompt` is set; `null`: none."""
     save_text: bool | None = None
-    """Whether the trajectories that an evaluation saves hold questions, answers and responses; none asks the makers,
-    who say no for gaia, hle and xbench."""
+    """Whether the trajectories that an evaluation saves hold questions, answers and responses; `null`: as the makers
+    ask, not for gaia, hle and xbench."""
 
     def __post_init__(self) -> None:
         if self.name not in BENCHMARKS:

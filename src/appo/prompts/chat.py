@@ -18,9 +18,9 @@ class ChatEncoder:
         tokenizer: of the policy.
         system_addition: text that is put behind the system message of every conversation, an empty line between;
             a conversation without one gets it as its system message.
-        tool_schemas: descriptions of the tools, as chat templates take them in ``tools=``; none for templates without.
+        tool_schemas: descriptions of the tools, as chat templates take them in ``tools=``; None for templates without.
         template_options: further variables of the chat template.
-        system_prompt: system message of every conversation, in place of its own; none leaves that.
+        system_prompt: system message of every conversation, in place of its own; None leaves that.
 
     Raises:
         ValueError: if the tokenizer has no chat template, or one that leaves `tool_schemas` out.

@@ -51,7 +51,7 @@ class JsonQuestions(TableQuestions):
     """One question an object of a JSON list; a file a split."""
 
     list_key: str | None = None
-    """Key of the list in the file; none takes the file itself as the list."""
+    """Key of the list in the file; `null`: the file itself is the list."""
 
     def records(self, split: Split) -> Iterator[Record]:
         path = existing_file(split, self.location(split))
@@ -143,7 +143,7 @@ class ReleaseQuestions(ParquetQuestions):
     answer_key: str = "reward_model.ground_truth"
     """Key of the accepted answers: a text, a number, or a list of them."""
     id_key: str | None = "extra_info.index"
-    """Key of the id, a text or a number unique in the file; without one the number of the row is the id."""
+    """Key of the id, a text or a number unique in the file; `null`: the number of the row."""
     source_key: str | None = "data_source"
     """Key of the part of the data a question comes from, by which metrics are also reported."""
 

@@ -25,11 +25,11 @@ class DatasetQuestions(TableQuestions):
     """Dataset on the hub, folder, folder of `save_to_disk`, or a format (`json`, `csv`, `parquet`, ...) with
     `data_files`."""
     config: str | None = None
-    """Configuration of the dataset; none takes its default."""
+    """Configuration of the dataset; `null`: its default."""
     data_files: str | list[str] | dict[str, str | list[str]] | None = None
     """Files to read, by split where there are several splits; wild cards allowed."""
     revision: str | None = None
-    """Version of a dataset on the hub: a tag, a branch or a commit; without one, runs may see different data."""
+    """Version of a dataset on the hub: a tag, a branch or a commit; `null`: the newest, which may change."""
     train: str | None = "train"
     """Split of the dataset to learn from; a part of one is written ``train[:90%]``."""
     validation: str | None = None
@@ -39,7 +39,7 @@ class DatasetQuestions(TableQuestions):
     streaming: bool = False
     """Whether rows are read as they arrive, without a copy of the dataset on disk; prompts stay in memory."""
     max_rows: int | None = None
-    """Rows read from the beginning of each split; none reads all."""
+    """Rows read from the beginning of each split; `null`: all of them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

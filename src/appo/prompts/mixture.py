@@ -21,7 +21,7 @@ class MixedQuestions(PromptSource):
     """The sources by names of your choice."""
     training_weights: dict[str, float] | None = None
     """Share of each source that has a training split among the training questions that are drawn, relative to one
-    another; without, every question is drawn equally often."""
+    another; `null`: every question is drawn equally often."""
 
     def __post_init__(self) -> None:
         if not self.sources:

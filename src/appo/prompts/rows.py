@@ -70,15 +70,15 @@ class TableQuestions(PromptSource):
     answer_key: str = "answer"
     """Key of the accepted answers: a text, a number, or a list of them."""
     id_key: str | None = None
-    """Key of the id, a text or a number unique in the file; without one the number of the row is the id."""
+    """Key of the id, a text or a number unique in the file; `null`: the number of the row."""
     source_key: str | None = None
     """Key of the part of the data a question comes from, by which metrics are also reported."""
     system_prompt: str | None = None
-    """Text that opens every conversation, in place of the system message that the row may have."""
+    """System message of every conversation, in place of that of the row; `null`: the row's, if it has one."""
     answer_pattern: str | None = None
-    """Regular expression with one group, whose last match in a text is the answer; none takes the text as it is."""
+    """Regular expression with one group, whose last match in a text is the answer; `null`: the whole text."""
     answer_separator: str | None = None
-    """What stands between the accepted answers in a text; none takes the text as one answer."""
+    """What stands between the accepted answers in a text; `null`: the text is one answer."""
     balanced_answers: bool = False
     """Whether a row whose answer does not close every bracket that it opens is unusable."""
     repair: bool = True

@@ -31,7 +31,7 @@ class AnswerReward(Reward):
     multi_tool_bonus: float = 0.1
     """Added if the answer shares a word with an accepted one and every bonus tool was used."""
     bonus_tools: tuple[str, ...] = ("search", "python")
-    """Tools that must all have answered a call for the bonus; none means that there is no bonus."""
+    """Tools that must all have answered a call for the bonus; `[]`: there is no bonus."""
     require_think: bool = True
     """Whether a response without a thought lacks the form."""
     released_rules: bool = False
@@ -57,9 +57,9 @@ class AnswerReward(Reward):
         has_bonus = f1 > 0.0 and bool(self.bonus_tools) and self._used_all_tools(trajectory)
         bonus = self.multi_tool_bonus if has_bonus else 0.0
         parts = {"accuracy": float(is_right), "f1": f1, "format": 1.0, "tool_bonus": bonus}
-        verdict = "right" if is_right else "partly right" if f1 > 0.0 else "wrong"
+        word = "right" if is_right else "partly right" if f1 > 0.0 else "wrong"
         accepted = " or ".join(map(repr, trajectory.prompt.answers))
-        reason = f"{verdict}: answered {boxed!r}, accepted {accepted}"
+        reason = f"{word}: answered {boxed!r}, accepted {accepted}"
         return RewardResult(f1 + bonus, parts, reason, answer=normalize_answer(boxed) or None)
 
     def _answer(self, trajectory: Trajectory) -> str:

@@ -1,4 +1,4 @@
-"""From a final answer and a verdict on it to a reward: what the rewards share that know only right and wrong."""
+"""From a final answer and its score to a reward: what the rewards share that know only right and wrong."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ last thought and the last tool output."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What is said of an answer.
+class AnswerScore:
+    """How far an answer is right.
 
     Attributes:
         score: share of the answer that is right, in [0, 1].
-        parts: further parts of the outcome.
+        parts: further parts of the reward.
         reason: in words; empty if the score says it all.
     """
 
@@ -61,18 +61,21 @@ class Grading:
             if not math.isfinite(value := getattr(self, option)):
                 raise ValueError(f"{option} must be finite, got {value}")
 
-    def outcome(
-        self, trajectory: Trajectory, judge: Callable[[str], Verdict], parts: Mapping[str, float] = MappingProxyType({})
+    def grade(
+        self,
+        trajectory: Trajectory,
+        score: Callable[[str], AnswerScore],
+        parts: Mapping[str, float] = MappingProxyType({}),
     ) -> RewardResult:
-        """Judges the final answer of a trajectory.
+        """Rewards the final answer of a trajectory.
 
-        The parts are `accuracy`, what the verdict says; `exact_match` and `f1`, how the words agree with those of the
-        best accepted answer, whatever the verdict; `format` and `answered`.
+        The parts are `accuracy`, the score; `exact_match` and `f1`, how the words agree with those of the best accepted
+        answer, whatever the score; `format` and `answered`.
 
         Args:
             trajectory: a finished one.
-            judge: says how far an answer is right; not asked if there is none.
-            parts: further parts of the outcome, where the verdict does not have them.
+            score: says how far an answer is right; not asked if there is none.
+            parts: further parts of the reward, where the score does not have them.
         """
         try:
             tools = {*self.tools, *(call.tool for call in trajectory.tool_calls)}
@@ -84,24 +87,22 @@ class Grading:
         if not answer:
             unanswered = {"accuracy": 0.0, "exact_match": 0.0, "f1": 0.0, "format": form, "answered": 0.0, **parts}
             return RewardResult(self.no_answer, unanswered, f"there is no answer{flaw}")
-        verdict = judge(answer)
+        scored = score(answer)
         normalized = normalize_answer(answer)
         is_match, f1 = agreement(normalized, [normalize_answer(other) for other in trajectory.prompt.answers])
         common = {
-            "accuracy": verdict.score,
+            "accuracy": scored.score,
             "exact_match": float(is_match),
             "f1": f1,
             "format": form,
             "answered": 1.0,
         }
         right, wrong = (self.right, self.wrong) if form else (self.right_malformed, self.wrong_malformed)
-        word = verdict.reason or (
-            "right" if verdict.score == 1.0 else "wrong" if verdict.score == 0.0 else "partly right"
-        )
+        word = scored.reason or ("right" if scored.score == 1.0 else "wrong" if scored.score == 0.0 else "partly right")
         accepted = " or ".join(map(repr, trajectory.prompt.answers))
         return RewardResult(
-            verdict.score * right + (1.0 - verdict.score) * wrong,
-            {**common, **parts, **verdict.parts},
+            scored.score * right + (1.0 - scored.score) * wrong,
+            {**common, **parts, **scored.parts},
             f"{word}: answered {answer!r}, accepted {accepted}{flaw}",
             answer=normalized or None,
         )

@@ -9,22 +9,22 @@ from appo.core.trajectory import RewardResult, Trajectory
 
 
 class RewardError(RuntimeError):
-    """A trajectory could not be judged."""
+    """A trajectory could not be scored."""
 
 
 class RewardTimeoutError(RewardError, TimeoutError):
-    """A trajectory could not be judged in the time there was."""
+    """A trajectory could not be scored in the time there was."""
 
 
 class Reward(ABC):
-    """Judges a finished trajectory.
+    """Scores a finished trajectory.
 
     Calls come from several threads at once, none of them the main thread.
     """
 
     @abstractmethod
     def __call__(self, trajectory: Trajectory) -> RewardResult:
-        """Judges by `trajectory.segments` and `trajectory.prompt.answers`; must not depend on other trajectories.
+        """Scores by `trajectory.segments` and `trajectory.prompt.answers`; must not depend on other trajectories.
 
         Raises:
             RewardError: if there is no saying what the trajectory is worth.
@@ -32,7 +32,7 @@ class Reward(ABC):
 
     @property
     def max_parallel(self) -> int | None:
-        """Most trajectories that are judged at once; None leaves the number to the caller."""
+        """Most trajectories that are scored at once; None leaves the number to the caller."""
         return None
 
     def start(self) -> None:

@@ -23,7 +23,7 @@ class CompositeReward(Reward):
     weights: dict[str, float] = field(default_factory=dict)
     """Factors by name; 1 for those that are left out."""
     accuracy_of: str | None = None
-    """Name of the reward whose `accuracy` is that of the whole; none takes the first that has one."""
+    """Name of the reward whose `accuracy` is that of the whole; `null`: the first that has one."""
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -40,21 +40,21 @@ class CompositeReward(Reward):
             raise ValueError(f"accuracy_of must be one of parts {', '.join(self.parts)}, got {self.accuracy_of!r}")
 
     def __call__(self, trajectory: Trajectory) -> RewardResult:
-        outcomes = {name: reward(trajectory) for name, reward in self.parts.items()}
+        results = {name: reward(trajectory) for name, reward in self.parts.items()}
         with_accuracy = (
-            outcome
-            for name, outcome in outcomes.items()
-            if "accuracy" in outcome.parts and self.accuracy_of in (None, name)
+            result
+            for name, result in results.items()
+            if "accuracy" in result.parts and self.accuracy_of in (None, name)
         )
         decisive = next(with_accuracy, None)
         parts = {} if decisive is None else {"accuracy": decisive.parts["accuracy"]}
-        for name, outcome in outcomes.items():
-            parts[name] = outcome.reward
-            parts |= {f"{name}/{part}": value for part, value in outcome.parts.items()}
+        for name, result in results.items():
+            parts[name] = result.reward
+            parts |= {f"{name}/{part}": value for part, value in result.parts.items()}
         return RewardResult(
-            sum(self.weights.get(name, 1.0) * outcome.reward for name, outcome in outcomes.items()),
+            sum(self.weights.get(name, 1.0) * result.reward for name, result in results.items()),
             parts,
-            "; ".join(f"{name}: {outcome.reason}" for name, outcome in outcomes.items() if outcome.reason),
+            "; ".join(f"{name}: {result.reason}" for name, result in results.items() if result.reason),
             answer=None if decisive is None else decisive.answer,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from appo.core.trajectory import RewardResult, Trajectory
-from appo.rewards.answer_grading import Grading, Verdict
+from appo.rewards.answer_grading import AnswerScore, Grading
 from appo.rewards.answer_text import agree, normalize_answer
 from appo.rewards.base import REWARDS, Reward
 
@@ -25,9 +25,9 @@ class ExactMatchReward(Reward):
     """Where the answer stands and what it earns."""
 
     def __call__(self, trajectory: Trajectory) -> RewardResult:
-        return self.grading.outcome(trajectory, lambda answer: self._verdict(answer, trajectory.prompt.answers))
+        return self.grading.grade(trajectory, lambda answer: self._score(answer, trajectory.prompt.answers))
 
-    def _verdict(self, answer: str, accepted: tuple[str, ...]) -> Verdict:
+    def _score(self, answer: str, accepted: tuple[str, ...]) -> AnswerScore:
         normalized = normalize_answer(answer)
         is_right = any(agree(normalized, normalize_answer(other)) for other in accepted)
-        return Verdict(float(is_right))
+        return AnswerScore(float(is_right))

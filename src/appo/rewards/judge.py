@@ -13,7 +13,7 @@ import httpx
 
 from appo.core.secrets import fill_in, refuse_secrets, without_secrets
 from appo.core.trajectory import RewardResult, Trajectory
-from appo.rewards.answer_grading import Grading, Verdict
+from appo.rewards.answer_grading import AnswerScore, Grading
 from appo.rewards.base import REWARDS, Reward, RewardError
 from appo.workers.retries import BackOff, PassingError, StoppedError, is_passing, retry_after_s, retrying
 
@@ -136,9 +136,9 @@ class JudgeReward(Reward):
             self._client = None
 
     def __call__(self, trajectory: Trajectory) -> RewardResult:
-        return self.grading.outcome(trajectory, lambda answer: self._verdict(answer, trajectory), {"unparsable": 0.0})
+        return self.grading.grade(trajectory, lambda answer: self._score(answer, trajectory), {"unparsable": 0.0})
 
-    def _verdict(self, answer: str, trajectory: Trajectory) -> Verdict:
+    def _score(self, answer: str, trajectory: Trajectory) -> AnswerScore:
         question = self.template.format(
             question=trajectory.prompt.question,
             accepted=" or ".join(trajectory.prompt.answers),
@@ -146,13 +146,13 @@ class JudgeReward(Reward):
             response=trajectory.text,
         )
         reply, is_whole = self._ask(question)
-        score = self._score(reply) if is_whole else None
+        score = self._read(reply) if is_whole else None
         if score is None:
             reason = f"the judge gave no verdict ({reply[-200:]!r})"
-            return Verdict(self.unparsable_score, {"unparsable": 1.0}, reason)
-        return Verdict(score)
+            return AnswerScore(self.unparsable_score, {"unparsable": 1.0}, reason)
+        return AnswerScore(score)
 
-    def _score(self, reply: str) -> float | None:
+    def _read(self, reply: str) -> float | None:
         """What the last line says; None if it is no verdict."""
         last = reply.strip().rpartition("\n")[2].strip()
         if self.verdict == "word":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from appo.core.extras import require_extra
 from appo.core.trajectory import RewardResult, Trajectory
-from appo.rewards.answer_grading import Grading, Verdict
+from appo.rewards.answer_grading import AnswerScore, Grading
 from appo.rewards.answer_text import agree, normalize_answer, unwrap_latex
 from appo.rewards.base import REWARDS, Reward
 from appo.workers.processes import ProcessLostError, ProcessPool, ProcessTimeoutError
@@ -41,7 +41,7 @@ class MathReward(Reward):
     float_rounding: int = 6
     """Decimals that decimal numbers are compared to."""
     num_processes: int = 2
-    """Processes that compare; so many trajectories are judged at once."""
+    """Processes that compare; so many trajectories are scored at once."""
     memory_mb: int = 2048
     """Address space of each in MiB."""
 
@@ -62,7 +62,7 @@ class MathReward(Reward):
 
     def __call__(self, trajectory: Trajectory) -> RewardResult:
         accepted = trajectory.prompt.answers
-        return self.grading.outcome(trajectory, lambda answer: self._verdict(answer, accepted), {"undecided": 0.0})
+        return self.grading.grade(trajectory, lambda answer: self._score(answer, accepted), {"undecided": 0.0})
 
     @property
     def max_parallel(self) -> int:
@@ -74,16 +74,16 @@ class MathReward(Reward):
     def stop(self) -> None:
         self._pool.stop()
 
-    def _verdict(self, answer: str, accepted: tuple[str, ...]) -> Verdict:
+    def _score(self, answer: str, accepted: tuple[str, ...]) -> AnswerScore:
         deadline = time.monotonic() + self.timeout_s
         undecided = []
         for other in accepted:
             try:
                 if self._is_right(answer, other, deadline):
-                    return Verdict(1.0)
+                    return AnswerScore(1.0)
             except (ProcessTimeoutError, ProcessLostError) as error:
                 undecided.append(str(error))
-        return Verdict(0.0, {"undecided": 1.0}, "; ".join(undecided)) if undecided else Verdict(0.0)
+        return AnswerScore(0.0, {"undecided": 1.0}, "; ".join(undecided)) if undecided else AnswerScore(0.0)
 
     def _is_right(self, answer: str, accepted: str, deadline: float) -> bool:
         if _WORDS.fullmatch(unwrap_latex(accepted).strip()):

@@ -1,4 +1,4 @@
-"""Judges trajectories beside the main thread, each within a time limit."""
+"""Scores trajectories beside the main thread, each within a time limit."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from appo.workers.threads import GivenUpError, ThreadPool
 log = logging.getLogger(__name__)
 
 OnFailure = Literal["error", "zero"]
-"""What becomes of a trajectory that cannot be judged: the run ends, or it earns 0 and is counted."""
+"""What becomes of a trajectory that cannot be scored: the run ends, or it earns 0 and is counted."""
 
 FAILED = "reward_failed"
-"""Part of every outcome where failures are counted: 1 if the reward raised or took too long."""
+"""Part of every reward where failures are counted: 1 if the reward raised or took too long."""
 TIMED_OUT = "reward_timed_out"
-"""Part of every outcome where failures are counted: 1 if the reward, or what it asked, took too long."""
+"""Part of every reward where failures are counted: 1 if the reward, or what it asked, took too long."""
 
 _Result = RewardResult | BaseException | None
 
 
 class RewardRunner:
-    """Judges many trajectories at once, in threads that live as long as the call.
+    """Scores many trajectories at once, in threads that live as long as the call.
 
     A trajectory that outlasts the limit is given up, which takes a reward that lets other threads run.
 
     Args:
-        reward: judges each trajectory; the runner starts and stops it.
-        num_workers: trajectories judged at once; `Reward.max_parallel` may make them fewer.
+        reward: scores each trajectory; the runner starts and stops it.
+        num_workers: trajectories scored at once; `Reward.max_parallel` may make them fewer.
         timeout_s: seconds that one trajectory may take, from the moment its turn comes.
-        on_failure: `error` ends the call with the first failure; `zero` gives a trajectory that cannot be judged 0 for
-            its reward and for every part, and adds the parts `reward_failed` and `reward_timed_out` to all outcomes.
+        on_failure: `error` ends the call with the first failure; `zero` gives a trajectory that cannot be scored 0 for
+            its reward and for every part, and adds the parts `reward_failed` and `reward_timed_out` to all rewards.
 
     Raises:
         ValueError: if an option is out of range.
@@ -67,18 +67,18 @@ class RewardRunner:
         self.reward.stop()
 
     def __call__(self, trajectories: Sequence[Trajectory]) -> list[RewardResult]:
-        """Judges trajectories.
+        """Scores trajectories.
 
         Returns:
-            Outcomes, in the order of the trajectories.
+            One result a trajectory, in their order.
 
         Raises:
-            RewardError: if one cannot be judged and `on_failure` is `error`; the cause is what the reward raised.
+            RewardError: if one cannot be scored and `on_failure` is `error`; the cause is what the reward raised.
         """
-        results = self._score(trajectories)
-        failures = {i: result for i, result in enumerate(results) if isinstance(result, BaseException)}
+        scored = self._score(trajectories)
+        failures = {i: result for i, result in enumerate(scored) if isinstance(result, BaseException)}
         if not failures:
-            outcomes = [result for result in results if isinstance(result, RewardResult)]
+            results = [result for result in scored if isinstance(result, RewardResult)]
         elif self.on_failure == "error":
             number, error = min(failures.items())
             # A traceback would show what the error says.
@@ -86,10 +86,10 @@ class RewardRunner:
             raise RewardError(self._failure(number, trajectories, error)) from cause
         else:
             self._log(failures, trajectories)
-            outcomes = _zeros_for_failures(results)
+            results = _zeros_for_failures(scored)
         if self.on_failure == "zero":
-            outcomes = [replace(outcome, parts={FAILED: 0.0, TIMED_OUT: 0.0, **outcome.parts}) for outcome in outcomes]
-        return outcomes
+            results = [replace(result, parts={FAILED: 0.0, TIMED_OUT: 0.0, **result.parts}) for result in results]
+        return results
 
     def _score(self, trajectories: Sequence[Trajectory]) -> list[_Result]:
         """Results or errors, in the order of the trajectories; None for what was not begun because another failed."""
@@ -144,27 +144,27 @@ class RewardRunner:
                 )
 
 
-def _checked(outcome: RewardResult) -> RewardResult:
+def _checked(result: RewardResult) -> RewardResult:
     """Refuses what cannot be trained on or written down."""
-    if not isinstance(outcome, RewardResult):
-        raise TypeError(f"a reward must return a RewardResult, got {type(outcome).__name__}")
-    for name, value in (("reward", outcome.reward), *outcome.parts.items()):
+    if not isinstance(result, RewardResult):
+        raise TypeError(f"a reward must return a RewardResult, got {type(result).__name__}")
+    for name, value in (("reward", result.reward), *result.parts.items()):
         if not math.isfinite(value):
             raise ValueError(f"{name} must be finite, got {value}")
-    return outcome
+    return result
 
 
 def _zeros_for_failures(results: Sequence[_Result]) -> list[RewardResult]:
-    """Outcomes where failures earn 0 for every part that the others have: means of parts are then over all."""
-    judged = [result for result in results if isinstance(result, RewardResult)]
-    parts = {name: 0.0 for outcome in judged for name in outcome.parts} or {"accuracy": 0.0}
+    """Results where failures earn 0 for every part that the others have: means of parts are then over all."""
+    scored = [result for result in results if isinstance(result, RewardResult)]
+    parts = {name: 0.0 for result in scored for name in result.parts} or {"accuracy": 0.0}
     return [
         result
         if isinstance(result, RewardResult)
         else RewardResult(
             0.0,
             {**parts, FAILED: 1.0, TIMED_OUT: float(isinstance(result, TimeoutError))},
-            f"not judged: {type(result).__name__}: {result}",
+            f"not scored: {type(result).__name__}: {result}",
         )
         for result in results
     ]

@@ -1,4 +1,4 @@
-"""Supervised training: the cold start of a policy on conversations."""
+"""Supervised fine-tuning (SFT) of a policy on conversations, before it is trained by reinforcement learning."""
 
 from appo.sft.conversations import (
     CONVERSATION_SOURCES,

@@ -1,4 +1,4 @@
-"""The LightningDataModule of supervised training: conversations in, padded batches out."""
+"""The LightningDataModule of supervised fine-tuning: conversations in, padded batches out."""
 
 from __future__ import annotations
 

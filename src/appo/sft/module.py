@@ -1,4 +1,4 @@
-"""The LightningModule of supervised training: next-token prediction on conversations."""
+"""The LightningModule of supervised fine-tuning: next-token prediction on conversations."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from appo.sft.tiny_policy import TinyPolicy
 
 
 class SupervisedModule(L.LightningModule):
-    """A policy that learns conversations by heart; the cold start of reinforcement learning.
+    """Supervised fine-tuning (SFT): a policy learns to write what the assistant wrote in conversations.
 
     Args:
         policy: Hugging Face model folder or name to start from.
         save_to: folder that the policy and its tokenizer are written to at the end.
-        fresh: an untrained policy to build in the folder `policy` first; none starts from what is there.
+        fresh: an untrained policy to build in the folder `policy` first; `null`: training starts from what is there.
         lr: greatest learning rate of AdamW.
         betas: of AdamW.
         weight_decay: of AdamW.

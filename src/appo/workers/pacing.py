@@ -19,7 +19,7 @@ class Pace:
         self._next_at = -math.inf
         self._lock = threading.Lock()
 
-    def take(self, until: float) -> float | None:
+    def pop_moment(self, until: float) -> float | None:
         """Takes the next free moment, on the clock of `time.monotonic`; None if it lies past `until`: it stays free."""
         with self._lock:
             moment = max(self._next_at, time.monotonic())

@@ -26,7 +26,7 @@ _LEAVE_S = 10.0
 _STOPPED = "Error: the tool was stopped."
 
 
-class MCPLink:
+class MCPConnection:
     """Calls the tools of one server, from any number of threads at once.
 
     An event loop in a thread of its own holds the connection. A call that finds the connection lost makes a new one,

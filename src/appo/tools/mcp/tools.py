@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from appo.core.extras import import_extra
 from appo.core.secrets import fill_in, refuse_secrets
 from appo.tools.base import TOOLS, Tool, ToolArgumentError, ToolError, ToolProvider
-from appo.tools.mcp.connection import MCPLink
+from appo.tools.mcp.connection import MCPConnection
 from appo.tools.runner import GRACE_S
 
 if TYPE_CHECKING:
@@ -28,18 +28,18 @@ class MCPTool(Tool):
     object.
 
     Args:
-        link: to the server.
+        connection: to the server.
         remote: the tool as the server describes it.
         prefix: put in front of its name.
         timeout_s: seconds after which a call is given up.
     """
 
-    def __init__(self, link: MCPLink, remote: mcp_types.Tool, prefix: str, timeout_s: float) -> None:
+    def __init__(self, connection: MCPConnection, remote: mcp_types.Tool, prefix: str, timeout_s: float) -> None:
         from jsonschema.validators import Draft202012Validator, validator_for
         from referencing import Registry
 
         self.timeout_s = timeout_s
-        self._link = link
+        self._connection = connection
         self._remote = remote
         self._prefix = prefix
         # An empty registry: a schema that refers to another one on the network does not get it.
@@ -70,7 +70,7 @@ class MCPTool(Tool):
     def __call__(self, argument: str) -> str:
         arguments = self._to_arguments(argument)
         self._check(arguments)
-        result = self._link.call(self._remote.name, arguments, self.timeout_s)
+        result = self._connection.call(self._remote.name, arguments, self.timeout_s)
         text = _to_text(result)
         if result.is_error:
             raise ToolError(text or "Error: the tool failed.")
@@ -114,11 +114,11 @@ class MCPTools(ToolProvider):
     """Environment variables of `command`, beside the search path, home folder and user; keys come from the environment
     of the run: ``SOME_KEY: "{SOME_KEY}"``."""
     folder: str | None = None
-    """Working folder of `command`; none takes that of the run."""
+    """Working folder of `command`; `null`: that of the run."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Headers of every request to `url`; keys come from the environment: ``Authorization: "Bearer {SOME_KEY}"``."""
     include: Sequence[str] | None = None
-    """Names of the server's tools that are offered; none offers all."""
+    """Names of the server's tools that are offered; `null`: all of them."""
     prefix: str = ""
     """Put in front of every name, where two servers have tools of the same name."""
     timeout_s: float = 30.0
@@ -129,7 +129,7 @@ class MCPTools(ToolProvider):
     """Seconds before a server that is gone is tried again after a second failure; doubled with each further one, up to
     a minute. Until then calls fail at once."""
 
-    _link: MCPLink | None = field(default=None, init=False, repr=False)
+    _connection: MCPConnection | None = field(default=None, init=False, repr=False)
     _tools: tuple[MCPTool, ...] = field(default=(), init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -148,30 +148,32 @@ class MCPTools(ToolProvider):
         return self._tools
 
     def start(self) -> None:
-        if self._link is not None:
+        if self._connection is not None:
             return
         import_extra("mcp", type(self).__name__, "mcp")
         environment, headers = fill_in(self.env, "env"), fill_in(self.headers, "headers")
-        link = MCPLink(lambda: self._connect(environment, headers), self.start_timeout_s, self.reconnect_wait_s)
+        connection = MCPConnection(
+            lambda: self._connect(environment, headers), self.start_timeout_s, self.reconnect_wait_s
+        )
         try:
-            remotes = {remote.name: remote for remote in link.open()}
+            remotes = {remote.name: remote for remote in connection.open()}
         except Exception as error:
-            link.close()
+            connection.close()
             server = self.url or " ".join(self.command)
             is_late = isinstance(error, TimeoutError)
             reason = f"no answer within {self.start_timeout_s:g} seconds" if is_late else str(error)
             raise RuntimeError(f"the MCP server {server!r} could not be started or reached: {reason}") from error
         names = list(remotes) if self.include is None else list(self.include)
         if missing := [name for name in names if name not in remotes]:
-            link.close()
+            connection.close()
             raise ValueError(f"include must name tools of the MCP server ({', '.join(remotes)}), got {missing[0]!r}")
-        self._link = link
-        self._tools = tuple(MCPTool(link, remotes[name], self.prefix, self.timeout_s) for name in names)
+        self._connection = connection
+        self._tools = tuple(MCPTool(connection, remotes[name], self.prefix, self.timeout_s) for name in names)
 
     def stop(self) -> None:
-        if self._link is not None:
-            self._link.close()
-            self._link, self._tools = None, ()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection, self._tools = None, ()
 
     @asynccontextmanager
     async def _connect(self, environment: Mapping[str, str], headers: Mapping[str, str]) -> AsyncIterator[Client]:

@@ -26,7 +26,7 @@ class Sessions:
         self._waiting: list[tuple[Codes, Session]] = []
         self._lock = threading.Lock()
 
-    def take(self, codes: Codes) -> Session | None:
+    def pop(self, codes: Codes) -> Session | None:
         """A process that has run just these codes, if one waits; it is the caller's then."""
         with self._lock:
             for index, (known, session) in enumerate(self._waiting):

@@ -49,7 +49,7 @@ class PythonTool(Tool):
     preload: Sequence[str] = ()
     """Modules to import ahead of the calls, which then find them loaded."""
     keep_variables: bool = False
-    """Whether a call finds the variables that earlier calls of its trajectory left; without, every call starts anew."""
+    """Whether a call finds the variables that earlier calls of its trajectory left, or starts anew."""
     max_sessions: int = 64
     """Processes that wait with a trajectory's variables; the variables of others are made again by running their code
     again."""
@@ -157,7 +157,7 @@ class PythonTool(Tool):
         return self._to_result(execution)
 
     def _run(self, interpreter: Interpreter, codes: Codes, code: str, deadline: float) -> Execution:
-        while session := self._sessions.take(codes) if codes else None:
+        while session := self._sessions.pop(codes) if codes else None:
             # One that died while it waited says nothing about the interpreter: another may wait, or is made.
             with suppress(InterpreterLostError):
                 return self._run_in(session, codes, code, deadline)

@@ -36,11 +36,11 @@ class BM25Search(SearchBackend):
     text_key: str = "text"
     """Column of the text."""
     title_key: str | None = None
-    """Column of the title, which is searched and shown in front of the text; none if there is none."""
+    """Column of the title, which is searched and shown in front of the text; `null`: there is none."""
     id_key: str | None = None
-    """Column of the id, a text or a number unique in the file; without one the row number is the id."""
+    """Column of the id, a text or a number unique in the file; `null`: the row number."""
     index_folder: str | None = None
-    """Folder of indexes; none is the folder ``<corpus>.bm25`` beside the corpus."""
+    """Folder of indexes; `null`: ``<corpus>.bm25`` beside the corpus."""
     k1: float = 1.5
     """How slowly a word counts less the more often it stands in a passage; positive."""
     b: float = 0.75

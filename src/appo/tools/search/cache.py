@@ -40,13 +40,13 @@ class CachedSearch(SearchBackend):
     path: str
     """The SQLite file, on a disk of this machine; made if it is not there."""
     backend: SearchBackend | None = None
-    """What is asked where the cache has no answer; none replays the cache."""
+    """What is asked where the cache has no answer; `null`: nothing is, the cache is replayed."""
     on_miss: Literal["error", "empty"] = "error"
     """What a query that has no answer comes to without a back end: a failure, or no results."""
     max_mb: float | None = None
-    """MiB of queries and passages; beyond it those that were not used for longest are dropped. None sets no limit."""
+    """MiB of queries and passages; beyond it those that were not used for longest are dropped. `null`: no limit."""
     max_age_s: float | None = None
-    """Seconds for which an answer counts; none sets no limit."""
+    """Seconds for which an answer counts; `null`: no limit."""
     import_json: str | None = None
     """JSON file of answers to begin with, as the authors' release has them: an object from the query to the passages,
     lines that begin with ``Page 1: ``, ``Page 2: `` and so on."""

@@ -42,7 +42,7 @@ class HTTPSearch(SearchBackend):
     query_field: str = "q"
     """Field of the query; dots lead into nested objects, as in ``input.query``."""
     limit_field: str | None = None
-    """Field of the number of passages wanted; none does not send it."""
+    """Field of the number of passages wanted; `null`: it is not sent."""
     fields: dict[str, Any] = field(default_factory=dict)
     """Further fields, sent as they are but for ``{NAME}``."""
     headers: dict[str, str] = field(default_factory=dict)
@@ -54,21 +54,21 @@ class HTTPSearch(SearchBackend):
     text_field: str = "text"
     """Field of a result that is the passage; empty if a result is a text itself. Results without one are left out."""
     title_field: str | None = None
-    """Field of a result that goes in front of the passage; none if there is none."""
+    """Field of a result that goes in front of the passage; `null`: none does."""
     url_field: str | None = None
-    """Field of a result that goes behind the passage, in parentheses; none if there is none."""
+    """Field of a result that goes behind the passage, in parentheses; `null`: none does."""
     max_attempts: int = 3
     """Attempts of one search."""
     first_pause_s: float = 0.5
     """Longest pause after the first failure; it doubles with each further one, up to 30 seconds."""
     requests_per_s: float | None = None
-    """Requests a second of this process, evenly spaced; none sets no limit."""
+    """Requests a second of this process, evenly spaced; `null`: no limit."""
     request_timeout_s: float = 10.0
     """Seconds of one attempt."""
     timeout_s: float = 25.0
     """Seconds of one search with all its attempts and pauses; less than the tool's own limit."""
 
-    _session: _Session | None = field(default=None, init=False, repr=False)
+    _connection: _Connection | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
@@ -101,28 +101,28 @@ class HTTPSearch(SearchBackend):
         Raises:
             ValueError: if an environment variable that is named is not set.
         """
-        if self._session is not None:
+        if self._connection is not None:
             return
         # It logs the URL of every request, and a URL may hold a key.
         logging.getLogger("httpx").setLevel(logging.WARNING)
         client = httpx.Client(headers=fill_in(self.headers, "headers"), limits=httpx.Limits(max_connections=None))
-        self._session = _Session(client, fill_in(self.fields, "fields"), Pace(self.requests_per_s))
+        self._connection = _Connection(client, fill_in(self.fields, "fields"), Pace(self.requests_per_s))
 
     def stop(self) -> None:
-        if self._session is not None:
-            self._session.stopped.set()
-            self._session.client.close()
-            self._session = None
+        if self._connection is not None:
+            self._connection.stopped.set()
+            self._connection.client.close()
+            self._connection = None
 
     def search(self, query: str, limit: int) -> list[str]:
-        session = self._session
-        if session is None:
+        connection = self._connection
+        if connection is None:
             raise RuntimeError("HTTPSearch must be started before it is searched")
         deadline = time.monotonic() + self.timeout_s
         back_off = BackOff(self.first_pause_s, _LONGEST_PAUSE_S)
-        attempts = retrying(back_off, self.max_attempts, self.timeout_s, session.stopped)
+        attempts = retrying(back_off, self.max_attempts, self.timeout_s, connection.stopped)
         try:
-            answer = attempts(self._ask, session, query, limit, deadline)
+            answer = attempts(self._ask, connection, query, limit, deadline)
         except PassingError as error:
             number = attempts.statistics["attempt_number"]
             if number < self.max_attempts:
@@ -133,25 +133,25 @@ class HTTPSearch(SearchBackend):
             raise ToolError(_STOPPED) from None
         return self._passages(answer)[:limit]
 
-    def _ask(self, session: _Session, query: str, limit: int, deadline: float) -> Any:
+    def _ask(self, connection: _Connection, query: str, limit: int, deadline: float) -> Any:
         """One attempt.
 
         Raises:
             PassingError: if another one may succeed.
             ToolError: if none will.
         """
-        session.wait_for_turn(deadline)
-        fields = _with(session.fields, self.query_field, query)
+        connection.wait_for_turn(deadline)
+        fields = _with(connection.fields, self.query_field, query)
         if self.limit_field is not None:
             fields = _with(fields, self.limit_field, limit)
         until = min(deadline, time.monotonic() + self.request_timeout_s)
         content: dict[str, Any] = {"params": fields} if self.method == "GET" else {"json": fields}
         timeout = httpx.Timeout(max(until - time.monotonic(), 1e-3))
         try:
-            with session.client.stream(self.method, self.url, timeout=timeout, **content) as response:
+            with connection.client.stream(self.method, self.url, timeout=timeout, **content) as response:
                 if is_passing(response.status_code):
                     # All threads leave the server alone, not this one only.
-                    session.pace.hold(retry_after_s(response.headers.get("Retry-After")))
+                    connection.pace.hold(retry_after_s(response.headers.get("Retry-After")))
                     raise PassingError(_status(response))
                 if not response.is_success:
                     raise ToolError(f"The search failed: {_status(response)}.")
@@ -192,7 +192,7 @@ class _LateError(PassingError):
 
 
 @dataclass(eq=False)
-class _Session:
+class _Connection:
     """What exists between `start` and `stop`; keys stand in it, so that it must not be shown."""
 
     client: httpx.Client
@@ -205,9 +205,9 @@ class _Session:
 
         Raises:
             ToolTimeoutError: if that is past the deadline.
-            ToolError: if the session is stopped meanwhile.
+            ToolError: if the connection is stopped meanwhile.
         """
-        moment = self.pace.take(until=deadline)
+        moment = self.pace.pop_moment(until=deadline)
         if moment is None:
             raise ToolTimeoutError("The search was given up: the service takes no more searches for now.")
         if self.stopped.wait(max(moment - time.monotonic(), 0.0)):

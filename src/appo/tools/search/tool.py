@@ -70,7 +70,7 @@ class SearchTool(Tool):
     max_passage_chars: int = 1000
     """Characters of one passage; the rest is cut."""
     max_passage_tokens: int | None = None
-    """Tokens of one line of the answer, counted by the policy's tokenizer; none sets no limit but the answer's own."""
+    """Tokens of one line of the answer, counted by the policy's tokenizer; `null`: no limit but the answer's own."""
     passage_format: str = "{passage}"
     """A line of the answer: ``{passage}`` stands for the passage, ``{number}`` for its number from 1 on. The authors'
     release has ``Page {number}: {passage}``."""
