@@ -166,6 +166,7 @@ def _parts(setting: Setting) -> tuple[Any, Any, Any]:
     from appo.engines import VLLMEngine
     from appo.losses import ProceduralLoss
     from appo.rewards import Reward
+    from appo.rollouts import Branching, Limits
     from appo.scorers import BranchingScore
     from appo.tools import TagSyntax
     from appo.training.callbacks import RolloutCallback
@@ -189,9 +190,8 @@ def _parts(setting: Setting) -> tuple[Any, Any, Any]:
         advantage=ProceduralAdvantage(),
         reward=EvenTokens(),
         syntax=TagSyntax(),
-        num_trajectories=setting.initial + setting.branches,
-        num_initial=setting.initial,
-        max_response_tokens=setting.tokens,
+        branching=Branching(setting.initial + setting.branches, setting.initial),
+        limits=Limits(max_response_tokens=setting.tokens),
     )
     return module, _data(setting), rollout
 

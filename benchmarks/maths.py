@@ -33,7 +33,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from appo.advantages import ProceduralAdvantage
-from appo.core.batch import NO_PARENT, TrainBatch, TrajectoryBatch
+from appo.core.batch import NO_PARENT, TrajectoryBatch
+from appo.core.collate import make_batch
 from appo.functional import ChosenPoints, future_likelihood_gain, select_branch_points
 from appo.losses import ProceduralLoss
 from appo.rollouts.branching import CandidateFilter, Exclusion, has_room
@@ -90,7 +91,7 @@ def make_measured(num_rows: int, length: int) -> Measured:
         behavior + spread * torch.randn(num_rows, length, generator=generator) * mask for spread in (0.02, 0.05, 0.1)
     )
     return Measured(
-        initial=TrajectoryBatch(
+        initial=make_batch(
             token_ids=token_ids,
             lengths=torch.full((num_rows,), length),
             response_mask=mask,
@@ -121,7 +122,7 @@ def with_branches(initial: TrajectoryBatch, points: ChosenPoints, rewards: Tenso
     """The initial trajectories, and behind them a branch of each point; the maths reads no tokens of branches."""
     rows = torch.cat([torch.arange(len(initial.group)), points.rows])
     none = torch.full_like(initial.group, NO_PARENT)
-    return TrajectoryBatch(
+    return make_batch(
         token_ids=initial.token_ids[rows],
         lengths=initial.lengths[rows],
         response_mask=initial.response_mask[rows],
@@ -144,8 +145,7 @@ def run_maths(measured: Measured, candidate_filter: CandidateFilter) -> dict[str
     with stopped(seconds, "scoring"):
         scores = BranchingScore(discount=DISCOUNT, clip=CLIP)(initial, torch.Generator())
     with stopped(seconds, "candidates"):
-        prompt_lengths = torch.full((num_rows,), PROMPT_LENGTH)
-        candidates = candidate_filter(initial) & has_room(initial, prompt_lengths, length - PROMPT_LENGTH, 1)
+        candidates = candidate_filter(initial) & has_room(initial, length - PROMPT_LENGTH, 1)
     with stopped(seconds, "selection"):
         points = select_branch_points(
             scores.values, scores.preferred, candidates, initial.group, budget=num_rows // NUM_PROMPTS
@@ -153,7 +153,7 @@ def run_maths(measured: Measured, candidate_filter: CandidateFilter) -> dict[str
     rewarded = with_branches(initial, points, measured.rewards)
     with stopped(seconds, "advantage"):
         advantages = ProceduralAdvantage()(rewarded)
-    batch = TrainBatch(
+    batch = make_batch(
         token_ids=initial.token_ids,
         lengths=initial.lengths,
         response_mask=initial.response_mask,

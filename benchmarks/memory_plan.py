@@ -204,7 +204,8 @@ def take_steps(case: Case, folder: str) -> int:
     from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
     from torch.utils.data import DataLoader
 
-    from appo.core.batch import TrainBatch
+    from appo.core.batch import TrajectoryBatch
+    from appo.core.collate import make_batch
     from appo.distributed.fsdp import FSDP2Strategy
     from appo.losses import ClippedLoss
     from appo.training.module import APPOModule
@@ -215,10 +216,10 @@ def take_steps(case: Case, folder: str) -> int:
         "tensor": lambda: ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=2),
     }
 
-    def batch(rows: int, length: int, scored: int) -> TrainBatch:
+    def batch(rows: int, length: int, scored: int) -> TrajectoryBatch:
         mask = (torch.arange(length) >= length - scored).expand(rows, length)
         zeros = torch.zeros(rows, length)
-        return TrainBatch(
+        return make_batch(
             token_ids=torch.randint(0, 1000, (rows, length)),
             lengths=torch.full((rows,), length),
             response_mask=mask,
@@ -236,7 +237,7 @@ def take_steps(case: Case, folder: str) -> int:
             gc.collect()
             forget_peak()
 
-    def fit(model: str, batches: list[TrainBatch], dtype: str, callbacks: list[L.Callback]) -> None:
+    def fit(model: str, batches: list[TrajectoryBatch], dtype: str, callbacks: list[L.Callback]) -> None:
         module = APPOModule(
             model,
             ClippedLoss(behavior_correction="off"),

@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="measured runs of each reward")
     parser.add_argument("--trajectories", type=int, default=1000, help="of a run")
     parser.add_argument("--characters", type=int, default=2000, help="of a trajectory")
-    parser.add_argument("--workers", type=int, default=16, help="rollout.reward_workers")
+    parser.add_argument("--workers", type=int, default=16, help="rollout.rewards.workers")
     options = parser.parse_args()
     results = []
     print(f"{'reward':32} {'direct/s':>9} {'runner/s':>9}")

@@ -72,7 +72,7 @@ def make_rows(lengths: list[int], vocab_size: int) -> Any:
     """A training batch of random tokens: a prompt, then tokens that are trained to the end."""
     import torch
 
-    from appo.core.batch import TrainBatch
+    from appo.core.collate import make_batch
 
     generator = torch.Generator().manual_seed(0)
     shape = (len(lengths), max(lengths))
@@ -80,12 +80,11 @@ def make_rows(lengths: list[int], vocab_size: int) -> Any:
     is_token = position < length.unsqueeze(-1)
     mask = is_token & (position >= _PROMPT_LENGTH)
     advantages = torch.randn(len(lengths), 1, generator=generator)
-    return TrainBatch(
+    return make_batch(
         token_ids=torch.randint(1, vocab_size, shape, generator=generator) * is_token,
         lengths=length,
         response_mask=mask,
         behavior_log_probs=-10.4 * mask,
-        old_log_probs=None,
         advantages=advantages * mask,
     )
 

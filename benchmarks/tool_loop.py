@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from appo.core.trajectory import Prompt
 from appo.engines import HFEngine, SamplingParams
-from appo.rollouts import AgentLimits, AgentLoop, Start
+from appo.rollouts import AgentLoop, Limits, RolloutRequest
 from appo.tools import CallSyntax, ParsedCall, RenderChat, Tool, ToolAnswer, ToolRunner
 from benchmarks.generation import make_policy, make_workload
 
@@ -102,10 +102,11 @@ def measure(policy: str, num_trajectories: int, tool_s: float, rounds: int, endi
             AutoTokenizer.from_pretrained(policy),
             runner,
             TextSyntax(ending),
-            AgentLimits(max_response_tokens=512, max_tool_calls=6, max_result_tokens=32),
+            Limits(max_response_tokens=512, max_tool_calls=6, max_result_tokens=32),
         )
         starts = [
-            Start(Prompt(str(i), "", ids, ()), round_number * num_trajectories + i) for i, ids in enumerate(prompts)
+            RolloutRequest(Prompt(str(i), "", ids, ()), round_number * num_trajectories + i)
+            for i, ids in enumerate(prompts)
         ]
         runner.idle_s = 0.0
         begin = time.perf_counter()

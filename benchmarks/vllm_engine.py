@@ -79,12 +79,14 @@ def serve_loop(pipe: Connection, policy: str, threads: int) -> None:
     with _agent_loop(policy, threads, _NUM_TOKENS) as loop:
         from appo.core.trajectory import Prompt
         from appo.engines import SamplingParams
-        from appo.rollouts import Start
+        from appo.rollouts import RolloutRequest
 
         while (number := pipe.recv()) is not None:
             prompts = [Prompt(str(i), "", ids, ()) for i, ids in enumerate(prompts_of(number, _NUM_SEQUENCES))]
             begin = time.perf_counter()
-            trajectories = loop.run([Start(prompt, seed) for seed, prompt in enumerate(prompts)], SamplingParams())
+            trajectories = loop.run(
+                [RolloutRequest(prompt, seed) for seed, prompt in enumerate(prompts)], SamplingParams()
+            )
             pipe.send([time.perf_counter() - begin])
             assert all(trajectory.response_length == _NUM_TOKENS for trajectory in trajectories)
 
@@ -116,13 +118,13 @@ def _agent_loop(policy: str, threads: int, max_tokens: int) -> Iterator[Any]:
     from transformers import AutoTokenizer
 
     from appo.engines import VLLMEngine
-    from appo.rollouts import AgentLimits, AgentLoop
+    from appo.rollouts import AgentLoop, Limits
     from appo.tools import TagSyntax, ToolRunner
 
     engine, runner = VLLMEngine(), ToolRunner([])
     engine.start(policy)
     runner.start()
-    limits = AgentLimits(max_tokens, max_tool_calls=0, max_result_tokens=1)
+    limits = Limits(max_tokens, max_tool_calls=0, max_result_tokens=1)
     yield AgentLoop(engine, AutoTokenizer.from_pretrained(policy), runner, TagSyntax(), limits)
     runner.stop()
     engine.stop()
@@ -162,15 +164,15 @@ def measure_branches(policy: str, rounds: int, threads: int) -> dict[str, float]
     with _agent_loop(policy, threads, 512) as loop:
         from appo.core.trajectory import BranchPoint, Prompt
         from appo.engines import SamplingParams
-        from appo.rollouts import Start
+        from appo.rollouts import RolloutRequest
 
         for number in range(rounds + 1):
-            starts = [Start(Prompt(str(i), "", ids, ()), i) for i, ids in enumerate(prompts_of(number, 8))]
+            starts = [RolloutRequest(Prompt(str(i), "", ids, ()), i) for i, ids in enumerate(prompts_of(number, 8))]
             begin = time.perf_counter()
             whole = loop.run(starts, SamplingParams())
             middle = time.perf_counter()
             points = [BranchPoint(trajectory, trajectory.prompt_length + 255, 0.0) for trajectory in whole]
-            branches = loop.run([Start(p.trajectory.prompt, 99, p) for p in points], SamplingParams())
+            branches = loop.run([RolloutRequest(p.trajectory.prompt, 99, p) for p in points], SamplingParams())
             if number:
                 whole_s.append(middle - begin)
                 branch_s.append(time.perf_counter() - middle)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from appo.core.batch import NO_PARENT, TrajectoryBatch
+from appo.core.collate import make_batch
 from appo.sft import TinyPolicy, WorldConversations
 from tests.engines.vllm_installed import skip_without_vllm
 from tests.small_run import run
@@ -46,7 +47,7 @@ def batch() -> TrajectoryBatch:
         dtype=torch.bool,
     )
     log_probs = -torch.rand(6, 6, generator=generator) * mask
-    return TrajectoryBatch(
+    return make_batch(
         token_ids=torch.arange(36).reshape(6, 6) * (mask | (torch.arange(6) < 3)),
         lengths=torch.tensor([6, 3, 5, 6, 4, 6]),
         response_mask=mask,

@@ -17,12 +17,12 @@ FEW_TOKENS = [
     "--data.source.problems.num_test=6",
     "--data.prompts_per_iteration=4",
     "--data.prompts_per_minibatch=2",
-    "--rollout.max_response_tokens=24",
-    "--rollout.evaluation_samples=1",
+    "--rollout.limits.max_response_tokens=24",
+    "--rollout.evaluation.samples=1",
     "--trainer.enable_progress_bar=false",
     "--trainer.accelerator=cpu",
 ]
-SMALL = [*FEW_TOKENS, "--rollout.num_trajectories=6", "--rollout.num_initial=4"]
+SMALL = [*FEW_TOKENS, "--rollout.branching.num_trajectories=6", "--rollout.branching.num_roots=4"]
 
 
 @dataclass(frozen=True)

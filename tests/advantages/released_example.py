@@ -3,6 +3,7 @@
 import torch
 
 from appo.core.batch import NO_PARENT, TrajectoryBatch
+from appo.core.collate import make_batch
 
 
 def released_example(branch_rewards: tuple[float, ...] = (0.5, -1.0)) -> TrajectoryBatch:
@@ -10,7 +11,7 @@ def released_example(branch_rewards: tuple[float, ...] = (0.5, -1.0)) -> Traject
     mask = torch.ones(4, 5, dtype=torch.bool)
     mask[1, 4] = False
     zeros = torch.zeros(4, 5)
-    return TrajectoryBatch(
+    return make_batch(
         token_ids=zeros.long(),
         lengths=torch.tensor([5, 4, 5, 5]),
         response_mask=mask,

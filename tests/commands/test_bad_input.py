@@ -26,13 +26,16 @@ def fit(tmp_path: Path, *options: str) -> None:
     ("option", "words"),
     [
         ("--rollout.num_trajectory=4", ["rollout.num_trajectory"]),
-        ("--rollout.num_initial=many", ["rollout.num_initial", "many"]),
-        ("--rollout.branch_when=never", ["rollout.branch_when", "never"]),
+        ("--rollout.branching.num_roots=many", ["rollout.branching.num_roots", "many"]),
+        ("--rollout.branching.when=never", ["rollout.branching.when", "never"]),
         ("--rollout.scorer=Entrpy", ["Entrpy", "did you mean 'Entropy'", "BranchingScore"]),
         ("--rollout.scorer.discount=1.5", ["discount must lie in [0, 1], got 1.5"]),
-        ("--rollout.reward_timeout_s=0", ["rollout.reward_timeout_s must be positive, got 0"]),
-        ("--rollout.on_reward_failure=skip", ["rollout.on_reward_failure", "skip"]),
-        ("--rollout.num_trajectories=4", ["rollout.num_trajectories must be at least rollout.num_initial = 6, got 4"]),
+        ("--rollout.rewards.timeout_s=0", ["rollout.rewards.timeout_s must be positive, got 0"]),
+        ("--rollout.rewards.on_failure=skip", ["rollout.rewards.on_failure", "skip"]),
+        (
+            "--rollout.branching.num_trajectories=4",
+            ["rollout.branching.num_trajectories must be at least rollout.branching.num_roots = 6, got 4"],
+        ),
         ("--data.prompts_per_minibatch=5", ["data.prompts_per_minibatch must divide", "got 5"]),
         ("--model.max_grad_norm=-1", ["model.max_grad_norm must not be negative, got -1"]),
     ],
@@ -82,7 +85,7 @@ def test_an_empty_data_file_is_refused(tmp_path, policy_folder):
 
 def test_responses_longer_than_the_policy_can_see_are_refused(tmp_path, policy_folder):
     with pytest.raises(ValueError, match=r"must not exceed the 512 positions of model\.policy, got 64 \+ 9999"):
-        fit(tmp_path, f"--model.policy={policy_folder}", "--rollout.max_response_tokens=9999")
+        fit(tmp_path, f"--model.policy={policy_folder}", "--rollout.limits.max_response_tokens=9999")
 
 
 @dataclass(frozen=True)

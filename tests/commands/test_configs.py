@@ -49,8 +49,18 @@ def test_every_preset_trains_by_itself(path, tmp_path, policy_folder):
 def test_interpolations_see_what_the_command_line_says(capsys):
     configs = [str(CONFIGS[0].with_name(name)) for name in ("appo.yaml", "grpo.yaml")]
     with pytest.raises(SystemExit):
-        run(["fit", "--config", configs[0], "--config", configs[1], "--rollout.num_trajectories=5", "--print_config"])
-    assert yaml.safe_load(capsys.readouterr().out)["rollout"]["num_initial"] == 5
+        run(
+            [
+                "fit",
+                "--config",
+                configs[0],
+                "--config",
+                configs[1],
+                "--rollout.branching.num_trajectories=5",
+                "--print_config",
+            ]
+        )
+    assert yaml.safe_load(capsys.readouterr().out)["rollout"]["branching"]["num_roots"] == 5
 
 
 def resolved(capsys, *options: str):
@@ -102,22 +112,18 @@ def test_a_list_of_tools_takes_servers_beside_tools_and_rules_for_calls(tmp_path
                 {"class_path": "PythonTool"},
                 {"class_path": "MCPTools", "init_args": {"command": ["server", "--fast"], "include": ["a"]}},
             ],
-            "tool_rules": {"max_calls_per_tool": {"python": 5}, "at_limit": "refuse"},
+            "limits": {"max_calls_per_tool": {"python": 5}, "at_tool_limit": "refuse"},
         }
     }
     (tmp_path / "tools.yaml").write_text(yaml.safe_dump(overlay))
     config = str(CONFIGS[0].with_name("appo.yaml"))
-    options = ["--config", str(tmp_path / "tools.yaml"), "--rollout.tool_rules.max_refusals=1", "--print_config"]
+    options = ["--config", str(tmp_path / "tools.yaml"), "--rollout.limits.max_refusals=1", "--print_config"]
     with pytest.raises(SystemExit) as exit_info:
         run(["fit", "--config", config, *options])
     captured = capsys.readouterr()
     assert exit_info.value.code == 0, captured.err
     rollout = yaml.safe_load(captured.out)["rollout"]
-    assert rollout["tool_rules"] == {
-        "max_calls_per_tool": {"python": 5},
-        "at_limit": "refuse",
-        "max_refusals": 1,
-        "repeated_calls": "run",
-    }
+    limits = {name: rollout["limits"][name] for name in ("max_calls_per_tool", "at_tool_limit", "max_refusals")}
+    assert limits == {"max_calls_per_tool": {"python": 5}, "at_tool_limit": "refuse", "max_refusals": 1}
     assert rollout["tools"][1]["init_args"]["command"] == ["server", "--fast"]
     assert rollout["syntax"]["init_args"]["template_options"] == {"enable_thinking": False}

@@ -68,11 +68,14 @@ def test_a_missing_policy_is_one_line(command, appo, tmp_path):
     ("option", "words"),
     [
         ("--data.max_prompt_tokens=5", "at most data.max_prompt_tokens = 5 tokens, question"),
-        ("--rollout.max_response_tokens=9999", "must not exceed the 512 positions of model.policy, got 64 + 9999"),
+        (
+            "--rollout.limits.max_response_tokens=9999",
+            "must not exceed the 512 positions of model.policy, got 64 + 9999",
+        ),
         ("--trainer.precision=bf16-true", "trainer.precision must be 32-true or bf16-mixed, got bf16-true"),
         ("--trainer.devices=[]", "devices"),
         ("--rollout.scorer.discount=1.5", "error: discount must lie in [0, 1], got 1.5"),
-        ("--rollout.num_initial=many", "error: rollout.num_initial"),
+        ("--rollout.branching.num_roots=many", "error: rollout.branching.num_roots"),
     ],
 )
 def test_what_setup_refuses_is_one_line(option, words, appo, tmp_path, policy_folder):
@@ -153,7 +156,11 @@ def test_what_no_check_has_said_shows_its_traceback(tmp_path, monkeypatch):
 
 def test_a_mistake_is_one_line_on_every_rank(tmp_path, policy_folder):
     args = fit(
-        tmp_path, policy_folder, "--trainer.devices=2", "--trainer.strategy=ddp", "--rollout.max_response_tokens=9999"
+        tmp_path,
+        policy_folder,
+        "--trainer.devices=2",
+        "--trainer.strategy=ddp",
+        "--rollout.limits.max_response_tokens=9999",
     )
     result = subprocess.run(
         [sys.executable, "-m", "appo", "fit", *args], capture_output=True, text=True, env={**os.environ}, check=False

@@ -30,7 +30,7 @@ def evaluate(tmp_path, policy_folder):
             "test", tmp_path / "run", policy, "--config", str(training), "--config", str(FOLDER / f"{name}.yaml"),
             f"--model.policy={policy}", f"--trainer.default_root_dir={tmp_path / 'run'}",
             f"--data.source.folder={files}",
-            "--data.max_prompt_tokens=160", "--rollout.max_response_tokens=24", *options,
+            "--data.max_prompt_tokens=160", "--rollout.limits.max_response_tokens=24", *options,
         )  # fmt: skip
 
     return evaluate_on
@@ -51,11 +51,12 @@ def test_a_config_says_what_is_measured_and_leaves_the_rest_to_the_training(name
         "num_test": None,
         "num_validation": None,
     }
-    assert set(config["rollout"]) == {"reward", "evaluation_samples", "evaluation_temperature"}
+    assert set(config["rollout"]) == {"reward", "evaluation"}
     reward = "MathReward" if name in MATHEMATICS else "ExactMatchReward"
     assert config["rollout"]["reward"] == {"class_path": reward}
     # Several samples of a greedy policy are one.
-    assert (config["rollout"]["evaluation_samples"] > 1) == (config["rollout"]["evaluation_temperature"] > 0)
+    evaluation = config["rollout"]["evaluation"]
+    assert (evaluation["samples"] > 1) == (evaluation["temperature"] > 0)
 
 
 def test_the_documentation_lists_what_the_configs_say():
@@ -67,8 +68,8 @@ def test_the_documentation_lists_what_the_configs_say():
         name: (
             benchmark.num_rows,
             configs[name]["reward"]["class_path"],
-            configs[name]["evaluation_samples"],
-            configs[name]["evaluation_temperature"],
+            configs[name]["evaluation"]["samples"],
+            configs[name]["evaluation"]["temperature"],
         )
         for name, benchmark in BENCHMARKS.items()
     }
@@ -82,7 +83,7 @@ def test_a_policy_is_measured_with_the_system_prompt_of_its_training(tmp_path, p
     rows = [{"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(3)]
     # The config that the training left behind holds its prompt; the command line does not repeat it.
     left_behind = trained / "csv/version_0/config.yaml"
-    folder = evaluate("bamboogle", rows, "--rollout.evaluation_samples=2", training=left_behind)
+    folder = evaluate("bamboogle", rows, "--rollout.evaluation.samples=2", training=left_behind)
     tokenizer = load_tokenizer(str(policy_folder))
     opening = tokenizer.decode(tokenizer.encode(f"<|system|>{SYSTEM}<|end|><|user|>", add_special_tokens=False))
     for path in (trained / "trajectories/iteration_00000.jsonl.zst", folder / "trajectories/test_00000.jsonl.zst"):
@@ -98,7 +99,7 @@ def test_a_policy_is_measured_with_the_system_prompt_of_its_training(tmp_path, p
 
 def test_mathematics_is_judged_as_mathematics(evaluate):
     rows = [{"question": "What is 1 + 1?", "answer": "2"}]
-    folder = evaluate("aime24", rows, "--rollout.evaluation_samples=3")
+    folder = evaluate("aime24", rows, "--rollout.evaluation.samples=3")
     values = json.loads((folder / "test.json").read_text())
     assert {"test/undecided", "test/pass@3", "test/accuracy/aime24"} <= set(values)
 
@@ -149,7 +150,7 @@ SECRET = [{"question": f"CANARY {i}?", "answer": f"SECRET {i}", "rationale": "CA
 
 def test_the_text_of_a_protected_benchmark_stays_out_of_files_and_logs(evaluate, caplog, capfd):
     with caplog.at_level(logging.DEBUG):
-        folder = evaluate("hle", SECRET, "--rollout.evaluation_samples=2")
+        folder = evaluate("hle", SECRET, "--rollout.evaluation.samples=2")
     records = list(read_trajectories(folder / "trajectories/test_00000.jsonl.zst"))
     assert [record["prompt"]["id"] for record in records] == ["1", "1", "2", "2", "3", "3"]
     for record in records:
@@ -170,5 +171,5 @@ def test_the_text_of_a_protected_benchmark_stays_out_of_files_and_logs(evaluate,
 
 
 def test_text_is_saved_where_a_user_says_so(evaluate):
-    folder = evaluate("hle", SECRET, "--rollout.evaluation_samples=1", "--data.source.save_text=true")
+    folder = evaluate("hle", SECRET, "--rollout.evaluation.samples=1", "--data.source.save_text=true")
     assert contents(folder).count(b"CANARY") == len(SECRET)

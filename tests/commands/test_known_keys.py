@@ -13,6 +13,7 @@ import pytest
 from appo.commands.cli import run
 from appo.commands.components import REGISTRIES
 from appo.commands.known_keys import check_keys
+from appo.commands.renamed_keys import RENAMED_KEYS
 from appo.commands.sources import ClassName, options_of
 from tests.small_run import CONFIG
 
@@ -30,9 +31,12 @@ def refusal(capsys, *args: str) -> str:
 @pytest.mark.parametrize(
     ("option", "question"),
     [
-        ("--rollout.num_trajectory=4", "--rollout.num_trajectory (did you mean '--rollout.num_trajectories'?)"),
+        (
+            "--rollout.branching.num_trajectory=4",
+            "--rollout.branching.num_trajectory (did you mean '--rollout.branching.num_trajectories'?)",
+        ),
         ("--rollout.scorer.discont=1", "--rollout.scorer.discont (did you mean '--rollout.scorer.discount'?)"),
-        ("--rolout.num_initial=4", "--rolout (did you mean '--rollout'?)"),
+        ("--rolout.seed=4", "--rolout (did you mean '--rollout'?)"),
         ("--trainer.max_epoch=4", "--trainer.max_epoch (did you mean '--trainer.max_epochs'?)"),
         ("--model.sharding.cpu_ofload=true", "(did you mean '--model.sharding.cpu_offload'?)"),
         ("--model.temp=1", "(did you mean '--model.temperature'?)"),
@@ -43,10 +47,25 @@ def test_an_unknown_option_gets_the_nearest(option, question, capsys):
     assert question in refusal(capsys, option)
 
 
+@pytest.mark.parametrize(("old", "new"), RENAMED_KEYS.items())
+def test_an_option_that_was_renamed_is_told_its_new_name_which_exists(old, new, capsys):
+    assert f"--{old} is named --{new} now" in refusal(capsys, f"--{old}=1")
+    if new != "rollout.limits":  # a section
+        check_keys("fit", [f"--{new}=1"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rollout:\n  seed: 1\n  num_trajectory: 4\n", ":3: no key is named rollout.num_trajectory (did you mean "),
+        (
+            "rollout:\n  branching:\n    num_trajectory: 4\n",
+            ":3: no key is named rollout.branching.num_trajectory (did you mean 'rollout.branching.num_trajectories'?)",
+        ),
+        (
+            "rollout:\n  seed: 1\n  num_initial: 4\n",
+            ":3: rollout.branching.num_roots is named rollout.branching.num_roots now",
+        ),
+        ("rollout:\n  tool_rules:\n    at_limit: refuse\n", ":2: rollout.tool_rules is named rollout.limits now"),
         (
             "rollout:\n  tools:\n  - PythonTool\n  - class_path: SearchTool\n    init_args:\n      backnd: X\n",
             ":6: no key is named rollout.tools.backnd (did you mean 'rollout.tools.backend'?)",

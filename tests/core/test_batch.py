@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from appo.core.batch import NO_PARENT, TrainBatch, collate, length_buckets
+from appo.core.batch import NO_PARENT, PARENT_ELSEWHERE, TrajectoryBatch, length_buckets
+from appo.core.collate import collate, make_batch
 from appo.core.trajectory import Prompt
 from tests.core.two_turns import branch_trajectory, parent_trajectory
 
@@ -14,37 +15,39 @@ def collated(**values):
     return collate([parent, other, branch_trajectory(parent)], **values)
 
 
-def train_batch(lengths: list[int]) -> TrainBatch:
+def train_batch(lengths: list[int]) -> TrajectoryBatch:
     """Every token of a row is its row number."""
     rows, width = len(lengths), max(lengths)
     token_ids = torch.arange(rows).unsqueeze(-1).expand(rows, width)
     mask = torch.arange(width) < torch.tensor(lengths).unsqueeze(-1)
     zeros = torch.zeros(rows, width)
-    return TrainBatch(token_ids, torch.tensor(lengths), mask, zeros, zeros, zeros)
+    return make_batch(token_ids, torch.tensor(lengths), mask, old_log_probs=zeros, advantages=zeros)
+
+
+def evaluated(log_probs: list[float] | None = None, entropies: list[float] | None = None) -> TrajectoryBatch:
+    """`collated`, with values of its first two rows; 0 where none are given."""
+    values = [torch.tensor([row or [0.0] * 7] * 2) for row in (log_probs, entropies)]
+    return collated().evaluated(torch.tensor([0, 1]), *values, policy_version=4)
 
 
 def test_collates_two_turns_and_a_branch_off_the_second():
-    batch = collated(
-        old_log_probs=[torch.tensor([0.0, 0.0, -1.0, -2.0, 0.0, -3.0, -4.0])] * 2,
-        entropies=[torch.tensor([0.0, 0.0, 1.0, 2.0, 0.0, 3.0, 4.0])] * 2,
-        rewards=[1, 0, 0],
-    )
+    batch = collated(rewards=[1, 0, 0])
     assert batch.token_ids.tolist() == [
         [5, 6, 10, 11, 20, 12, 13, 0, 0],
         [5, 6, 10, 11, 20, 12, 13, 0, 0],
         [5, 6, 10, 11, 20, 12, 14, 15, 16],
     ]
     assert batch.lengths.tolist() == [7, 7, 9]
+    assert batch.prompt_lengths.tolist() == [2, 2, 2]
     assert batch.response_mask.int().tolist() == [
         [0, 0, 1, 1, 0, 1, 1, 0, 0],
         [0, 0, 1, 1, 0, 1, 1, 0, 0],
         [0, 0, 1, 1, 0, 1, 1, 1, 1],
     ]
-    initial = [0.0, 0.0, -0.1, -0.2, 0.0, -0.3, -0.4, 0.0, 0.0]
+    root = [0.0, 0.0, -0.1, -0.2, 0.0, -0.3, -0.4, 0.0, 0.0]
     branch = [0.0, 0.0, -0.1, -0.2, 0.0, -0.3, -0.5, -0.6, -0.7]
-    torch.testing.assert_close(batch.behavior_log_probs, torch.tensor([initial, initial, branch]))
-    assert batch.old_log_probs.tolist() == [[0, 0, -1, -2, 0, -3, -4, 0, 0]] * 2 + [[0] * 9]
-    assert batch.entropies.tolist() == [[0, 0, 1, 2, 0, 3, 4, 0, 0]] * 2 + [[0] * 9]
+    torch.testing.assert_close(batch.behavior_log_probs, torch.tensor([root, root, branch]))
+    assert batch.policy_versions[0].tolist() == [-1, -1, 3, 3, -1, 3, 3, -1, -1]
     assert batch.rewards.tolist() == [1.0, 0.0, 0.0]
     assert batch.rewards.dtype == torch.float32
     assert batch.group.tolist() == [0, 1, 0]
@@ -52,12 +55,40 @@ def test_collates_two_turns_and_a_branch_off_the_second():
     assert batch.branch_position.tolist() == [NO_PARENT, NO_PARENT, 5]
     assert batch.branch_score.tolist() == [0.0, 0.0, 1.5]
     assert batch.is_branch.tolist() == [False, False, True]
+    assert batch.advantages is None
+    assert not batch.has_gradient
 
 
-def test_without_measurements_rewards_are_unknown_and_log_probs_0():
+def test_without_evaluation_rewards_are_unknown_and_log_probs_0():
     batch = collated()
     assert batch.rewards.isnan().all()
     assert not batch.old_log_probs.any()
+    assert not batch.is_evaluated.any()
+
+
+def test_an_evaluation_of_some_rows_leaves_the_others_and_the_batch_before_it():
+    before = collated()
+    batch = before.evaluated(
+        torch.tensor([0, 1]),
+        torch.tensor([[0.0, 0.0, -1.0, -2.0, 0.0, -3.0, -4.0]] * 2),
+        torch.tensor([[0.0, 0.0, 1.0, 2.0, 0.0, 3.0, 4.0]] * 2),
+        policy_version=4,
+    )
+    assert batch.old_log_probs.tolist() == [[0, 0, -1, -2, 0, -3, -4, 0, 0]] * 2 + [[0] * 9]
+    assert batch.entropies.tolist() == [[0, 0, 1, 2, 0, 3, 4, 0, 0]] * 2 + [[0] * 9]
+    assert batch.evaluated_by.tolist() == [4, 4, -1]
+    assert batch.is_evaluated.tolist() == [True, True, False]
+    assert not before.old_log_probs.any()
+
+
+def test_an_evaluation_of_roots_is_taken_over_to_the_batch_with_their_branches():
+    parent = parent_trajectory()
+    values = torch.tensor([[0.0, 0.0, -1.0, -2.0, 0.0, -3.0, -4.0]])
+    roots = collate([parent]).evaluated(torch.tensor([0]), values, -values, policy_version=2)
+    batch = collate([parent, branch_trajectory(parent)], evaluated=roots)
+    assert batch.old_log_probs.tolist() == [[0, 0, -1, -2, 0, -3, -4, 0, 0], [0] * 9]
+    assert batch.entropies[0].tolist() == [0, 0, 1, 2, 0, 3, 4, 0, 0]
+    assert batch.evaluated_by.tolist() == [2, -1]
 
 
 def test_a_branch_before_its_parent_is_refused():
@@ -90,27 +121,24 @@ def test_another_number_of_rewards_than_trajectories_is_refused():
     ],
 )
 def test_values_that_do_not_align_with_the_sampled_tokens_are_refused(name, position, value, rule):
-    values = torch.zeros(7)
-    values[position] = value
-    with pytest.raises(ValueError, match=f"{name} of prompt q2 in row 1 must {rule}"):
-        collated(**{name: [torch.zeros(7), values]})
+    values = torch.zeros(2, 7)
+    values[1, position] = value
+    given = (values, torch.zeros(2, 7)) if name == "old_log_probs" else (torch.zeros(2, 7), values)
+    with pytest.raises(ValueError, match=f"{name} in row 1 must {rule}"):
+        collated().evaluated(torch.tensor([0, 1]), *given, policy_version=0)
 
 
 def test_a_log_prob_above_0_and_an_entropy_below_it_are_refused():
-    values = torch.tensor([0.0, 0.0, -1.0, 0.5, 0.0, -1.0, -1.0])
-    with pytest.raises(
-        ValueError, match=r"old_log_probs of prompt q1 in row 0 must not be positive, got 0\.5 at position 3"
-    ):
-        collated(old_log_probs=[values])
-    with pytest.raises(
-        ValueError, match=r"entropies of prompt q1 in row 0 must not be negative, got -0\.5 at position 3"
-    ):
-        collated(entropies=[-values.clamp(min=0.0)])
+    values = [0.0, 0.0, -1.0, 0.5, 0.0, -1.0, -1.0]
+    with pytest.raises(ValueError, match=r"old_log_probs in row 0 must not be positive, got 0\.5 at position 3"):
+        evaluated(log_probs=values)
+    with pytest.raises(ValueError, match=r"entropies in row 0 must not be negative, got -0\.5 at position 3"):
+        evaluated(entropies=[-max(0.0, value) for value in values])
 
 
 def test_what_rounding_adds_to_a_certain_token_is_no_error():
-    rounded = torch.tensor([0.0, 0.0, 1e-6, 0.0, 0.0, 1e-6, 0.0])
-    batch = collated(old_log_probs=[rounded], entropies=[-rounded])
+    rounded = [0.0, 0.0, 1e-6, 0.0, 0.0, 1e-6, 0.0]
+    batch = evaluated(rounded, [-value for value in rounded])
     assert batch.old_log_probs[0, 5] == -batch.entropies[0, 5] == torch.tensor(1e-6)
 
 
@@ -131,8 +159,6 @@ def test_nothing_to_compare_is_refused():
     empty = replace(parent_trajectory(), response_mask=torch.zeros(7, dtype=torch.bool))
     with pytest.raises(ValueError, match="trajectory of prompt q1 in row 0 must have a sampled token, got none"):
         collate([empty])
-    with pytest.raises(ValueError, match="rows must name at least one row, got none"):
-        train_batch([3]).select(torch.tensor([], dtype=torch.int64))
 
 
 def test_behavior_log_probs_that_are_not_finite_are_refused():
@@ -140,13 +166,6 @@ def test_behavior_log_probs_that_are_not_finite_are_refused():
     bad = replace(parent, behavior_log_probs=torch.full((7,), float("-inf")))
     with pytest.raises(ValueError, match="behavior_log_probs of prompt q1 in row 0 must be finite, got -inf"):
         collate([bad])
-
-
-def test_values_of_another_length_than_their_trajectory_are_refused():
-    with pytest.raises(ValueError, match=r"entropies of prompt q1 in row 0 must have shape \[7\], got \[5\]"):
-        collated(entropies=[torch.zeros(5)])
-    with pytest.raises(ValueError, match="entropies must have a row for at most each of 3 trajectories, got 4"):
-        collated(entropies=[torch.zeros(7), torch.zeros(7), torch.zeros(9), torch.zeros(7)])
 
 
 def test_tensors_that_do_not_fit_the_batch_are_refused():
@@ -168,33 +187,45 @@ def test_selected_rows_are_cut_to_the_longest_of_them():
 
 def test_joined_batches_are_padded_to_the_longest_and_forget_their_steps():
     short, long = train_batch([2]), replace(train_batch([1, 3]), num_tokens=100, num_rows=7)
-    joined = TrainBatch.cat([short, long])
+    joined = TrajectoryBatch.cat([short, long])
     assert joined.token_ids.tolist() == [[0, 0, 0], [0, 0, 0], [1, 1, 1]]
     assert joined.response_mask.tolist() == [[True, True, False], [True, False, False], [True, True, True]]
     assert joined.lengths.tolist() == [2, 1, 3]
     assert (joined.num_tokens, joined.num_rows, joined.ref_log_probs) == (None, None, None)
-    assert TrainBatch.cat([long]).num_tokens is None
+    assert TrajectoryBatch.cat([long]).num_tokens is None
+
+
+def test_a_branch_keeps_its_parent_among_selected_and_joined_rows():
+    parent = parent_trajectory()
+    other = replace(parent_trajectory(), prompt=Prompt("q2", "?", (5, 6), ("1",)))
+    batch = collate([other, parent, branch_trajectory(parent)])
+    assert batch.select(torch.tensor([1, 2])).parent.tolist() == [NO_PARENT, 0]
+    alone = batch.select(torch.tensor([2]))
+    assert alone.parent.tolist() == [PARENT_ELSEWHERE]
+    assert alone.is_branch.tolist() == [True]
+    joined = TrajectoryBatch.cat([batch.select(torch.tensor([0])), batch.select(torch.tensor([1, 2])), alone])
+    assert joined.parent.tolist() == [NO_PARENT, NO_PARENT, 1, PARENT_ELSEWHERE]
+    assert joined.group.tolist() == [0, 1, 1, 2]
 
 
 def test_micro_batches_hold_every_row_once_and_the_totals_of_the_step():
     micros = train_batch([3, 5, 2, 5, 1]).micro_batches(max_tokens=10)
-    assert [rows.tolist() for rows, _ in micros] == [[1, 3], [0, 2, 4]]
-    assert [micro.token_ids[:, 0].tolist() for _, micro in micros] == [[1, 3], [0, 2, 4]]
-    assert [tuple(micro.token_ids.shape) for _, micro in micros] == [(2, 5), (3, 3)]
-    assert {(micro.num_tokens, micro.num_rows) for _, micro in micros} == {(16, 5)}
+    assert [micro.token_ids[:, 0].tolist() for micro in micros] == [[1, 3], [0, 2, 4]]
+    assert [tuple(micro.token_ids.shape) for micro in micros] == [(2, 5), (3, 3)]
+    assert {(micro.num_tokens, micro.num_rows) for micro in micros} == {(16, 5)}
 
 
 def test_rows_without_a_trained_token_are_in_no_micro_batch_and_count_as_rows():
     batch = train_batch([3, 5, 2])
     mask = batch.response_mask.clone()
     mask[1] = False
-    ((rows, micro),) = replace(batch, response_mask=mask).micro_batches(max_tokens=10)
-    assert rows.tolist() == [0, 2]
+    (micro,) = replace(batch, response_mask=mask).micro_batches(max_tokens=10)
+    assert micro.token_ids[:, 0].tolist() == [0, 2]
     assert (micro.num_tokens, micro.num_rows) == (5, 3)
 
 
 def test_totals_that_are_given_stay():
-    ((_, micro),) = replace(train_batch([2]), num_tokens=100, num_rows=7).micro_batches(10)
+    (micro,) = replace(train_batch([2]), num_tokens=100, num_rows=7).micro_batches(10)
     assert (micro.num_tokens, micro.num_rows) == (100, 7)
 
 

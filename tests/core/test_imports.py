@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-PURE = ("functional", "core.trajectory", "core.batch", "scorers", "advantages", "losses")
+PURE = ("functional", "core.trajectory", "core.collate", "scorers", "advantages", "losses")
 HEAVY = ("lightning", "vllm", "transformers", "jsonargparse")
 
 

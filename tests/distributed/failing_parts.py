@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from appo.core.batch import TrainBatch
+from appo.core.batch import TrajectoryBatch
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.engines import Completion, HFEngine
 from appo.losses import ClippedLoss
@@ -30,7 +30,9 @@ class KilledInSampling(EvenTokens):
 
 @dataclass(frozen=True)
 class KilledInUpdate(ClippedLoss):
-    def __call__(self, log_probs: Tensor, entropies: Tensor, batch: TrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, log_probs: Tensor, entropies: Tensor, batch: TrajectoryBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         if is_second():
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(log_probs, entropies, batch)
@@ -38,7 +40,9 @@ class KilledInUpdate(ClippedLoss):
 
 @dataclass(frozen=True)
 class HangingInUpdate(ClippedLoss):
-    def __call__(self, log_probs: Tensor, entropies: Tensor, batch: TrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, log_probs: Tensor, entropies: Tensor, batch: TrajectoryBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         if is_second():
             threading.Event().wait()
         return super().__call__(log_probs, entropies, batch)
@@ -61,7 +65,9 @@ class TimedOutReward(EvenTokens):
 class TimedOutLoss(ClippedLoss):
     """Fails on the first of two processes alone."""
 
-    def __call__(self, log_probs: Tensor, entropies: Tensor, batch: TrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, log_probs: Tensor, entropies: Tensor, batch: TrajectoryBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         if not is_second():
             raise RuntimeError(TIMED_OUT)
         return super().__call__(log_probs, entropies, batch)

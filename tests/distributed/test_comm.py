@@ -14,7 +14,7 @@ from appo.distributed import comm
 from tests.distributed.processes import as_processes
 
 MESSAGES = (
-    "rollout.reward_timeout_s = 1: the reward timed out",
+    "rollout.rewards.timeout_s = 1: the reward timed out",
     "Connection closed by peer",
     "[gloo/transport/tcp/pair.cc:553] Connection closed by peer",
     "NCCL error: unhandled system error",

@@ -28,7 +28,7 @@ TRAINED = [
     "--model.max_tokens_per_microbatch=128",
     "--rollout.reward=tests.small_run.EvenTokens",
     "--rollout.advantage=GlobalBatchAdvantage",
-    "--rollout.lag=1",
+    "--rollout.sampling.lag=1",
     "--trainer.max_epochs=3",
     "--trainer.check_val_every_n_epoch=3",
 ]

@@ -76,8 +76,8 @@ def test_shares_of_micro_batches_add_up(name, aggregation):
         log_probs, entropies = live(batch, spread=1.5, seed=5)
         micros = batch.micro_batches(max_tokens)
         total: dict[str, torch.Tensor] = {}
-        for rows, micro in micros:
-            width = micro.token_ids.shape[1]
+        for micro in micros:
+            rows, width = micro.rewards, micro.token_ids.shape[1]
             loss, metrics = compute(log_probs[rows, :width], entropies[rows, :width], micro)
             loss.backward()
             for key, value in {"loss": loss.detach(), **metrics}.items():
@@ -94,7 +94,7 @@ def test_shares_of_micro_batches_add_up(name, aggregation):
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_totals_of_the_step_change_nothing_when_no_row_is_left_out(aggregation):
     batch, compute = train_batch(), with_everything("ClippedLoss", aggregation)
-    ((_, whole),) = batch.micro_batches(10**6)
+    (whole,) = batch.micro_batches(10**6)
     order = batch.lengths.argsort(descending=True, stable=True)
     log_probs, entropies = live(batch)
     expected, _ = compute(log_probs, entropies, batch)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from appo.advantages import ProceduralAdvantage
-from appo.core.batch import NO_PARENT, TrainBatch, TrajectoryBatch
+from appo.core.batch import NO_PARENT, TrajectoryBatch
+from appo.core.collate import make_batch
 from appo.functional import (
     aggregation_weights,
     clip_events,
@@ -71,7 +72,7 @@ def whole_sequence(case: dict, values: list, num_branches: int = 0) -> Tensor:
 
 def initial_batch(case: dict) -> TrajectoryBatch:
     inputs, num_rows = case["inputs"], len(case["prompt_of_row"])
-    return TrajectoryBatch(
+    return make_batch(
         token_ids=torch.cat([torch.tensor(inputs["prompt_ids"]), torch.tensor(inputs["response_ids"])], dim=1),
         lengths=prompt_length(case) + torch.tensor(inputs["attention_mask"]).sum(-1),
         response_mask=whole_sequence(case, inputs["loss_mask"]).bool(),
@@ -92,7 +93,7 @@ def rewarded_batch(case: dict) -> TrajectoryBatch:
     mask = whole_sequence(case, golden["response_mask"]).bool()
     zeros = torch.zeros(mask.shape)
     none = [NO_PARENT] * len(case["prompt_of_row"])
-    return TrajectoryBatch(
+    return make_batch(
         token_ids=torch.nn.functional.pad(initial.token_ids, (0, 0, 0, len(branches))),
         lengths=shift + torch.tensor(golden["lengths"]),
         response_mask=mask,
@@ -260,7 +261,7 @@ def test_loss_of_the_component(golden):
     )
     log_probs = torch.tensor(golden["log_probs"], requires_grad=True)
     zeros = torch.zeros(mask.shape)
-    batch = TrainBatch(
+    batch = make_batch(
         token_ids=zeros.long(),
         lengths=torch.full((len(mask),), mask.shape[1]),
         response_mask=mask,

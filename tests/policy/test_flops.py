@@ -16,7 +16,8 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from appo.core.batch import TrainBatch
+from appo.core.batch import TrajectoryBatch
+from appo.core.collate import make_batch
 from appo.policy.flops import PolicyFlops, TrainedWork, peak_by_name, peak_flops, training_metrics
 from appo.policy.lora import Adapter, LoRA
 
@@ -31,13 +32,13 @@ def _policy(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config, attn_implementation="eager", experts_implementation="eager")
 
 
-def _batch(lengths: list[int], num_scored: int | None = None) -> TrainBatch:
+def _batch(lengths: list[int], num_scored: int | None = None) -> TrajectoryBatch:
     """Rows of which all tokens are sampled, or the last `num_scored`."""
     positions = torch.arange(max(lengths)).expand(len(lengths), -1)
     ends = torch.tensor(lengths)[:, None]
     mask = (positions < ends) & (positions >= (0 if num_scored is None else ends - num_scored))
     zeros = torch.zeros(mask.shape)
-    return TrainBatch(
+    return make_batch(
         token_ids=torch.zeros(mask.shape, dtype=torch.int64), lengths=torch.tensor(lengths), response_mask=mask,
         behavior_log_probs=zeros, old_log_probs=zeros, advantages=zeros, ref_log_probs=None,
     )  # fmt: skip

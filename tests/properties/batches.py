@@ -15,7 +15,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from appo.core.batch import NO_PARENT, TrainBatch, TrajectoryBatch
+from appo.core.batch import NO_PARENT, TrajectoryBatch
+from appo.core.collate import make_batch
 
 few = settings(max_examples=50, deadline=None, derandomize=True)
 HIDDEN = (float("nan"), float("inf"), float("-inf"), 1e30)
@@ -93,7 +94,7 @@ def trajectory_batches(draw: st.DrawFn, with_branches: bool = True) -> Trajector
         torch.tensor([[token[i] for token in row] for row in padded], dtype=dtype)
         for i, dtype in enumerate([torch.int64, torch.bool, *[torch.float64] * 3])
     )
-    return TrajectoryBatch(
+    return make_batch(
         token_ids=token_ids,
         lengths=torch.tensor([len(row.tokens) for row in rows]),
         response_mask=mask,
@@ -120,7 +121,7 @@ class Step:
 
     log_probs: Tensor
     entropies: Tensor
-    batch: TrainBatch
+    batch: TrajectoryBatch
 
     def leaves(self) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies to be differentiated by."""
@@ -144,7 +145,7 @@ def steps(draw: st.DrawFn) -> Step:
     return Step(
         log_probs=old + column(-2, 2),
         entropies=column(0, 2),
-        batch=TrainBatch(
+        batch=make_batch(
             token_ids=torch.zeros(mask.shape, dtype=torch.int64),
             lengths=torch.tensor(lengths),
             response_mask=mask,
@@ -158,7 +159,7 @@ def steps(draw: st.DrawFn) -> Step:
     )
 
 
-def orders(batch: TrajectoryBatch | TrainBatch) -> st.SearchStrategy[Tensor]:
+def orders(batch: TrajectoryBatch) -> st.SearchStrategy[Tensor]:
     """Ways to put the rows of a batch."""
     return st.permutations(range(len(batch.token_ids))).map(torch.tensor)
 
@@ -166,7 +167,7 @@ def orders(batch: TrajectoryBatch | TrainBatch) -> st.SearchStrategy[Tensor]:
 def reordered(batch: TrajectoryBatch, order: Tensor) -> TrajectoryBatch:
     """The batch with row ``order[i]`` as row `i`; parents follow their rows."""
     new_row = order.argsort()
-    moved = {f.name: getattr(batch, f.name)[order] for f in fields(batch)}
+    moved = {f.name: getattr(batch, f.name)[order] for f in fields(batch) if getattr(batch, f.name) is not None}
     moved["parent"] = torch.where(moved["parent"] == NO_PARENT, NO_PARENT, new_row[moved["parent"].clamp(min=0)])
     return replace(batch, **moved)
 

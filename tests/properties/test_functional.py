@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from appo.advantages import ADVANTAGES
-from appo.core.batch import NO_PARENT, TrainBatch, TrajectoryBatch
+from appo.core.batch import NO_PARENT, TrajectoryBatch
+from appo.core.collate import make_batch
 from appo.functional import (
     aggregation_weights,
     discounted_suffix_sum,
@@ -195,7 +196,7 @@ def test_the_choice_of_branch_points_follows_the_rows_and_sees_candidates_only(b
 def long_batch() -> TrajectoryBatch:
     """An initial trajectory and a branch of it, of `LONG` positions each."""
     noise = random(3, 2, LONG, seed=0).float()
-    return TrajectoryBatch(
+    return make_batch(
         token_ids=torch.ones(2, LONG, dtype=torch.int64),
         lengths=torch.tensor([LONG, LONG]),
         response_mask=(torch.arange(LONG) > 0).expand(2, LONG),
@@ -220,8 +221,7 @@ def test_no_component_needs_the_square_of_the_length(name):
     elif name in ADVANTAGES:
         assert ADVANTAGES[name]()(batch).isfinite().all()
     else:
-        columns = (batch.token_ids, batch.lengths, batch.response_mask, batch.behavior_log_probs, batch.old_log_probs)
-        train = TrainBatch(*columns, advantages=random(2, LONG, seed=1).float(), ref_log_probs=batch.old_log_probs)
+        train = replace(batch, advantages=random(2, LONG, seed=1).float(), ref_log_probs=batch.old_log_probs)
         step = Step(batch.old_log_probs, batch.entropies, train)
         log_probs, entropies = step.leaves()
         LOSSES[name](kl_coef=0.1, entropy_coef=0.1)(log_probs, entropies, train)[0].backward()

@@ -122,7 +122,7 @@ def test_padding_changes_nothing(name, data):
     wider = {
         field.name: torch.nn.functional.pad(value, (0, 3))
         for field in fields(batch)
-        if (value := getattr(batch, field.name)).ndim == 2
+        if (value := getattr(batch, field.name)) is not None and value.ndim == 2
     }
     scores = score(scorer, replace(batch, **wider))
     torch.testing.assert_close(scores.values[:, :-3], score(scorer, batch).values)

@@ -201,7 +201,7 @@ def test_a_trajectory_that_hangs_is_given_up_and_counted_while_the_others_are_sc
     results = RewardRunner(reward, num_workers, timeout_s=0.3, on_failure="zero")(numbered(7))
     assert [result.reward for result in results] == [0.0, 0.0, 2.0, 3.0, 0.0, 5.0, 6.0]
     assert [result.parts["reward_timed_out"] for result in results] == [0, 1, 0, 0, 1, 0, 0]
-    assert "took longer than rollout.reward_timeout_s = 0.3" in results[1].reason
+    assert "took longer than rollout.rewards.timeout_s = 0.3" in results[1].reason
 
 
 def test_a_trajectory_that_hangs_is_an_error_that_names_it(hang):
@@ -247,9 +247,9 @@ def test_what_cannot_be_trained_on_is_a_failure(result, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_workers": 0}, "rollout.reward_workers must be positive, got 0"),
-        ({"timeout_s": 0.0}, "rollout.reward_timeout_s must be positive, got 0.0"),
-        ({"on_failure": "ignore"}, "rollout.on_reward_failure must be error or zero, got 'ignore'"),
+        ({"num_workers": 0}, "rollout.rewards.workers must be positive, got 0"),
+        ({"timeout_s": 0.0}, "rollout.rewards.timeout_s must be positive, got 0.0"),
+        ({"on_failure": "ignore"}, "rollout.rewards.on_failure must be error or zero, got 'ignore'"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from appo.core.batch import TrainBatch
+from appo.core.batch import TrajectoryBatch
 from appo.engines import Completion, HFEngine
 from appo.losses import ClippedLoss
 
@@ -110,7 +110,9 @@ class HeldEngine(AsideEngine):
 class MeetingLoss(ClippedLoss):
     """Lets the engine go on."""
 
-    def __call__(self, log_probs: Tensor, entropies: Tensor, batch: TrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, log_probs: Tensor, entropies: Tensor, batch: TrajectoryBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         meeting.losses += 1
         meeting.updating.set()
         if meeting.interrupts:

@@ -8,16 +8,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from appo.core.batch import collate
+from appo.core.collate import collate
 from appo.core.trajectory import NOT_SAMPLED, BranchPoint, Prompt, Segment, Trajectory
 from appo.engines import SamplingParams
 from appo.policy.log_probs import PolicyLogProbs
-from appo.rollouts import AgentLimits, AgentLoop, Start
+from appo.rollouts import AgentLoop, Limits, RolloutRequest
 from appo.scorers import BranchingScore
 from appo.tools import PythonTool, SearchBackend, SearchTool, TagSyntax, Tool, ToolError, ToolRunner
 from tests.rollouts.conftest import EOS, ScriptedEngine
 
-LIMITS = AgentLimits(max_response_tokens=500, max_tool_calls=4, max_result_tokens=50)
+LIMITS = Limits(max_response_tokens=500, max_tool_calls=4, max_result_tokens=50)
 
 # Q? | 2 + 18 | 20 + 21 | 41 + 18 | 59 + 21 | 80 + 18 | 98 + 21 | 119 + 3: prompt, turn, result, turn, result, ...
 TURNS = ["<python>1</python>", "<python>2</python>", "<python>3</python>", f"ok{EOS}"]
@@ -56,7 +56,7 @@ def _script(turns: Sequence[str], results: Sequence[str], start: str = "Q?") -> 
 
 
 def _run(
-    tokenizer, runner: ToolRunner, script: dict[str, str], starts: Sequence[Start], limits: AgentLimits = LIMITS
+    tokenizer, runner: ToolRunner, script: dict[str, str], starts: Sequence[RolloutRequest], limits: Limits = LIMITS
 ) -> tuple[list[Trajectory], ScriptedEngine]:
     engine = ScriptedEngine(tokenizer, script)
     loop = AgentLoop(engine, tokenizer, runner, TagSyntax(), limits)
@@ -66,7 +66,7 @@ def _run(
 @pytest.fixture
 def three_calls(tokenizer, runner: ToolRunner, prompt: Prompt) -> Trajectory:
     """The conversation of `TURNS` and `RESULTS`."""
-    return _run(tokenizer, runner, _script(TURNS, RESULTS), [Start(prompt, seed=0)])[0][0]
+    return _run(tokenizer, runner, _script(TURNS, RESULTS), [RolloutRequest(prompt, seed=0)])[0][0]
 
 
 def test_three_tool_results_leave_every_value_at_its_token(tokenizer, three_calls):
@@ -96,7 +96,7 @@ def test_a_branch_off_the_second_turn_calls_a_tool_again(tokenizer, runner, prom
     shared = tokenizer.decode(three_calls.token_ids[:50])
     result = " <result>\n54\n</result>"
     script = _script(["7</python>", f"hi{EOS}"], [result], start=shared)
-    (branch,), engine = _run(tokenizer, runner, script, [Start(prompt, 0, point)])
+    (branch,), engine = _run(tokenizer, runner, script, [RolloutRequest(prompt, 0, point)])
     assert tokenizer.decode(branch.token_ids) == shared + "7</python>" + result + f"hi{EOS}"
     assert branch.token_ids[:50].tolist() == three_calls.token_ids[:50].tolist()
     # own tokens: 50 + 10 to the end of the call, 60 + 22 the result, 82 + 3 the last turn
@@ -117,7 +117,9 @@ def test_a_branch_off_the_second_turn_calls_a_tool_again(tokenizer, runner, prom
 def test_a_branch_that_may_not_call_tools_ends_at_its_first_call(tokenizer, runner, prompt, three_calls):
     point = BranchPoint(three_calls, position=49, score=0.0)
     shared = tokenizer.decode(three_calls.token_ids[:50])
-    (branch,), engine = _run(tokenizer, runner, {shared: "7</python>"}, [Start(prompt, 0, point, may_call_tools=False)])
+    (branch,), engine = _run(
+        tokenizer, runner, {shared: "7</python>"}, [RolloutRequest(prompt, 0, point, may_call_tools=False)]
+    )
     assert tokenizer.decode(branch.token_ids) == shared + "7</python>"
     assert branch.finish_reason == "tool_limit"
     # The call of the shared prefix stays.
@@ -129,18 +131,13 @@ def test_what_the_policy_says_and_the_scores_stand_at_the_sampled_tokens(tokeniz
     point = BranchPoint(three_calls, position=49, score=1.0)
     shared = tokenizer.decode(three_calls.token_ids[:50])
     script = _script(["7</python>", f"hi{EOS}"], [" <result>\n54\n</result>"], start=shared)
-    (branch,), _ = _run(tokenizer, runner, script, [Start(prompt, 0, point)])
+    (branch,), _ = _run(tokenizer, runner, script, [RolloutRequest(prompt, 0, point)])
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(tokenizer), **sizes))
     plain = collate([three_calls, branch])
     log_probs, entropies = PolicyLogProbs(model)(plain.token_ids, plain.response_mask)
-    lengths = plain.lengths.tolist()
-    batch = collate(
-        [three_calls, branch],
-        old_log_probs=[row[:length] for row, length in zip(log_probs.detach(), lengths, strict=True)],
-        entropies=[row[:length] for row, length in zip(entropies.detach(), lengths, strict=True)],
-    )
+    batch = plain.evaluated(torch.arange(2), log_probs.detach(), entropies.detach(), policy_version=0)
     scores = BranchingScore()(batch, torch.Generator()).values
     for row, sampled in enumerate([SAMPLED, [*range(2, 20), *range(41, 60), *range(82, 85)]]):
         token_ids = batch.token_ids[row, : batch.lengths[row]]
@@ -163,7 +160,7 @@ def test_what_the_policy_says_and_the_scores_stand_at_the_sampled_tokens(tokeniz
 def test_a_prefix_that_ends_with_a_call_gets_its_result_first(tokenizer, runner, prompt, three_calls):
     point = BranchPoint(three_calls, position=58, score=1.0)  # the last token of the second call
     shared = tokenizer.decode(three_calls.token_ids[:59]) + RESULTS[1]
-    (branch,), engine = _run(tokenizer, runner, {shared: f"hi{EOS}"}, [Start(prompt, 0, point)])
+    (branch,), engine = _run(tokenizer, runner, {shared: f"hi{EOS}"}, [RolloutRequest(prompt, 0, point)])
     assert [len(request.token_ids) for request in engine.requests] == [80]
     assert [call.argument for call in branch.tool_calls] == ["1", "2"]
 
@@ -173,7 +170,7 @@ def test_a_closing_tag_that_begins_in_the_shared_prefix_ends_the_call(tokenizer,
     shared = tokenizer.decode(three_calls.token_ids[:53])
     # The engine sees no whole stop string and runs on; what it wrote behind the tag is dropped.
     script = {shared: f"ython> and on{EOS}", shared + "ython>" + RESULTS[1]: f"hi{EOS}"}
-    (branch,), _ = _run(tokenizer, runner, script, [Start(prompt, 0, point)])
+    (branch,), _ = _run(tokenizer, runner, script, [RolloutRequest(prompt, 0, point)])
     assert tokenizer.decode(branch.token_ids) == shared + "ython>" + RESULTS[1] + f"hi{EOS}"
     assert branch.behavior_log_probs[53:59].tolist() == [-i / 8 for i in range(1, 7)]
     assert branch.finish_reason == "eos"
@@ -185,21 +182,21 @@ def test_a_closing_tag_without_an_opening_one_calls_nothing(tokenizer, runner, p
         "Q?no</python>": " <python>5</python>",
         "Q?no</python> <python>5</python> <result>\n10\n</result>": EOS,
     }
-    (trajectory,), _ = _run(tokenizer, runner, script, [Start(prompt, 0)])
+    (trajectory,), _ = _run(tokenizer, runner, script, [RolloutRequest(prompt, 0)])
     assert [(call.argument, call.result) for call in trajectory.tool_calls] == [("5", "10")]
 
 
 def test_tags_in_the_prompt_and_in_results_are_no_calls(tokenizer, runner):
     text = "Use <python>1</python>!"
     prompt = Prompt("q1", text, tuple(tokenizer.encode(text, add_special_tokens=False)), ("4",))
-    (trajectory,), _ = _run(tokenizer, runner, {text: f"ok{EOS}"}, [Start(prompt, 0)])
+    (trajectory,), _ = _run(tokenizer, runner, {text: f"ok{EOS}"}, [RolloutRequest(prompt, 0)])
     assert trajectory.tool_calls == ()
 
 
 def test_a_failing_call_becomes_the_result_and_is_counted(tokenizer, runner, prompt):
     result = " <result>\n'x' is no number\n</result>"
     script = _script(["<python>x</python>", f"ok{EOS}"], [result])
-    (trajectory,), _ = _run(tokenizer, runner, script, [Start(prompt, 0)])
+    (trajectory,), _ = _run(tokenizer, runner, script, [RolloutRequest(prompt, 0)])
     assert trajectory.tool_calls[0].failure == "error"
     assert trajectory.finish_reason == "eos"
 
@@ -209,19 +206,19 @@ def test_variables_last_for_a_trajectory_and_a_branch_finds_those_of_its_prefix_
     runner.start()
     turns = ["<python>x = 4</python>", "<python>x += 1; x</python>", "<python>x</python>", EOS]
     results = [f" <result>\n{result}\n</result>" for result in ("(no output)", "5", "5")]
-    (parent,), _ = _run(tokenizer, runner, _script(turns, results), [Start(prompt, 0)])
+    (parent,), _ = _run(tokenizer, runner, _script(turns, results), [RolloutRequest(prompt, 0)])
     assert [call.result for call in parent.tool_calls] == ["(no output)", "5", "5"]
     shared = "Q?" + turns[0] + results[0]
     point = BranchPoint(parent, position=len(shared) - 1, score=1.0)
     script = {shared: "<python>x</python>", f"{shared}<python>x</python> <result>\n4\n</result>": EOS}
-    (branch,), _ = _run(tokenizer, runner, script, [Start(prompt, 0, point)])
+    (branch,), _ = _run(tokenizer, runner, script, [RolloutRequest(prompt, 0, point)])
     assert [call.result for call in branch.tool_calls] == ["(no output)", "4"]
     runner.stop()
 
 
 def test_a_call_beyond_the_limit_ends_the_trajectory_on_its_last_sampled_token(tokenizer, runner, prompt):
-    limits = AgentLimits(max_response_tokens=500, max_tool_calls=1, max_result_tokens=50)
-    (trajectory,), _ = _run(tokenizer, runner, _script(TURNS, RESULTS), [Start(prompt, 0)], limits)
+    limits = Limits(max_response_tokens=500, max_tool_calls=1, max_result_tokens=50)
+    (trajectory,), _ = _run(tokenizer, runner, _script(TURNS, RESULTS), [RolloutRequest(prompt, 0)], limits)
     assert trajectory.finish_reason == "tool_limit"
     assert len(trajectory) == 59
     assert trajectory.response_mask[-1]
@@ -229,17 +226,17 @@ def test_a_call_beyond_the_limit_ends_the_trajectory_on_its_last_sampled_token(t
 
 @pytest.mark.parametrize(("limit", "length"), [(10, 12), (25, 27), (38, 40)])
 def test_the_response_limit_holds_inside_turns_and_results(tokenizer, runner, prompt, limit, length):
-    limits = AgentLimits(max_response_tokens=limit, max_tool_calls=4, max_result_tokens=50)
+    limits = Limits(max_response_tokens=limit, max_tool_calls=4, max_result_tokens=50)
     script = _script(TURNS, RESULTS)
-    (trajectory,), _ = _run(tokenizer, runner, script, [Start(prompt, 0)], limits)
+    (trajectory,), _ = _run(tokenizer, runner, script, [RolloutRequest(prompt, 0)], limits)
     assert len(trajectory) == length
     assert trajectory.finish_reason == "length"
 
 
 def test_a_long_result_is_cut_to_its_token_limit(tokenizer, runner, prompt):
-    limits = AgentLimits(max_response_tokens=500, max_tool_calls=4, max_result_tokens=3)
+    limits = Limits(max_response_tokens=500, max_tool_calls=4, max_result_tokens=3)
     script = _script(["<python>99999</python>", f"ok{EOS}"], [" <result>\n199\n</result>"])
-    (trajectory,), _ = _run(tokenizer, runner, script, [Start(prompt, 0)], limits)
+    (trajectory,), _ = _run(tokenizer, runner, script, [RolloutRequest(prompt, 0)], limits)
     assert trajectory.tool_calls[0].result == "199"
 
 
@@ -251,12 +248,12 @@ class Facts(SearchBackend):
 
 
 def test_a_long_search_result_keeps_the_beginning_of_every_passage(tokenizer, prompt):
-    limits = AgentLimits(max_response_tokens=500, max_tool_calls=4, max_result_tokens=20)
+    limits = Limits(max_response_tokens=500, max_tool_calls=4, max_result_tokens=20)
     result = "0123456\nabc\nABCDEFGH"
     script = _script(["<search>x</search>", f"ok{EOS}"], [f" <result>\n{result}\n</result>"])
     runner = ToolRunner([SearchTool(Facts())])
     runner.start()
-    (trajectory,), _ = _run(tokenizer, runner, script, [Start(prompt, 0)], limits)
+    (trajectory,), _ = _run(tokenizer, runner, script, [RolloutRequest(prompt, 0)], limits)
     runner.stop()
     assert trajectory.tool_calls[0].result == result
 
@@ -267,13 +264,13 @@ def test_trajectories_come_back_in_the_order_of_their_starts(tokenizer, runner):
     ]
     # The first one needs a tool, so it finishes last.
     script = {**_script(TURNS, RESULTS, start="0?"), "1?": f"b{EOS}", "2?": f"c{EOS}"}
-    trajectories, _ = _run(tokenizer, runner, script, [Start(prompt, 0) for prompt in prompts])
+    trajectories, _ = _run(tokenizer, runner, script, [RolloutRequest(prompt, 0) for prompt in prompts])
     assert [trajectory.prompt.id for trajectory in trajectories] == ["q0", "q1", "q2"]
     assert [len(trajectory.tool_calls) for trajectory in trajectories] == [3, 0, 0]
 
 
 def test_requests_of_a_trajectory_have_seeds_of_their_own(tokenizer, runner, prompt):
-    _, engine = _run(tokenizer, runner, _script(TURNS, RESULTS), [Start(prompt, seed=0)])
+    _, engine = _run(tokenizer, runner, _script(TURNS, RESULTS), [RolloutRequest(prompt, seed=0)])
     assert len({request.seed for request in engine.requests}) == 4
-    _, again = _run(tokenizer, runner, _script(TURNS, RESULTS), [Start(prompt, seed=0)])
+    _, again = _run(tokenizer, runner, _script(TURNS, RESULTS), [RolloutRequest(prompt, seed=0)])
     assert [request.seed for request in again.requests] == [request.seed for request in engine.requests]

@@ -9,12 +9,12 @@ import pytest
 
 from appo.core.trajectory import Prompt, Trajectory
 from appo.engines import Completion, SamplingParams
-from appo.rollouts import AgentLimits, AgentLoop, SamplingThread, Start
-from appo.rollouts.agent import Flight
+from appo.rollouts import AgentLoop, AsyncAgent, Limits, RolloutRequest
+from appo.rollouts.agent import RequestBatch
 from appo.tools import TagSyntax, Tool, ToolRunner
 from tests.rollouts.conftest import EOS, ScriptedEngine
 
-LIMITS = AgentLimits(max_response_tokens=500, max_tool_calls=4, max_result_tokens=50)
+LIMITS = Limits(max_response_tokens=500, max_tool_calls=4, max_result_tokens=50)
 CALL, RESULT = "<python>1</python>", " <result>\n2\n</result>"
 
 
@@ -61,72 +61,72 @@ def _loop(tokenizer, runner: ToolRunner, engine: type[ScriptedEngine] = Scripted
     return AgentLoop(engine(tokenizer, script), tokenizer, runner, TagSyntax(), LIMITS)
 
 
-def _starts(tokenizer, names: str) -> list[Start]:
-    return [Start(Prompt(name, name, tuple(tokenizer.encode(name)), ("",)), seed=0) for name in names]
+def _requests(tokenizer, names: str) -> list[RolloutRequest]:
+    return [RolloutRequest(Prompt(name, name, tuple(tokenizer.encode(name)), ("",)), seed=0) for name in names]
 
 
 def test_what_is_begun_later_may_be_there_earlier(tokenizer, runner, tool):
-    thread = SamplingThread(_loop(tokenizer, runner))
-    ahead = thread.begin(_starts(tokenizer, "PQ"), SamplingParams())
-    (other,) = thread.run(_starts(tokenizer, "Q"), SamplingParams())
+    agent = AsyncAgent(_loop(tokenizer, runner))
+    ahead = agent.begin(_requests(tokenizer, "PQ"), SamplingParams())
+    (other,) = agent.run(_requests(tokenizer, "Q"), SamplingParams())
     assert other.text == "four"
     # P waits for its tool: what has waited for nothing else is not held up.
     assert not ahead.done()
     tool.may_answer.set()
     assert [trajectory.text for trajectory in ahead.result(60)] == [f"{CALL}{RESULT}two", "four"]
-    assert thread.run([], SamplingParams()) == []
-    thread.stop()
+    assert agent.run([], SamplingParams()) == []
+    agent.stop()
 
 
 def test_a_failure_reaches_everyone_who_waits_or_asks(tokenizer, runner):
-    thread = SamplingThread(_loop(tokenizer, runner, BreakingEngine))
-    outcomes = [thread.begin(_starts(tokenizer, "PQ"), SamplingParams())]
+    agent = AsyncAgent(_loop(tokenizer, runner, BreakingEngine))
+    begun = agent.begin(_requests(tokenizer, "PQ"), SamplingParams())
     with pytest.raises(RuntimeError, match="the engine broke"):
-        outcomes[0].result(60)
+        begun.result(60)
     with pytest.raises(RuntimeError, match="the engine broke") as raised:
-        thread.check()
+        agent.check()
     assert "step" in {entry.name for entry in raised.traceback}
     with pytest.raises(RuntimeError, match="the engine broke"):
-        thread.begin(_starts(tokenizer, "Q"), SamplingParams())
-    thread.stop()
+        agent.begin(_requests(tokenizer, "Q"), SamplingParams())
+    agent.stop()
 
 
-def test_a_start_that_is_refused_fails_its_own_wait(tokenizer, runner):
-    thread = SamplingThread(_loop(tokenizer, runner))
-    (start,) = _starts(tokenizer, "P")
+def test_a_request_that_is_refused_fails_its_own_wait(tokenizer, runner):
+    agent = AsyncAgent(_loop(tokenizer, runner))
+    (request,) = _requests(tokenizer, "P")
     with pytest.raises(AttributeError):
-        thread.run([start, None], SamplingParams())
-    thread.stop()
+        agent.begin([request, None], SamplingParams()).result(60)
+    agent.stop()
 
 
 class UnreadableLoop(AgentLoop):
     """Breaks when all is sampled."""
 
-    def trajectories(self, flight: Flight) -> list[Trajectory]:
+    def trajectories(self, batch: RequestBatch) -> list[Trajectory]:
         raise ValueError("no text of these tokens")
 
 
 def test_a_failure_behind_the_last_token_reaches_the_caller(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, {"Q": f"four{EOS}"})
-    thread = SamplingThread(UnreadableLoop(engine, tokenizer, runner, TagSyntax(), LIMITS))
+    agent = AsyncAgent(UnreadableLoop(engine, tokenizer, runner, TagSyntax(), LIMITS))
     with pytest.raises(ValueError, match="no text of these tokens"):
-        thread.begin(_starts(tokenizer, "Q"), SamplingParams()).result(60)
-    thread.stop()
+        agent.begin(_requests(tokenizer, "Q"), SamplingParams()).result(60)
+    agent.stop()
 
 
 def test_stopping_gives_up_what_is_on_its_way(tokenizer, runner):
-    thread = SamplingThread(_loop(tokenizer, runner))
-    ahead = thread.begin(_starts(tokenizer, "P"), SamplingParams())
-    thread.stop()
+    agent = AsyncAgent(_loop(tokenizer, runner))
+    ahead = agent.begin(_requests(tokenizer, "P"), SamplingParams())
+    agent.stop()
     assert ahead.cancelled()
     assert not [each for each in threading.enumerate() if each.name == "appo-sampling"]
     with pytest.raises(RuntimeError, match="the sampling thread was stopped"):
-        thread.begin(_starts(tokenizer, "Q"), SamplingParams())
+        agent.begin(_requests(tokenizer, "Q"), SamplingParams())
 
 
 def test_seconds_belong_to_the_engine_or_to_tools_alone(tokenizer, runner, tool):
     loop = _loop(tokenizer, runner)
-    flight = loop.begin(_starts(tokenizer, "P"), SamplingParams())
+    batch = loop.begin(_requests(tokenizer, "P"), SamplingParams())
     loop.advance()
     generating_s = loop.costs.generating_s
     assert generating_s > 0
@@ -135,8 +135,8 @@ def test_seconds_belong_to_the_engine_or_to_tools_alone(tokenizer, runner, tool)
     assert loop.costs.tools_s >= 0.001
     assert loop.costs.generating_s == generating_s
     tool.may_answer.set()
-    while flight.num_open:
+    while batch.num_open:
         loop.advance()
-    costs = loop.take_costs()
+    costs = loop.pop_costs()
     assert costs.num_tokens == len(CALL) + len("two") + 1
     assert loop.costs.num_tokens == 0

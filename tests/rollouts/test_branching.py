@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from appo.core.batch import collate
+from appo.core.collate import collate
 from appo.core.trajectory import NOT_SAMPLED, Prompt, Trajectory
-from appo.rollouts import CandidateFilter
+from appo.rollouts import Branching, CandidateFilter
 from appo.rollouts.branching import has_room
 from tests.rollouts.conftest import EOS
 
@@ -72,12 +72,13 @@ def test_ids_that_the_tokenizer_does_not_know_are_no_branch_points(tokenizer, ba
     assert spelled(tokenizer, batch, ("tags",)).startswith("o a+b")
 
 
-def test_an_unknown_kind_is_refused(tokenizer):
-    with pytest.raises(ValueError, match=r"rollout.exclude must name kinds among whitespace, .*, got 'vowels'"):
-        CandidateFilter(tokenizer, ("vowels",))
+def test_an_unknown_kind_is_refused():
+    expected = r"rollout.branching.exclude must name kinds among whitespace, .*, got 'vowels'"
+    with pytest.raises(ValueError, match=expected):
+        Branching(exclude=("vowels",))
 
 
 def test_room_is_counted_from_the_end_of_the_prompt(batch):
     # A prompt of one token and 8 of response: behind position p there are 8 - p left, so 5 is the last with 3.
-    room = has_room(batch, torch.tensor([1]), max_response_tokens=8, min_remaining=3)
+    room = has_room(batch, max_response_tokens=8, min_remaining=3)
     assert room.nonzero()[:, 1].tolist() == [1, 2, 3, 4, 5]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from lightning.pytorch.profilers import SimpleProfiler
 
-from appo.rollouts import Stopwatch, timing
+from appo.rollouts import PhaseTimer, timing
 
 
 class Clock:
@@ -26,57 +26,80 @@ def clock(monkeypatch) -> Clock:
 
 
 def test_an_inner_phase_does_not_count_to_the_outer_one(clock):
-    watch = Stopwatch()
-    with watch("evaluation"):
+    timer = PhaseTimer()
+    with timer("evaluation"):
         clock.now += 1
-        with watch("weights"):
+        with timer("weights"):
             clock.now += 2
         clock.now += 4
     clock.now += 8
-    with watch("evaluation"):
+    with timer("evaluation"):
         clock.now += 16
-    assert watch.take() == {"evaluation": 21.0, "weights": 2.0}
-    assert watch.take() == {}
+    assert timer.pop() == {"evaluation": 21.0, "weights": 2.0}
+    assert timer.pop() == {}
 
 
 def test_a_phase_that_goes_on_counts_up_to_now(clock):
-    watch = Stopwatch()
-    watch.start("update")
+    timer = PhaseTimer()
+    timer.start("update")
     clock.now += 1
-    assert watch.take() == {"update": 1.0}
+    assert timer.pop() == {"update": 1.0}
     clock.now += 2
-    watch.stop()
-    assert watch.take() == {"update": 2.0}
+    timer.stop()
+    assert timer.pop() == {"update": 2.0}
 
 
 def test_seconds_can_be_moved_to_another_phase(clock):
-    watch = Stopwatch()
-    with watch("branching"):
+    timer = PhaseTimer()
+    with timer("branching"):
         clock.now += 3
-    watch.move(1.0, "branching", "tools")
-    assert watch.take() == {"branching": 2.0, "tools": 1.0}
+    timer.move(1.0, "branching", "tools")
+    assert timer.pop() == {"branching": 2.0, "tools": 1.0}
 
 
 def test_an_exception_ends_its_phase(clock):
-    watch = Stopwatch()
+    timer = PhaseTimer()
 
     def judge() -> None:
-        with watch("rewards"):
+        with timer("rewards"):
             clock.now += 1
             raise KeyError
 
     with pytest.raises(KeyError):
         judge()
     clock.now += 1
-    assert watch.take() == {"rewards": 1.0}
+    assert timer.pop() == {"rewards": 1.0}
+
+
+def test_a_phase_may_take_all_the_time_inside_it(clock):
+    timer = PhaseTimer()
+    with timer("evaluation", undivided=True):
+        clock.now += 1
+        with timer("sampling"):
+            clock.now += 2
+        timer.move(1.0, "sampling", "tools")
+    with timer("sampling"):
+        clock.now += 4
+    assert timer.pop() == {"evaluation": 3.0, "sampling": 4.0}
+
+
+def test_a_timed_function_counts_to_its_phase_and_returns_what_it_returns(clock):
+    timer = PhaseTimer()
+
+    def add(a: int, b: int) -> int:
+        clock.now += 5
+        return a + b
+
+    assert timer.timed("scoring", add)(1, b=2) == 3
+    assert timer.pop() == {"scoring": 5.0}
 
 
 def test_a_profiler_records_one_phase_at_a_time():
     profiler = SimpleProfiler()
-    watch = Stopwatch(profiler)
-    with watch("evaluation"):
+    timer = PhaseTimer(profiler)
+    with timer("evaluation"):
         assert set(profiler.current_actions) == {"[rollout]evaluation"}
-        with watch("weights"):
+        with timer("weights"):
             assert set(profiler.current_actions) == {"[rollout]weights"}
     assert profiler.current_actions == {}
     assert {name: len(seconds) for name, seconds in profiler.recorded_durations.items()} == {

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from appo.core.trajectory import BranchPoint, Trajectory
-from appo.rollouts import AgentLimits, AgentLoop, Start, ToolRules
+from appo.rollouts import AgentLoop, Limits, RolloutRequest
 from appo.tools import ChatTemplateSyntax, TagSyntax, Tool, ToolError, ToolRunner
 from tests.rollouts.chat import make_chat_tokenizer
 from tests.rollouts.conftest import EOS, ScriptedEngine
@@ -65,9 +65,9 @@ def converse(
         if number < len(results):
             text += script[text] + f" <result>\n{results[number]}\n</result>"
             script[text] = f"ok{EOS}"
-    limits = AgentLimits(5000, max_tool_calls, 100, ToolRules(**rules))
+    limits = Limits(5000, max_tool_calls, 100, **rules)
     loop = AgentLoop(ScriptedEngine(tokenizer, script), tokenizer, runner, TagSyntax(), limits)
-    return loop.run([Start(prompt, 0, origin)], None)[0]
+    return loop.run([RolloutRequest(prompt, 0, origin)], None)[0]
 
 
 def _response(tokenizer, trajectory: Trajectory) -> str:
@@ -92,7 +92,7 @@ def test_refused_calls_are_not_run_and_use_up_no_limit(tokenizer, runner, prompt
     refusal = OF_TOOL.format(1, "a")
     calls = [("a", "1"), ("a", "2"), ("a", "3"), ("b", "1"), ("b", "2")]
     results = ["1", refusal, refusal, "1", "2"]
-    rules = {"max_calls_per_tool": {"a": 1}, "at_limit": "refuse"}
+    rules = {"max_calls_per_tool": {"a": 1}, "at_tool_limit": "refuse"}
     trajectory = converse(tokenizer, runner, prompt, calls, results, max_tool_calls=3, **rules)
     assert trajectory.finish_reason == "eos"
     assert failures(trajectory) == [None, "refused", "refused", None, None]
@@ -102,7 +102,7 @@ def test_refused_calls_are_not_run_and_use_up_no_limit(tokenizer, runner, prompt
 def test_refusals_are_limited_too(tokenizer, runner, prompt):
     refusal = TOTAL.format(1)
     calls = [("a", str(i)) for i in range(4)]
-    rules = {"at_limit": "refuse", "max_refusals": 2}
+    rules = {"at_tool_limit": "refuse", "max_refusals": 2}
     trajectory = converse(tokenizer, runner, prompt, calls, ["1", refusal, refusal], max_tool_calls=1, **rules)
     assert trajectory.finish_reason == "tool_limit"
     assert failures(trajectory) == [None, "refused", "refused"]
@@ -116,7 +116,7 @@ def test_a_tool_may_be_forbidden_altogether(tokenizer, runner, prompt):
 
 
 def test_calls_and_refusals_of_a_shared_prefix_count_for_a_branch(tokenizer, runner, prompt):
-    rules = {"at_limit": "refuse", "max_refusals": 1}
+    rules = {"at_tool_limit": "refuse", "max_refusals": 1}
     refusal = TOTAL.format(1)
     calls, results = [("a", "1"), ("a", "2")], ["1", refusal]
     parent = converse(tokenizer, runner, prompt, calls, results, max_tool_calls=1, **rules)
@@ -136,10 +136,11 @@ def test_of_the_calls_of_one_turn_those_beyond_the_limit_are_refused(runner):
     script = {start + turn[:0]: turn, start + turn + answered("1", "2", refusal, refusal): "ok" + END}
     for max_refusals, finish_reason, num_calls in ((2, "eos", 4), (1, "tool_limit", 0)):
         runner.tools["a"].calls.clear()
-        rules = ToolRules({"a": 2}, at_limit="refuse", max_refusals=max_refusals)
-        limits = AgentLimits(2000, 10, 100, rules)
+        limits = Limits(2000, 10, 100, {"a": 2}, at_tool_limit="refuse", max_refusals=max_refusals)
         engine = ScriptedEngine(chat, script)
-        (trajectory,) = AgentLoop(engine, chat, runner, ChatTemplateSyntax(), limits).run([Start(prompt, 0)], None)
+        (trajectory,) = AgentLoop(engine, chat, runner, ChatTemplateSyntax(), limits).run(
+            [RolloutRequest(prompt, 0)], None
+        )
         assert (trajectory.finish_reason, len(trajectory.tool_calls)) == (finish_reason, num_calls)
         # A turn that ends its trajectory runs none of its calls: nobody would read the results.
         assert len(runner.tools["a"].calls) == num_calls // 2
@@ -153,8 +154,8 @@ def test_malformed_calls_use_up_the_limit(runner):
     for _ in range(3):
         script[text] = "<tool_call></tool_call>" + END
         text += script[text] + answered(reason)
-    loop = AgentLoop(ScriptedEngine(chat, script), chat, runner, ChatTemplateSyntax(), AgentLimits(2000, 2, 200))
-    (trajectory,) = loop.run([Start(prompt, 0)], None)
+    loop = AgentLoop(ScriptedEngine(chat, script), chat, runner, ChatTemplateSyntax(), Limits(2000, 2, 200))
+    (trajectory,) = loop.run([RolloutRequest(prompt, 0)], None)
     assert trajectory.finish_reason == "tool_limit"
     assert failures(trajectory) == ["malformed", "malformed"]
 
@@ -177,9 +178,10 @@ def test_a_repeated_call_may_be_answered_from_its_own_trajectory_unless_it_faile
     ("options", "message"),
     [
         ({"max_calls_per_tool": {"a": -1}}, "max_calls_per_tool must not be negative, got -1 for 'a'"),
-        ({"max_refusals": -1}, "max_refusals must not be negative, got -1"),
+        ({"max_refusals": -1}, "rollout.limits.max_refusals must not be negative, got -1"),
+        ({"max_response_tokens": 0}, "rollout.limits.max_response_tokens must be positive, got 0"),
     ],
 )
 def test_rules_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        ToolRules(**options)
+        Limits(**options)

@@ -3,6 +3,7 @@
 import torch
 
 from appo.core.batch import NO_PARENT, TrajectoryBatch
+from appo.core.collate import make_batch
 
 INF = float("inf")
 
@@ -14,7 +15,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def one_row(log_ratio: list[float], entropies: list[float]) -> TrajectoryBatch:
     """A single trajectory behind a prompt of one token."""
     ratios, length = torch.tensor([[0.0, *log_ratio]]), len(log_ratio) + 1
-    return TrajectoryBatch(
+    return make_batch(
         token_ids=torch.arange(length).unsqueeze(0),
         lengths=torch.tensor([length]),
         response_mask=torch.tensor([[False] + [True] * (length - 1)]),
@@ -34,7 +35,7 @@ def two_results(entropies: list[float], rows: int = 1) -> TrajectoryBatch:
     mask = torch.tensor([[0, 1, 1, 0, 1, 1, 0, 1, 1]], dtype=torch.bool).expand(rows, -1)
     values = torch.zeros(rows, 9)
     values[mask] = torch.tensor(entropies * rows)
-    return TrajectoryBatch(
+    return make_batch(
         token_ids=torch.arange(9).expand(rows, -1),
         lengths=torch.full((rows,), 9),
         response_mask=mask,

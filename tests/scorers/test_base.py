@@ -13,7 +13,9 @@ RANDOM = {"BalancedEntropy", "RandomPosition", "ToolBoundary", "TreeUniform"}
 
 
 def permuted(batch: TrajectoryBatch, rows: Tensor) -> TrajectoryBatch:
-    return replace(batch, **{f.name: getattr(batch, f.name)[rows] for f in fields(batch)})
+    return replace(
+        batch, **{f.name: getattr(batch, f.name)[rows] for f in fields(batch) if getattr(batch, f.name) is not None}
+    )
 
 
 @pytest.mark.parametrize("name", SCORERS)

@@ -89,7 +89,7 @@ def shares_of_known(rank, folder, policy):
     data = open_data()
     before = ids(data, 0)
     # Each process has sampled two of the four prompts.
-    data.note_responses([answered(prompt, 10 ** int(prompt.id)) for prompt in data.iteration_prompts(0)])
+    data.record_responses([answered(prompt, 10 ** int(prompt.id)) for prompt in data.iteration_prompts(0)])
     resumed = open_data()
     resumed.load_state_dict(json.loads(json.dumps(data.state_dict())))
     found = [before, ids(data, 0), ids(data, 1), ids(resumed, 1)]

@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from appo.core.batch import TrainBatch
+from appo.core.batch import TrajectoryBatch
+from appo.core.collate import make_batch
 from appo.losses import ClippedLoss, Loss, ProceduralLoss
 from appo.policy.loading import load_policy
 from appo.policy.lora import LoRA
@@ -26,12 +27,12 @@ def policy_folder(tmp_path):
     return str(tmp_path / "policy")
 
 
-def train_batch() -> TrainBatch:
+def train_batch() -> TrajectoryBatch:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.tensor([9, 4, 7, 5])
     mask = (torch.arange(9) < lengths[:, None]) & (torch.arange(9) > 1)
     zeros = torch.zeros(4, 9)
-    return TrainBatch(
+    return make_batch(
         token_ids=torch.randint(0, 31, (4, 9), generator=generator) * (torch.arange(9) < lengths[:, None]),
         lengths=lengths,
         response_mask=mask,
@@ -44,7 +45,9 @@ def train_batch() -> TrainBatch:
 PLAIN = ClippedLoss(behavior_correction="off", clip_low=0.99, clip_high=1e9)
 
 
-def step(tmp_path, policy_folder: str, batch: TrainBatch, loss: Loss = PLAIN, callbacks=None, **options) -> APPOModule:
+def step(
+    tmp_path, policy_folder: str, batch: TrajectoryBatch, loss: Loss = PLAIN, callbacks=None, **options
+) -> APPOModule:
     """A module after one optimizer step of plain gradient descent."""
     module = APPOModule(
         policy_folder,
@@ -60,7 +63,7 @@ def step(tmp_path, policy_folder: str, batch: TrainBatch, loss: Loss = PLAIN, ca
     return module
 
 
-def log_probs(model, batch: TrainBatch) -> torch.Tensor:
+def log_probs(model, batch: TrajectoryBatch) -> torch.Tensor:
     """By the definition, on whole padded rows."""
     log_softmax = model(batch.token_ids).logits.log_softmax(-1)
     shifted = log_softmax[:, :-1].gather(2, batch.token_ids[:, 1:, None])[..., 0]
@@ -82,18 +85,17 @@ def test_a_step_equals_the_one_written_by_hand_whatever_the_micro_batches(tmp_pa
     assert module.policy_version == 1
 
 
-def ragged_batch(num_rows: int) -> TrainBatch:
+def ragged_batch(num_rows: int) -> TrajectoryBatch:
     """Rows of unlike length with tool output in the middle, sampled by a policy that is not the one to be trained."""
     generator = torch.Generator().manual_seed(1)
     lengths = torch.arange(num_rows) % 6 + 4
     mask = (torch.arange(9) < lengths[:, None]) & (torch.arange(9) > 1) & (torch.arange(9) != 4)
     noise = torch.randn(2, num_rows, 9, generator=generator) * mask
-    return TrainBatch(
+    return make_batch(
         token_ids=torch.randint(0, 31, (num_rows, 9), generator=generator),
         lengths=lengths,
         response_mask=mask,
         behavior_log_probs=noise[0].abs().neg(),
-        old_log_probs=None,
         advantages=noise[1],
     )
 
@@ -115,38 +117,38 @@ def test_the_step_does_not_depend_on_how_it_is_cut(tmp_path, policy_folder):
             torch.testing.assert_close(cut[name] - start[name], whole - start[name], atol=1e-7, rtol=1e-4, msg=name)
 
 
-def test_old_log_probs_that_nobody_measured_are_those_of_the_step_itself(tmp_path, policy_folder):
+def test_old_log_probs_that_nobody_computed_are_those_of_the_step_itself(tmp_path, policy_folder):
     model = AutoModelForCausalLM.from_pretrained(policy_folder)
     batch = ragged_batch(5)
     old = log_probs(model, batch).detach() * batch.response_mask
     modules = [
-        step(tmp_path, policy_folder, each, ClippedLoss()) for each in (replace(batch, old_log_probs=old), batch)
+        step(tmp_path, policy_folder, each, ClippedLoss())
+        for each in (replace(batch, old_log_probs=old, evaluated_by=torch.zeros(5, dtype=torch.int64)), batch)
     ]
     for with_old, without in zip(*(module.policy.parameters() for module in modules), strict=True):
         torch.testing.assert_close(without, with_old)
 
 
-class Outputs(L.Callback):
-    """Keeps what the training steps return."""
+def test_an_evaluation_fills_in_what_is_missing_by_the_policy_as_it_is(tmp_path, policy_folder):
+    module = step(tmp_path, policy_folder, ragged_batch(5), ClippedLoss(), max_tokens_per_microbatch=12)
+    batch = ragged_batch(6)
+    known = module.evaluate(batch.select(torch.tensor([3])))
+    batch.take_evaluation_(torch.tensor([3]), replace(known, old_log_probs=-9.0 * known.response_mask))
+    evaluated = module.evaluate(batch)
+    expected = log_probs(module.policy, batch).detach() * batch.response_mask
+    expected[3] = -9.0 * batch.response_mask[3]
+    torch.testing.assert_close(evaluated.old_log_probs, expected)
+    assert ((evaluated.entropies > 0) == batch.response_mask).all()
+    assert evaluated.evaluated_by.tolist() == [1] * 6
 
-    def __init__(self) -> None:
-        self.all: list[dict] = []
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.all.append(outputs)
-
-
-def test_a_step_returns_what_the_policy_said_before_it_if_nobody_had_asked(tmp_path, policy_folder):
+def test_a_step_logs_how_far_its_policy_is_from_the_one_that_sampled(tmp_path, policy_folder):
     model = AutoModelForCausalLM.from_pretrained(policy_folder)
-    batch, outputs = ragged_batch(5), Outputs()
-    step(tmp_path, policy_folder, batch, ClippedLoss(), callbacks=[outputs], max_tokens_per_microbatch=12)
-    (output,) = outputs.all
-    measured = output["measured"]
-    assert measured.policy_version == 0
-    expected = log_probs(model, batch).detach() * batch.response_mask
-    for row, length in enumerate(batch.lengths.tolist()):
-        torch.testing.assert_close(measured.log_probs[row], expected[row, :length])
-        assert ((measured.entropies[row] > 0) == batch.response_mask[row, :length]).all()
+    batch = ragged_batch(5)
+    module = step(tmp_path, policy_folder, batch, ClippedLoss(), max_tokens_per_microbatch=12)
+    ratio = (log_probs(model, batch).detach() - batch.behavior_log_probs)[batch.response_mask]
+    logged = module.trainer.callback_metrics["train/sampling_log_ratio"]
+    torch.testing.assert_close(logged, ratio.mean())
 
 
 def test_the_probability_of_rewarded_tokens_rises(tmp_path, policy_folder):

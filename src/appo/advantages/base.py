@@ -16,11 +16,11 @@ class AdvantageEstimator(ABC):
 
     Attributes:
         trains_branches: True if branch rows are trained too; False if they only carry rewards, and have no log-probs.
-        reads_measurements: True if `old_log_probs` or `entropies` of the batch are read, which are then measured.
+        reads_log_probs: True if `old_log_probs` or `entropies` of the batch are read, which are then computed.
     """
 
     trains_branches: ClassVar[bool] = False
-    reads_measurements: ClassVar[bool] = False
+    reads_log_probs: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, batch: TrajectoryBatch) -> Tensor:

@@ -24,7 +24,7 @@ class EntropyAwareAdvantage(AdvantageEstimator):
     """
 
     trains_branches: ClassVar[bool] = True
-    reads_measurements: ClassVar[bool] = True
+    reads_log_probs: ClassVar[bool] = True
 
     std: Std = "sample"
     """What deviations from the group's mean are divided by: `population` or `sample` standard deviation, or `none`."""

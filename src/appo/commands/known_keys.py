@@ -12,6 +12,7 @@ from typing import NamedTuple
 import yaml
 
 from appo.commands.errors import refuse
+from appo.commands.renamed_keys import RENAMED_KEYS
 from appo.commands.sources import ClassName, Options, descendants, options_of, options_of_command
 from appo.core.registry import did_you_mean
 
@@ -55,12 +56,23 @@ def check_keys(command: str, args: Sequence[str]) -> None:
     given = list(_given(args))
     foreign = {each.key for each in given if _is_foreign(options, each)}
     for key, _, place in given:
+        if (new := _renamed(key)) is not None:
+            old = ".".join(key)
+            refuse(f"{place}: {old} is named {new} now" if place else f"--{old} is named --{new} now")
         unknown = None if any(key[: len(each)] == each for each in foreign) else _unknown(options, key)
         if unknown is not None:
             name, known = unknown
             prefix = "" if place else "--"
             question = did_you_mean(prefix + name, [prefix + other for other in known])
             refuse(f"{place}: no key is named {name}{question}" if place else f"no option is named --{name}{question}")
+
+
+def _renamed(key: Key) -> str | None:
+    """The present name of an option that was named otherwise."""
+    for length in range(len(key), 0, -1):
+        if (new := RENAMED_KEYS.get(".".join(key[:length]))) is not None:
+            return ".".join([new, *key[length:]])
+    return None
 
 
 def _unknown(options: Options, key: Key) -> tuple[str, list[str]] | None:

@@ -22,7 +22,7 @@ from appo.commands.errors import in_one_line
 from appo.commands.parser import AppoParser
 from appo.distributed.fsdp import OFFLOADING_BACKENDS, FSDP2Strategy
 from appo.sft import SupervisedDataModule, SupervisedModule
-from appo.training.callbacks import ExportPolicy, IterationProgress, RolloutCallback
+from appo.training.callbacks import EvaluationCallback, ExportPolicy, IterationProgress, RolloutCallback
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 
@@ -152,7 +152,7 @@ class AppoCLI(RunFolderCLI):
         return super().instantiate_trainer(**kwargs)
 
     def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
-        return [ExportPolicy(), *([IterationProgress()] if with_progress else [])]
+        return [EvaluationCallback(), ExportPolicy(), *([IterationProgress()] if with_progress else [])]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -169,7 +169,7 @@ class AppoCLI(RunFolderCLI):
             }
         )
         parser.link_arguments("model.policy", "data.tokenizer")
-        parser.link_arguments("rollout.temperature", "model.temperature")
+        parser.link_arguments("rollout.sampling.temperature", "model.temperature")
 
 
 class SupervisedCLI(RunFolderCLI):

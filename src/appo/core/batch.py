@@ -13,150 +13,190 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
-from appo.core.trajectory import Trajectory
+from appo.core.trajectory import NOT_SAMPLED, Trajectory
 
 NO_PARENT = -1
-"""The parent row, and the branch position, of an initial trajectory."""
+"""The parent row, and the branch position, of a root."""
+
+PARENT_ELSEWHERE = -2
+"""The parent row of a branch whose parent is in another batch."""
+
+NOT_EVALUATED = -1
+"""The version of the policy that has evaluated a row which none has evaluated."""
 
 _ROUNDING = 1e-4
 """How far above 0 a log-prob, or below 0 an entropy, may come out by rounding."""
 
+_PER_ROW = frozenset(
+    ("lengths", "prompt_lengths", "evaluated_by", "rewards", "group", "parent", "branch_position", "branch_score")
+)
+
 
 @dataclass(frozen=True, eq=False)
 class TrajectoryBatch:
-    """Trajectories of an iteration, branches after the initial trajectories they left.
+    """Rows of trajectories: those of an iteration, branches after their parents; or some of them, to be trained.
 
     Attributes:
         token_ids: ``[B, T]`` int64, 0 on padding.
         lengths: ``[B]`` int64, tokens before the padding.
+        prompt_lengths: ``[B]`` int64, tokens before the response.
         response_mask: ``[B, T]`` bool, True on tokens the policy sampled; False on prompt, tool output, padding.
+        policy_versions: ``[B, T]`` int64, version of the policy that sampled; `NOT_SAMPLED` elsewhere.
         behavior_log_probs: ``[B, T]`` under the policy that sampled; 0 elsewhere.
-        old_log_probs: ``[B, T]`` under the policy that begins the update; 0 elsewhere, and on rows not measured.
+        old_log_probs: ``[B, T]`` under the policy that `evaluated_by` tells; 0 elsewhere, and on rows not evaluated.
         entropies: ``[B, T]`` nats, exact, of the next-token distribution of that same policy; 0 elsewhere.
+        evaluated_by: ``[B]`` int64, version of the policy that has evaluated the row; `NOT_EVALUATED` if none has.
         rewards: ``[B]``; NaN until the trajectory has been rewarded.
         group: ``[B]`` int64, rows with the same value answer the same prompt.
-        parent: ``[B]`` int64, row a branch left; `NO_PARENT` for an initial trajectory.
-        branch_position: ``[B]`` int64, last position a branch shares with its parent; `NO_PARENT` for an initial one.
-        branch_score: ``[B]`` score of the branch point; 0 for an initial trajectory.
-    """
-
-    token_ids: Tensor
-    lengths: Tensor
-    response_mask: Tensor
-    behavior_log_probs: Tensor
-    old_log_probs: Tensor
-    entropies: Tensor
-    rewards: Tensor
-    group: Tensor
-    parent: Tensor
-    branch_position: Tensor
-    branch_score: Tensor
-
-    def __post_init__(self) -> None:
-        _check_shapes(self, self.token_ids.shape)
-
-    @property
-    def is_branch(self) -> Tensor:
-        """``[B]`` bool, True on branches."""
-        return self.parent != NO_PARENT
-
-
-@dataclass(frozen=True, eq=False)
-class TrainBatch:
-    """The rows of one optimizer step, or of one micro-batch of it.
-
-    Attributes:
-        token_ids: ``[B, T]`` int64, 0 on padding.
-        lengths: ``[B]`` int64, tokens before the padding.
-        response_mask: ``[B, T]`` bool, True on tokens that are trained.
-        behavior_log_probs: ``[B, T]`` under the policy that sampled; 0 elsewhere.
-        old_log_probs: ``[B, T]`` under the policy that begins the update; 0 elsewhere. None if that is the policy that
-            is about to be trained: its own log-probs stand for them.
-        advantages: ``[B, T]``; 0 elsewhere.
-        ref_log_probs: ``[B, T]`` under the frozen reference; None without one.
+        parent: ``[B]`` int64, row a branch left; `NO_PARENT` for a root.
+        branch_position: ``[B]`` int64, last position a branch shares with its parent; `NO_PARENT` for a root.
+        branch_score: ``[B]`` score of the branch point; 0 for a root.
+        advantages: ``[B, T]``; 0 where nothing is trained. None until there is credit.
+        ref_log_probs: ``[B, T]`` under the frozen reference; 0 elsewhere. None without one.
         num_tokens: trained tokens of the whole optimizer step, over micro-batches and ranks; None means of this batch.
         num_rows: rows of the whole optimizer step, likewise.
     """
 
     token_ids: Tensor
     lengths: Tensor
+    prompt_lengths: Tensor
     response_mask: Tensor
+    policy_versions: Tensor
     behavior_log_probs: Tensor
-    old_log_probs: Tensor | None
-    advantages: Tensor
+    old_log_probs: Tensor
+    entropies: Tensor
+    evaluated_by: Tensor
+    rewards: Tensor
+    group: Tensor
+    parent: Tensor
+    branch_position: Tensor
+    branch_score: Tensor
+    advantages: Tensor | None = None
     ref_log_probs: Tensor | None = None
     num_tokens: int | None = None
     num_rows: int | None = None
 
     def __post_init__(self) -> None:
-        _check_shapes(self, self.token_ids.shape)
+        for name, value in self._tensors().items():
+            expected = self.token_ids.shape[:1] if name in _PER_ROW else self.token_ids.shape
+            if value.shape != expected:
+                raise ValueError(f"{name} must have shape {list(expected)}, got {list(value.shape)}")
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    def select(self, rows: Tensor) -> TrainBatch:
+    @property
+    def is_branch(self) -> Tensor:
+        """``[B]`` bool, True on branches."""
+        return self.parent != NO_PARENT
+
+    @property
+    def is_evaluated(self) -> Tensor:
+        """``[B]`` bool, True on rows that have old log-probs and entropies."""
+        return self.evaluated_by != NOT_EVALUATED
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether any token has an advantage."""
+        return self.advantages is not None and bool(self.advantages.any())
+
+    def _tensors(self) -> dict[str, Any]:
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+
+    def evaluated(self, rows: Tensor, log_probs: Tensor, entropies: Tensor, policy_version: int) -> TrajectoryBatch:
+        """The batch with what a policy says of the tokens of some rows.
+
+        Args:
+            rows: ``[R]`` int64, row numbers.
+            log_probs: ``[R, T']`` of the sampled tokens; 0 elsewhere.
+            entropies: ``[R, T']`` nats, likewise.
+            policy_version: of that policy.
+
+        Raises:
+            ValueError: if there are values that no log-prob or entropy can have, or any on a token that was not
+                sampled.
+        """
+        width = log_probs.shape[1]
+        columns = self.old_log_probs.clone(), self.entropies.clone(), self.evaluated_by.clone()
+        for column, values in zip(columns, (log_probs, entropies), strict=False):
+            column[rows, :width] = values.to(column)
+        columns[2][rows] = policy_version
+        check_values("old_log_probs", columns[0], self.response_mask)
+        check_values("entropies", columns[1], self.response_mask)
+        return replace(self, old_log_probs=columns[0], entropies=columns[1], evaluated_by=columns[2])
+
+    def take_evaluation_(self, rows: Tensor, source: TrajectoryBatch) -> None:
+        """Copies, in place, old log-probs and entropies of rows from the batch in which they were evaluated.
+
+        Args:
+            rows: ``[R]`` int64, row numbers.
+            source: of `R` rows, those of `rows` in their order.
+        """
+        width = source.token_ids.shape[1]
+        self.old_log_probs[rows, :width] = source.old_log_probs
+        self.entropies[rows, :width] = source.entropies
+        self.evaluated_by[rows] = source.evaluated_by
+
+    def select(self, rows: Tensor) -> TrajectoryBatch:
         """The given rows, cut to the longest of them; `num_tokens` and `num_rows` stay those of the step.
 
         Args:
-            rows: ``[B']`` int64 row numbers.
-
-        Raises:
-            ValueError: if there are no rows.
+            rows: ``[B']`` int64 row numbers, at least one.
         """
-        if not len(rows):
-            raise ValueError("rows must name at least one row, got none")
         width = int(self.lengths[rows].max())
-        cut: dict[str, Any] = {
-            f.name: value[rows, :width] if value.ndim == 2 else value[rows]
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
+        cut = {n: value[rows] if n in _PER_ROW else value[rows, :width] for n, value in self._tensors().items()}
+        new_rows = torch.full_like(self.lengths, PARENT_ELSEWHERE)
+        new_rows[rows] = torch.arange(len(rows), device=rows.device)
+        has_row = cut["parent"] >= 0
+        cut["parent"] = torch.where(has_row, new_rows[cut["parent"].clamp(min=0)], cut["parent"])
         return replace(self, **cut)
 
     @staticmethod
-    def cat(batches: Sequence[TrainBatch]) -> TrainBatch:
+    def cat(batches: Sequence[TrajectoryBatch]) -> TrajectoryBatch:
         """All rows of some batches, padded to the longest; `num_tokens` and `num_rows` are those of the result.
 
         Args:
-            batches: at least one; all with `ref_log_probs`, or none. The result has `old_log_probs` if all have.
+            batches: at least one, each with prompts of its own. The result has `advantages` and `ref_log_probs` if all
+                of them have.
         """
         if len(batches) == 1:
             return replace(batches[0], num_tokens=None, num_rows=None)
         width = max(batch.token_ids.shape[1] for batch in batches)
-        joined: dict[str, Any] = {"old_log_probs": None}
-        for f in fields(TrainBatch):
+        joined: dict[str, Any] = {}
+        for f in fields(TrajectoryBatch):
             values = [getattr(batch, f.name) for batch in batches]
             if all(isinstance(value, Tensor) for value in values):
-                padded = [F.pad(v, (0, width - v.shape[1])) if v.ndim == 2 else v for v in values]
-                joined[f.name] = torch.cat(padded)
-        return TrainBatch(**joined)
+                padding = NOT_SAMPLED if f.name == "policy_versions" else 0
+                joined[f.name] = torch.cat(
+                    [v if v.ndim == 1 else F.pad(v, (0, width - v.shape[1]), value=padding) for v in values]
+                )
+        first_row, first_group = 0, 0
+        parents, groups = [], []
+        for batch in batches:
+            parents.append(torch.where(batch.parent >= 0, batch.parent + first_row, batch.parent))
+            groups.append(batch.group - batch.group.min() + first_group)
+            first_row += len(batch)
+            first_group = int(groups[-1].max()) + 1
+        return TrajectoryBatch(**joined | {"parent": torch.cat(parents), "group": torch.cat(groups)})
 
-    def to(self, device: torch.device) -> TrainBatch:
+    def to(self, device: torch.device) -> TrajectoryBatch:
         """The same batch on another device."""
-        moved: dict[str, Any] = {
-            f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
+        return replace(self, **{name: value.to(device) for name, value in self._tensors().items()})
 
-    def micro_batches(self, max_tokens: int) -> list[tuple[Tensor, TrainBatch]]:
-        """Cuts the step into batches of at most `max_tokens` tokens, rows of similar length together.
+    def micro_batches(self, max_tokens: int) -> list[TrajectoryBatch]:
+        """Cuts the step into batches of at most `max_tokens` tokens, rows of similar length together, longest first.
 
         Rows without a trained token are left out; `num_rows` counts them.
 
         Args:
             max_tokens: of one micro-batch, padding not included; a longer row forms a micro-batch of its own.
-
-        Returns:
-            Row numbers, ``[B_i]`` int64 each, and their rows.
         """
         whole = replace(
             self, num_tokens=self.num_tokens or int(self.response_mask.sum()), num_rows=self.num_rows or len(self)
         )
         trained = self.response_mask.any(-1).nonzero()[:, 0]
-        buckets = [trained[rows] for rows in length_buckets(self.lengths[trained], max_tokens)]
-        return [(rows, whole.select(rows)) for rows in buckets]
+        return [whole.select(trained[rows]) for rows in length_buckets(self.lengths[trained], max_tokens)]
 
 
 def length_buckets(lengths: Tensor, max_tokens: int) -> list[Tensor]:
@@ -186,110 +226,18 @@ def length_buckets(lengths: Tensor, max_tokens: int) -> list[Tensor]:
     return [torch.tensor(rows, device=lengths.device) for rows in buckets]
 
 
-def collate(
-    trajectories: Sequence[Trajectory],
-    *,
-    old_log_probs: Sequence[Tensor] | None = None,
-    entropies: Sequence[Tensor] | None = None,
-    rewards: Sequence[float] | None = None,
-) -> TrajectoryBatch:
-    """Pads trajectories into one batch, in their order.
-
-    Args:
-        trajectories: at least one, each with a sampled token; parents before their branches.
-        old_log_probs: ``[T_i]`` a trajectory, for the first ones or all; the rest holds 0.
-        entropies: likewise.
-        rewards: one a trajectory; None leaves NaN.
-
-    Raises:
-        ValueError: if there are no trajectories, one has no sampled token or is a branch without its parent before it,
-            values do not align with the tokens of their trajectory, or are none that a log-prob or an entropy can
-            have, or a reward is not finite.
-    """
-    if not trajectories:
-        raise ValueError("trajectories must not be empty, got none")
-    rows = {id(trajectory): row for row, trajectory in enumerate(trajectories)}
-    groups: dict[str, int] = {}
-    group, parent, position, score = [], [], [], []
-    for row, trajectory in enumerate(trajectories):
-        if not trajectory.response_mask.any():
-            raise ValueError(
-                f"trajectory of prompt {trajectory.prompt.id} in row {row} must have a sampled token, got none"
-            )
-        group.append(groups.setdefault(trajectory.prompt.id, len(groups)))
-        origin = trajectory.origin
-        parent_row = NO_PARENT if origin is None else rows.get(id(origin.trajectory), row)
-        if parent_row >= row:
-            raise ValueError(f"branch in row {row} of prompt {trajectory.prompt.id} must come after its parent")
-        parent.append(parent_row)
-        position.append(NO_PARENT if origin is None else origin.position)
-        score.append(0.0 if origin is None else origin.score)
-    response_mask = _pad([trajectory.response_mask for trajectory in trajectories])
-    behavior_log_probs = [trajectory.behavior_log_probs for trajectory in trajectories]
-    return TrajectoryBatch(
-        token_ids=_pad([trajectory.token_ids for trajectory in trajectories]),
-        lengths=torch.tensor([len(trajectory) for trajectory in trajectories]),
-        response_mask=response_mask,
-        behavior_log_probs=_pad_values("behavior_log_probs", behavior_log_probs, trajectories, response_mask),
-        old_log_probs=_pad_values("old_log_probs", old_log_probs or (), trajectories, response_mask),
-        entropies=_pad_values("entropies", entropies or (), trajectories, response_mask),
-        rewards=_check_rewards(rewards, trajectories),
-        group=torch.tensor(group),
-        parent=torch.tensor(parent),
-        branch_position=torch.tensor(position),
-        branch_score=torch.tensor(score),
-    )
-
-
-def _pad(rows: Sequence[Tensor]) -> Tensor:
-    return pad_sequence(list(rows), batch_first=True)
-
-
-def _pad_values(name: str, values: Sequence[Tensor], trajectories: Sequence[Trajectory], is_sampled: Tensor) -> Tensor:
-    if len(values) > len(trajectories):
-        raise ValueError(
-            f"{name} must have a row for at most each of {len(trajectories)} trajectories, got {len(values)}"
-        )
-    padded = torch.zeros(is_sampled.shape)
-    for row, (value, trajectory) in enumerate(zip(values, trajectories[: len(values)], strict=True)):
-        if value.shape != trajectory.token_ids.shape:
-            where = f"{name} of prompt {trajectory.prompt.id} in row {row}"
-            raise ValueError(f"{where} must have shape {[len(trajectory)]}, got {list(value.shape)}")
-        padded[row, : len(value)] = value
+def check_values(
+    name: str, values: Tensor, is_sampled: Tensor, trajectories: Sequence[Trajectory] | None = None
+) -> None:
+    """Refuses values that cannot be right; those that slipped against their tokens show where nobody has sampled."""
     sign = -1.0 if name == "entropies" else 1.0
     for rule, is_bad in (
-        ("be finite", is_sampled & ~padded.isfinite()),
-        # Values that slipped against their tokens show on tokens that nobody sampled.
-        ("be 0 on tokens that were not sampled", ~is_sampled & (padded != 0.0)),
-        ("not be positive" if sign > 0.0 else "not be negative", sign * padded > _ROUNDING),
+        ("be finite", is_sampled & ~values.isfinite()),
+        ("be 0 on tokens that were not sampled", ~is_sampled & (values != 0.0)),
+        ("not be positive" if sign > 0.0 else "not be negative", sign * values > _ROUNDING),
     ):
         if is_bad.any():
             row, position = is_bad.nonzero()[0].tolist()
-            where = f"{name} of prompt {trajectories[row].prompt.id} in row {row}"
-            raise ValueError(f"{where} must {rule}, got {padded[row, position].item()} at position {position}")
-    return padded
-
-
-def _check_rewards(rewards: Sequence[float] | None, trajectories: Sequence[Trajectory]) -> Tensor:
-    if rewards is None:
-        return torch.full((len(trajectories),), float("nan"))
-    if len(rewards) != len(trajectories):
-        raise ValueError(
-            f"rewards must have one value for each of {len(trajectories)} trajectories, got {len(rewards)}"
-        )
-    tensor = torch.tensor(rewards, dtype=torch.float32)
-    if not tensor.isfinite().all():
-        row = int((~tensor.isfinite()).nonzero()[0])
-        raise ValueError(
-            f"rewards must be finite, got {rewards[row]} for prompt {trajectories[row].prompt.id} in row {row}"
-        )
-    return tensor
-
-
-def _check_shapes(batch: TrajectoryBatch | TrainBatch, shape: torch.Size) -> None:
-    per_row = {"lengths", "rewards", "group", "parent", "branch_position", "branch_score"}
-    for f in fields(batch):
-        value = getattr(batch, f.name)
-        expected = shape[:1] if f.name in per_row else shape
-        if isinstance(value, Tensor) and value.shape != expected:
-            raise ValueError(f"{f.name} must have shape {list(expected)}, got {list(value.shape)}")
+            whose = "" if trajectories is None else f" of prompt {trajectories[row].prompt.id}"
+            value = values[row, position].item()
+            raise ValueError(f"{name}{whose} in row {row} must {rule}, got {value} at position {position}")

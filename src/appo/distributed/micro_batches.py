@@ -5,25 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from appo.core.batch import TrainBatch
+from appo.core.batch import TrajectoryBatch
 from appo.distributed import comm
 
 
-def pooled(batch: TrainBatch) -> tuple[TrainBatch, slice]:
-    """The rows of all processes that compute layers together, and which of them are this one's.
+def pooled(batch: TrajectoryBatch | None) -> tuple[TrajectoryBatch | None, slice]:
+    """The rows of all processes of a tensor-parallel group, and which of them are this one's.
 
     Args:
-        batch: of this process; without tensor parallelism it is all there is.
+        batch: of this process, or None if it has no rows; without tensor parallelism it is all there is.
     """
     if comm.tensor_parallel_size() == 1:
-        return batch, slice(len(batch))
-    parts, own = comm.pool_tensor_parallel(batch.to(torch.device("cpu")))
-    return TrainBatch.cat(parts).to(batch.token_ids.device), own
+        return batch, slice(0 if batch is None else len(batch))
+    parts, own = comm.pool_tensor_parallel(() if batch is None else batch.to(torch.device("cpu")))
+    brought = [part for part in parts if isinstance(part, TrajectoryBatch)]
+    return TrajectoryBatch.cat(brought) if brought else None, own
 
 
-def joint_micro_batches(batch: TrainBatch, max_tokens: int) -> tuple[list[tuple[Tensor, TrainBatch]], int]:
+def joint_micro_batches(batch: TrajectoryBatch, max_tokens: int) -> tuple[list[TrajectoryBatch], int]:
     """Micro-batches that know the totals of all processes, as many on each: the last ones of some are idle.
 
     Args:
@@ -31,14 +31,14 @@ def joint_micro_batches(batch: TrainBatch, max_tokens: int) -> tuple[list[tuple[
         max_tokens: of one micro-batch, padding not included; a longer row forms a micro-batch of its own.
 
     Returns:
-        Row numbers, ``[B_i]`` int64 each, and their rows; and how many of them are to be trained, the first ones.
+        The micro-batches, and how many of them are to be trained, the first ones.
     """
     own = batch.micro_batches(max_tokens)
     counts = comm.gather((int(batch.response_mask.sum()), len(batch), len(own)))
     # Those that compute layers together have the same rows.
     num_tokens, num_rows, _ = (sum(column) // comm.tensor_parallel_size() for column in zip(*counts, strict=True))
-    micros = [(rows, replace(micro, num_tokens=num_tokens, num_rows=num_rows)) for rows, micro in own]
+    micros = [replace(micro, num_tokens=num_tokens, num_rows=num_rows) for micro in own]
     # Rows come longest first.
-    rows, last = micros[-1]
-    idle = (rows[-1:], last.select(torch.tensor([len(last) - 1], device=last.lengths.device)))
+    last = micros[-1]
+    idle = last.select(torch.tensor([len(last) - 1], device=last.lengths.device))
     return micros + [idle] * (max(count for _, _, count in counts) - len(own)), len(own)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from appo.core.batch import TrainBatch
+from appo.core.batch import TrajectoryBatch
 from appo.core.registry import Registry
 
 
@@ -15,16 +15,18 @@ class Loss(ABC):
 
     @property
     def needs_reference(self) -> bool:
-        """True if `TrainBatch.ref_log_probs` must be there."""
+        """True if `TrajectoryBatch.ref_log_probs` must be there."""
         return False
 
     @property
     def needs_old_log_probs(self) -> bool:
-        """True if `TrainBatch.old_log_probs` are read; then they are measured before the policy is updated."""
+        """True if `TrajectoryBatch.old_log_probs` are read; then rows are evaluated before the policy is updated."""
         return True
 
     @abstractmethod
-    def __call__(self, log_probs: Tensor, entropies: Tensor, batch: TrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, log_probs: Tensor, entropies: Tensor, batch: TrajectoryBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Computes the share of one micro-batch in the loss of its optimizer step.
 
         Shares add up: the sum over the micro-batches of a step is the loss of the whole step, and so are the metrics.
@@ -32,7 +34,7 @@ class Loss(ABC):
         Args:
             log_probs: ``[B, T]`` of the sampled tokens under the live policy, with gradient; 0 elsewhere.
             entropies: ``[B, T]`` nats, of the live policy's distributions, with gradient; 0 elsewhere.
-            batch: the rows, with what was measured before the update, `old_log_probs` among it.
+            batch: the rows, with `advantages`, and with `old_log_probs` of the policy that begins the update.
 
         Returns:
             The scalar loss, and detached scalar metrics by name.

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from appo.core.batch import TrainBatch
+from appo.core.batch import TrajectoryBatch
 from appo.functional import (
     Aggregation,
     ClipEvents,
@@ -40,7 +40,8 @@ class SurrogateLoss(Loss):
     """Importance ratio from which on a negative advantage stops counting, above 1; none leaves it unbounded."""
     ratio_to: Literal["update", "sampling"] = "update"
     """What the importance ratio compares with: the policy that begins the update of a mini-batch, or the one that
-    sampled. They differ where the policy was updated in between, by `rollout.branch_when` or `rollout.lag`."""
+    sampled. They differ where the policy was updated in between, by `rollout.branching.when` or
+    `rollout.sampling.lag`."""
     behavior_correction: Literal["truncate", "mask", "off"] = "truncate"
     """What is done, with ``ratio_to: update``, about the distance between the policy that sampled and the one that
     begins the update: `truncate` weights tokens by their importance, at most `behavior_cap`; `mask` leaves out rows
@@ -136,10 +137,13 @@ class SurrogateLoss(Loss):
         """``[B]`` bool, True on rows whose surrogate counts; None if all do."""
         return None
 
-    def __call__(self, log_probs: Tensor, entropies: Tensor, batch: TrainBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, log_probs: Tensor, entropies: Tensor, batch: TrajectoryBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         mask = batch.response_mask
         # Masked before any exp: what stands behind the mask must not reach the gradient as 0 * inf.
         log_ratio = (log_probs - self._compared_with(batch)).where(mask, 0.0)
+        assert batch.advantages is not None
         advantages, means = self.weigh(log_ratio.detach(), batch.advantages.where(mask, 0.0), mask)
         importance = self.importance(log_ratio, mask)
         events = clip_events(importance, advantages, self.clip_low, self.clip_high, self.dual_clip)
@@ -160,6 +164,7 @@ class SurrogateLoss(Loss):
         means |= {
             "entropy": entropy,
             "approx_kl": -log_ratio,
+            "sampling_log_ratio": (batch.old_log_probs - batch.behavior_log_probs).where(mask, 0.0),
             "ratio": log_ratio.detach().exp(),
             "clip_fraction_high": events.high,
             "clip_fraction_low": events.low,
@@ -170,29 +175,25 @@ class SurrogateLoss(Loss):
             metrics["filtered_rows"] = (~kept).sum() / (batch.num_rows or max(1, len(batch)))
         return loss, metrics
 
-    def _compared_with(self, batch: TrainBatch) -> Tensor:
-        if self.ratio_to == "sampling":
-            return batch.behavior_log_probs
-        assert batch.old_log_probs is not None
-        return batch.old_log_probs
+    def _compared_with(self, batch: TrajectoryBatch) -> Tensor:
+        return batch.behavior_log_probs if self.ratio_to == "sampling" else batch.old_log_probs
 
-    def _behavior_weight(self, batch: TrainBatch) -> Tensor | None:
+    def _behavior_weight(self, batch: TrajectoryBatch) -> Tensor | None:
         """``[B, T]`` or ``[B, 1]`` weights of the surrogate's terms; None if all are 1."""
         if self.behavior_correction == "off" or self.ratio_to == "sampling":
             return None
-        assert batch.old_log_probs is not None
-        measured = batch.old_log_probs, batch.behavior_log_probs, batch.response_mask
+        given = batch.old_log_probs, batch.behavior_log_probs, batch.response_mask
         if self.behavior_correction == "mask":
-            return rows_near_behavior(*measured, self.behavior_cap).unsqueeze(-1).to(batch.old_log_probs.dtype)
-        return truncated_importance_weight(*measured, self.behavior_cap)
+            return rows_near_behavior(*given, self.behavior_cap).unsqueeze(-1).to(batch.old_log_probs.dtype)
+        return truncated_importance_weight(*given, self.behavior_cap)
 
-    def _divergence(self, log_probs: Tensor, batch: TrainBatch) -> Tensor:
+    def _divergence(self, log_probs: Tensor, batch: TrajectoryBatch) -> Tensor:
         if batch.ref_log_probs is None:
             raise ValueError(f"ref_log_probs must be given with kl_coef={self.kl_coef}, got None")
         mask = batch.response_mask
         return kl_estimate(log_probs.where(mask, 0.0), batch.ref_log_probs.where(mask, 0.0), self.kl)
 
-    def _aggregate(self, values: Tensor, mask: Tensor, batch: TrainBatch) -> Tensor:
+    def _aggregate(self, values: Tensor, mask: Tensor, batch: TrajectoryBatch) -> Tensor:
         weights = aggregation_weights(
             mask,
             self.aggregation,
@@ -203,7 +204,7 @@ class SurrogateLoss(Loss):
         return (values * weights).sum()
 
 
-def _token_means(values: dict[str, Tensor], batch: TrainBatch) -> dict[str, Tensor]:
+def _token_means(values: dict[str, Tensor], batch: TrajectoryBatch) -> dict[str, Tensor]:
     """The share of this batch in the mean of each ``[B, T]`` value over the trained tokens of the step."""
     weights = aggregation_weights(batch.response_mask, "token-mean", num_tokens=batch.num_tokens)
     with torch.no_grad():

@@ -11,7 +11,7 @@ from torch import Tensor
 from appo.core.trajectory import RewardResult, ToolCall, Trajectory
 from appo.distributed import comm
 from appo.rollouts.agent import SamplingCosts
-from appo.rollouts.data import NOT_MEASURED, Rollouts
+from appo.rollouts.data import IterationData
 
 Columns = dict[str, Tensor]
 """``[N]`` float32 values by name, one for each thing that there is of a kind; the order is of no meaning."""
@@ -21,13 +21,13 @@ _PART, _OF_TOOL, _FAILURE, _FACTOR = "part ", "calls of ", "failures ", "factor 
 factor of the score."""
 
 
-def rollout_metrics(rounds: Sequence[Rollouts]) -> dict[str, float]:
+def rollout_metrics(collected: Sequence[IterationData]) -> dict[str, float]:
     """Scalars that describe an iteration, by name; with several processes, over all of them.
 
     Args:
-        rounds: all rollouts of the iteration.
+        collected: all rollouts of the iteration.
     """
-    gathered = comm.gather_on_first(rollout_columns(rounds))
+    gathered = comm.gather_on_first(rollout_columns(collected))
     # Values of other processes come over the network, millions of them: one process computes for all.
     return comm.from_first(column_metrics(_joined(gathered)) if gathered else {})
 
@@ -65,17 +65,17 @@ def cost_metrics(
     }
 
 
-def rollout_columns(rounds: Sequence[Rollouts]) -> Columns:
+def rollout_columns(collected: Sequence[IterationData]) -> Columns:
     """Everything that metrics are made of, such that several processes' columns can be put one behind the other."""
-    initial = [trajectory for part in rounds for trajectory in part.plan.initial]
-    branches = [trajectory for part in rounds for trajectory in part.trajectories[len(part.plan.initial) :]]
+    roots = [trajectory for part in collected for trajectory in part.roots]
+    branches = [trajectory for part in collected for trajectory in part.branches]
     return {
-        **_rewards(rounds),
-        **_outcomes([outcome for part in rounds for outcome in part.outcomes]),
-        **_log_ratios(rounds),
-        **_scores(rounds),
-        **_branches(rounds),
-        **trajectory_columns([*initial, *branches]),
+        **_rewards(collected),
+        **_outcomes([outcome for part in collected for outcome in part.results]),
+        **_log_ratios(collected),
+        **_scores(collected),
+        **_branches(collected),
+        **trajectory_columns([*roots, *branches]),
     }
 
 
@@ -164,21 +164,21 @@ def _failures(calls: Iterable[ToolCall]) -> Counter[str]:
     return Counter(call.failure for call in calls if call.failure is not None)
 
 
-def _rewards(rounds: Sequence[Rollouts]) -> Columns:
-    rewards = torch.cat([part.batch.rewards for part in rounds])
-    is_branch = torch.cat([part.batch.is_branch for part in rounds])
+def _rewards(collected: Sequence[IterationData]) -> Columns:
+    rewards = torch.cat([part.batch.rewards for part in collected])
+    is_branch = torch.cat([part.batch.is_branch for part in collected])
     return {
         "reward_initial": rewards[~is_branch],
         "reward_branch": rewards[is_branch],
-        "flat_initial": _column(_flat_groups(rounds, branches=False)),
-        "flat_branch": _column(_flat_groups(rounds, branches=True)),
+        "flat_initial": _column(_flat_groups(collected, branches=False)),
+        "flat_branch": _column(_flat_groups(collected, branches=True)),
     }
 
 
-def _flat_groups(rounds: Sequence[Rollouts], branches: bool) -> list[bool]:
+def _flat_groups(collected: Sequence[IterationData], branches: bool) -> list[bool]:
     """For each prompt with at least one row of the kind: whether their rewards are all equal."""
     flat = []
-    for part in rounds:
+    for part in collected:
         rows = part.batch.is_branch == branches
         for number in part.batch.group[rows].unique():
             rewards = part.batch.rewards[rows & (part.batch.group == number)]
@@ -186,20 +186,21 @@ def _flat_groups(rounds: Sequence[Rollouts], branches: bool) -> list[bool]:
     return flat
 
 
-def _log_ratios(rounds: Sequence[Rollouts]) -> Columns:
-    """The policy at the moment of branching against the one that sampled; without spread the gain says nothing.
+def _log_ratios(collected: Sequence[IterationData]) -> Columns:
+    """The policy that chose branches, or began the update, against the one that sampled the roots.
 
-    `mismatch` is the distance of the engine's log-probs from the trainer's where both had the same weights.
+    Without spread the likelihood gain says nothing. `mismatch` is the distance of the engine's log-probs from the
+    trainer's where both had the same weights.
     """
     ratios, entropies, mismatches = [torch.empty(0)], [torch.empty(0)], [torch.empty(0)]
-    for part in rounds:
-        for row, (trajectory, version) in enumerate(zip(part.plan.initial, part.measured_by.tolist(), strict=False)):
-            if version != NOT_MEASURED:
-                length, mask = len(trajectory), trajectory.response_mask
-                ratio = part.batch.old_log_probs[row, :length] - trajectory.behavior_log_probs
-                ratios.append(ratio[mask])
-                entropies.append(part.batch.entropies[row, :length][mask])
-                mismatches.append(ratio[trajectory.policy_versions == version].abs())
+    for part in collected:
+        batch = part.batch
+        rows = batch.is_evaluated & ~batch.is_branch
+        mask = batch.response_mask & rows.unsqueeze(-1)
+        ratio = batch.old_log_probs - batch.behavior_log_probs
+        ratios.append(ratio[mask])
+        entropies.append(batch.entropies[mask])
+        mismatches.append(ratio[mask & (batch.policy_versions == batch.evaluated_by.unsqueeze(-1))].abs())
     return {
         "log_ratio": torch.cat(ratios),
         "entropy": torch.cat(entropies),
@@ -207,19 +208,20 @@ def _log_ratios(rounds: Sequence[Rollouts]) -> Columns:
     }
 
 
-def _scores(rounds: Sequence[Rollouts]) -> Columns:
-    return {
-        f"{_FACTOR}{name}": torch.cat(
-            [part.plan.scores.factors[name][part.plan.batch.response_mask] for part in rounds]
-        )
-        for name in rounds[0].plan.scores.factors
-    }
+def _scores(collected: Sequence[IterationData]) -> Columns:
+    """The factors of the scores of sampled tokens."""
+    factors: dict[str, list[Tensor]] = {}
+    for part in collected:
+        for name, factor in part.scores.factors.items():
+            rows, width = factor.shape
+            factors.setdefault(name, []).append(factor[part.batch.response_mask[:rows, :width]])
+    return {f"{_FACTOR}{name}": torch.cat(values) for name, values in factors.items()}
 
 
-def _branches(rounds: Sequence[Rollouts]) -> Columns:
-    points = [point for part in rounds for point in part.plan.points]
+def _branches(collected: Sequence[IterationData]) -> Columns:
+    points = [point for part in collected for point in part.points]
     return {
-        "branches_wanted": _column(part.plan.num_wanted for part in rounds),
+        "branches_wanted": _column(part.num_wanted for part in collected),
         "branch_score": _column(point.score for point in points),
         "branch_depth": _column(
             (p.position + 1 - p.trajectory.prompt_length) / p.trajectory.response_length for p in points

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from appo.core.batch import TrainBatch
+from appo.core.batch import TrajectoryBatch
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class PolicyFlops:
             pair=12.0 * config.num_hidden_layers * width,
         )
 
-    def of_batch(self, batch: TrainBatch) -> TrainedWork:
+    def of_batch(self, batch: TrajectoryBatch) -> TrainedWork:
         """What a pass over those rows of a batch takes that have something to train."""
         mask = batch.response_mask
         lengths = batch.lengths[mask.any(-1)]

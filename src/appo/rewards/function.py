@@ -30,7 +30,7 @@ class FunctionReward(Reward):
     """Processes that run the function, one trajectory each, killed at `timeout_s` whatever it does; 0 runs it in
     threads, which costs less and cannot interrupt one long operation, such as a regular expression that backtracks."""
     timeout_s: float = 30.0
-    """Seconds that a call may take in a process; in a thread, ``rollout.reward_timeout_s`` is the limit."""
+    """Seconds that a call may take in a process; in a thread, ``rollout.rewards.timeout_s`` is the limit."""
     memory_mb: int = 8192
     """Address space of each process in MiB."""
 

@@ -23,7 +23,7 @@ class OverlongPenalty(Reward):
     """
 
     max_tokens: int
-    """Length that earns the whole penalty: ``${rollout.max_response_tokens}``."""
+    """Length that earns the whole penalty: ``${rollout.limits.max_response_tokens}``."""
     buffer_tokens: int = 512
     """Tokens before it over which the penalty grows."""
     penalty: float = 1.0

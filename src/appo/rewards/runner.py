@@ -47,11 +47,11 @@ class RewardRunner:
         self, reward: Reward, num_workers: int = 16, timeout_s: float = 120.0, on_failure: OnFailure = "error"
     ) -> None:
         if num_workers < 1:
-            raise ValueError(f"rollout.reward_workers must be positive, got {num_workers}")
+            raise ValueError(f"rollout.rewards.workers must be positive, got {num_workers}")
         if not timeout_s > 0.0:
-            raise ValueError(f"rollout.reward_timeout_s must be positive, got {timeout_s}")
+            raise ValueError(f"rollout.rewards.timeout_s must be positive, got {timeout_s}")
         if on_failure not in ("error", "zero"):
-            raise ValueError(f"rollout.on_reward_failure must be error or zero, got {on_failure!r}")
+            raise ValueError(f"rollout.rewards.on_failure must be error or zero, got {on_failure!r}")
         self.reward = reward
         self.num_workers = min(num_workers, reward.max_parallel or num_workers)
         self.timeout_s = timeout_s
@@ -114,7 +114,7 @@ class RewardRunner:
             while pool.num_in_flight:
                 for number, result in pool.finished(None).items():
                     results[number] = (
-                        RewardTimeoutError(f"took longer than rollout.reward_timeout_s = {self.timeout_s:g}")
+                        RewardTimeoutError(f"took longer than rollout.rewards.timeout_s = {self.timeout_s:g}")
                         if isinstance(result, GivenUpError)
                         else result
                     )
@@ -129,7 +129,7 @@ class RewardRunner:
         told = f": {error}" if prompt.is_public else ""
         return (
             f"{type(self.reward).__name__} failed on trajectory {number + 1} of {len(trajectories)}, of prompt "
-            f"{prompt.id!r} ({type(error).__name__}{told}); rollout.on_reward_failure=zero would go on"
+            f"{prompt.id!r} ({type(error).__name__}{told}); rollout.rewards.on_failure=zero would go on"
         )
 
     def _log(self, failures: dict[int, BaseException], trajectories: Sequence[Trajectory]) -> None:

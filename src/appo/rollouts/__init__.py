@@ -1,40 +1,38 @@
-"""Sampling trajectories and turning them into training rows."""
+"""Sampling trajectories with tools, branching them, and turning them into rows that can be trained."""
 
-from appo.rollouts.agent import AgentLoop, SamplingCosts
-from appo.rollouts.async_agent import Agent, SamplingThread
-from appo.rollouts.branching import DEFAULT_EXCLUSIONS, CandidateFilter, Exclusion, check_exclusions
+from appo.rollouts.agent import Agent, AgentLoop, SamplingCosts
+from appo.rollouts.async_agent import AsyncAgent
+from appo.rollouts.branching import DEFAULT_EXCLUSIONS, Branching, CandidateFilter, Exclusion, choose_branch_points
 from appo.rollouts.buffer import RolloutBuffer
-from appo.rollouts.collector import BranchRules, Collector
-from appo.rollouts.data import NOT_MEASURED, BranchPlan, Measured, Rollouts
-from appo.rollouts.episode import AgentLimits, Start, ToolRules
+from appo.rollouts.collector import Collector
+from appo.rollouts.data import IterationData, MiniBatch, Policy
+from appo.rollouts.episode import Limits, RolloutRequest
 from appo.rollouts.iteration import IterationRunner
 from appo.rollouts.log_prob_check import WeightProbe, default_tolerance
-from appo.rollouts.timing import Stopwatch
+from appo.rollouts.timing import PhaseTimer
 from appo.rollouts.weight_sync import EngineMismatchError, WeightSync
 
 __all__ = [
     "DEFAULT_EXCLUSIONS",
-    "NOT_MEASURED",
     "Agent",
-    "AgentLimits",
     "AgentLoop",
-    "BranchPlan",
-    "BranchRules",
+    "AsyncAgent",
+    "Branching",
     "CandidateFilter",
     "Collector",
     "EngineMismatchError",
     "Exclusion",
+    "IterationData",
     "IterationRunner",
-    "Measured",
+    "Limits",
+    "MiniBatch",
+    "PhaseTimer",
+    "Policy",
     "RolloutBuffer",
-    "Rollouts",
+    "RolloutRequest",
     "SamplingCosts",
-    "SamplingThread",
-    "Start",
-    "Stopwatch",
-    "ToolRules",
     "WeightProbe",
     "WeightSync",
-    "check_exclusions",
+    "choose_branch_points",
     "default_tolerance",
 ]

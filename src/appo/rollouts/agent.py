@@ -1,27 +1,29 @@
 """The agent loop: generates, calls tools, and goes on, for many trajectories at once.
 
-A branch is a trajectory with a longer prompt, so initial trajectories and branches run through the same code. Token ids
+A branch is a trajectory with a longer prompt, so roots and branches run through the same code. Token ids
 are carried through: what was sampled is decoded to find calls, never encoded again; only tool output is encoded.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, groupby
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from appo.core.seeding import derive_seed
-from appo.core.trajectory import NOT_SAMPLED, Segment, ToolCall, Trajectory
+from appo.core.trajectory import Segment, Trajectory
 from appo.engines import Completion, Engine, Request, SamplingParams
-from appo.policy.text import decode, encode
-from appo.rollouts.episode import AgentLimits, Episode, PendingCall, Start, open_episode
-from appo.tools import CallSyntax, ParsedCall, RenderChat, TokenCodec, ToolAnswer, ToolRunner
+from appo.policy.text import decode
+from appo.rollouts.episode import Episode, Limits, RolloutRequest, open_episode
+from appo.rollouts.timing import PhaseTimer
+from appo.rollouts.tool_turns import ToolTurns
+from appo.tools import CallSyntax, ParsedCall, ToolRunner
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,47 @@ class SamplingCosts:
         )
 
 
+class Agent(Protocol):
+    """Samples trajectories with tools: the loop in this thread, or one in a thread of its own."""
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether what is begun advances while nobody waits for it; the policy may be trained meanwhile."""
+
+    @property
+    def limits(self) -> Limits:
+        """What one trajectory may use."""
+
+    def begin(self, requests: Sequence[RolloutRequest], sampling: SamplingParams) -> Any:
+        """Begins one trajectory a request, along with whatever was begun before.
+
+        Args:
+            requests: at any number; the engine batches what it can.
+            sampling: how tokens are drawn.
+
+        Returns:
+            What `finish` takes.
+        """
+
+    def finish(self, begun: Any) -> list[Trajectory]:
+        """The trajectories of one `begin`, in the order of its requests, once they are there."""
+
+    def run(self, requests: Sequence[RolloutRequest], sampling: SamplingParams) -> list[Trajectory]:
+        """Samples one trajectory a request, in the order of the requests."""
+
+    def sleep(self) -> None:
+        """Lets the engine give back memory for a while, unless something is in flight."""
+
+    def pop_costs(self) -> SamplingCosts:
+        """What sampling took since the last call; with nothing in flight."""
+
+
 @dataclass(eq=False)
-class Flight:
+class RequestBatch:
     """Trajectories that were begun together.
 
     Attributes:
-        episodes: in the order of their starts.
+        episodes: in the order of their requests.
         sampling: how their tokens are drawn.
         num_open: episodes that have not come to their end.
     """
@@ -67,7 +104,7 @@ class AgentLoop:
     """Runs trajectories to their end.
 
     Generation and tools overlap: a trajectory whose call returns is continued while others still generate. What is
-    begun while others are on their way joins them. One thread at a time calls it.
+    begun while others are in flight joins them. One thread at a time calls it.
 
     Args:
         engine: started.
@@ -75,7 +112,10 @@ class AgentLoop:
         runner: started, with the tools that may be called.
         syntax: how calls and results are written.
         limits: what one trajectory may use.
+        timer: where the seconds of sampling are added up; None keeps them to itself.
     """
+
+    is_asynchronous = False
 
     def __init__(
         self,
@@ -83,55 +123,46 @@ class AgentLoop:
         tokenizer: PreTrainedTokenizerBase,
         runner: ToolRunner,
         syntax: CallSyntax,
-        limits: AgentLimits,
+        limits: Limits,
+        timer: PhaseTimer | None = None,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
         self.runner = runner
-        self.syntax = syntax
         self.limits = limits
-        self._tools = tuple(runner.tools)
-        self._stop = syntax.stop_strings(self._tools)
-        self._render = chat_renderer(tokenizer, runner)
-        self._special_tokens = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or r"(?!)")
-        self._keys = count()
-        self._numbers = count()
-        self._open: dict[int, tuple[Flight, Episode]] = {}
-        """Episodes that have not come to their end, by number."""
-        self._waiting: dict[int, tuple[int, PendingCall]] = {}
-        """Calls in flight by key, with the number of their episode."""
+        self.timer = timer or PhaseTimer()
         self.costs = SamplingCosts()
-        """Of everything since the last `take_costs`."""
+        """Of everything since the last `pop_costs`."""
+        self._turns = ToolTurns(tokenizer, runner, syntax, limits)
+        self._numbers = count()
+        self._open: dict[int, tuple[RequestBatch, Episode]] = {}
+        """Episodes that have not come to their end, by number."""
+        self._waiting: dict[int, int] = {}
+        """The number of the episode of each call in flight, by the number of the call."""
 
-    def run(self, starts: Sequence[Start], sampling: SamplingParams) -> list[Trajectory]:
-        """Samples one trajectory a start, in the order of `starts`.
+    def run(self, requests: Sequence[RolloutRequest], sampling: SamplingParams) -> list[Trajectory]:
+        return self.finish(self.begin(requests, sampling))
 
-        Args:
-            starts: at any number; the engine batches what it can.
-            sampling: how tokens are drawn.
-        """
-        flight = self.begin(starts, sampling)
-        while flight.num_open:
-            self.advance()
-        self.engine.drain()
-        return self.trajectories(flight)
-
-    def begin(self, starts: Sequence[Start], sampling: SamplingParams) -> Flight:
-        """Submits the first requests of some trajectories; `advance` then brings them on, along with all others.
-
-        Args:
-            starts: at any number.
-            sampling: how tokens are drawn.
-        """
-        episodes = [open_episode(start) for start in starts]
-        flight = Flight(episodes, sampling, len(episodes))
+    def begin(self, requests: Sequence[RolloutRequest], sampling: SamplingParams) -> RequestBatch:
+        """As `Agent.begin`; `advance` then brings them on, along with all others."""
+        episodes = [open_episode(request) for request in requests]
+        batch = RequestBatch(episodes, sampling, len(episodes))
         for episode in episodes:
             number = next(self._numbers)
-            self._open[number] = (flight, episode)
+            self._open[number] = (batch, episode)
             # A shared prefix may end with a call whose result lies behind the branch point.
-            self._continue(number, episode, sampling, self._calls_of_prefix(episode))
-            self._note_end(number)
-        return flight
+            self._continue(number, episode, sampling, self._turns.of_prefix(episode))
+            self._close_if_over(number)
+        return batch
+
+    def finish(self, begun: RequestBatch) -> list[Trajectory]:
+        """As `Agent.finish`; all others in flight come to their end, too, which keeps the engine's batches large."""
+        phase = "branching" if any(episode.request.origin for episode in begun.episodes) else "sampling"
+        with waiting(self.timer, phase, self):
+            while self._open:
+                self.advance()
+            self.engine.drain()
+            return self.trajectories(begun)
 
     def advance(self, wait_s: float | None = None) -> None:
         """Takes up what engine and tools have finished, after a step of the engine or, without one, of a tool.
@@ -141,17 +172,17 @@ class AgentLoop:
         """
         started, is_generating, num_tokens = perf_counter(), self.engine.num_in_flight > 0, 0
         for completion in self.engine.step() if is_generating else ():
-            flight, episode = self._open[completion.id]
+            batch, episode = self._open[completion.id]
             num_tokens += len(completion.token_ids)
-            self._take(episode, completion)
-            self._continue(completion.id, episode, flight.sampling, self._calls_of_turn(episode, completion))
-            self._note_end(completion.id)
+            _append(episode, completion)
+            self._continue(completion.id, episode, batch.sampling, self._turns.of_completion(episode, completion))
+            self._close_if_over(completion.id)
         for answer in self.runner.finished(wait_s=0.0 if is_generating else wait_s):
-            number, pending = self._waiting.pop(answer.key)
-            flight, episode = self._open[number]
-            pending.answer = answer
-            self._continue_with_results(number, episode, flight.sampling)
-            self._note_end(number)
+            number = self._waiting.pop(answer.key)
+            batch, episode = self._open[number]
+            episode.answers[answer.key] = answer
+            self._continue_with_results(number, episode, batch.sampling)
+            self._close_if_over(number)
         elapsed_s, costs = perf_counter() - started, self.costs
         self.costs = SamplingCosts(
             costs.generating_s + is_generating * elapsed_s,
@@ -159,171 +190,51 @@ class AgentLoop:
             costs.num_tokens + num_tokens,
         )
 
-    def trajectories(self, flight: Flight) -> list[Trajectory]:
-        """What became of the starts of a flight in which nothing is open, in their order."""
-        return [self._close(episode) for episode in flight.episodes]
+    def trajectories(self, batch: RequestBatch) -> list[Trajectory]:
+        """What became of requests of which none is open, in their order."""
+        return [self._trajectory(episode) for episode in batch.episodes]
 
-    def take_costs(self) -> SamplingCosts:
-        """What sampling took since the last call."""
+    def pop_costs(self) -> SamplingCosts:
         costs, self.costs = self.costs, SamplingCosts()
         return costs
 
-    def rest(self) -> None:
-        """Lets the engine give back memory: nothing will be sampled for a while."""
-        self.engine.sleep()
+    def sleep(self) -> None:
+        if not self._open:
+            self.engine.sleep()
 
-    def _note_end(self, number: int) -> None:
-        flight, episode = self._open[number]
+    def _close_if_over(self, number: int) -> None:
+        batch, episode = self._open[number]
         if episode.finish_reason is not None:
             del self._open[number]
-            flight.num_open -= 1
+            batch.num_open -= 1
 
     def _continue(
         self, number: int, episode: Episode, sampling: SamplingParams, calls: Sequence[ParsedCall] = ()
     ) -> None:
         """Calls the tools if there are calls, else generates on, unless the trajectory is over."""
-        if episode.finish_reason is not None or not self._admit(episode, calls):
+        if episode.finish_reason is not None or not self._turns.admit(episode, calls):
             return
         remaining = self.limits.max_response_tokens - episode.response_length
         if remaining <= 0:
             episode.finish_reason = "length"
         elif calls:
-            self._submit_calls(number, episode)
+            self._waiting |= dict.fromkeys(self._turns.submit(episode), number)
             self._continue_with_results(number, episode, sampling)
         else:
-            seed = derive_seed(episode.start.seed, episode.num_turns)
-            self.engine.submit(Request(number, tuple(episode.token_ids), remaining, self._stop, seed, sampling))
+            seed = derive_seed(episode.request.seed, episode.num_turns)
+            stop = self._turns.stop_strings
+            self.engine.submit(Request(number, tuple(episode.token_ids), remaining, stop, seed, sampling))
             episode.num_turns += 1
-
-    def _admit(self, episode: Episode, calls: Sequence[ParsedCall]) -> bool:
-        """Makes the calls of a turn pending, answered where no tool is asked; False if one ends the trajectory."""
-        rules = self.limits.rules
-        for call in calls:
-            refusal = self._refusal(episode, call)
-            no_more = rules.at_limit == "end" or episode.num_refusals >= rules.max_refusals
-            if not episode.start.may_call_tools or (refusal is not None and no_more):
-                episode.finish_reason = "tool_limit"
-                return False
-            key = next(self._keys)
-            answer = None
-            if refusal is not None:
-                answer = ToolAnswer(key, refusal, "refused", 0.0)
-            elif call.error is not None:
-                answer = ToolAnswer(key, call.error, "malformed", 0.0)
-            elif rules.repeated_calls == "reuse":
-                earlier = episode.earlier_result(call.tool, call.argument)
-                answer = None if earlier is None else ToolAnswer(key, earlier, None, 0.0)
-            episode.pending.append(PendingCall(key, call, answer))
-        return True
-
-    def _refusal(self, episode: Episode, call: ParsedCall) -> str | None:
-        """What to say of a call that is one too many; None if it is not."""
-        if episode.num_calls() >= (limit := self.limits.max_tool_calls):
-            return f"Error: the limit of {limit} tool calls is reached."
-        most = self.limits.rules.max_calls_per_tool.get(call.tool)
-        if most is not None and episode.num_calls(call.tool) >= most:
-            return f"Error: the limit of {most} calls of {call.tool} is reached."
-        return None
-
-    def _submit_calls(self, number: int, episode: Episode) -> None:
-        for pending in episode.pending:
-            if pending.answer is None:
-                call = pending.call
-                self._waiting[pending.key] = (number, pending)
-                argument = call.argument if call.arguments is None else call.arguments
-                earlier = tuple(past for past in episode.tool_calls if past.tool == call.tool)
-                self.runner.submit(pending.key, call.tool, argument, earlier)
 
     def _continue_with_results(self, number: int, episode: Episode, sampling: SamplingParams) -> None:
         """Goes on once all calls of the turn are answered."""
-        answers = [pending.answer for pending in episode.pending if pending.answer is not None]
-        if len(answers) == len(episode.pending):
-            self._take_answers(episode, answers)
+        if len(episode.answers) == len(episode.calls):
+            self._turns.write_results(episode)
             self._continue(number, episode, sampling)
 
-    def _take(self, episode: Episode, completion: Completion) -> None:
-        if episode.known_version == completion.policy_version:
-            # No engine can spare itself the last token of a request: it predicts the first one sampled.
-            reusable = min(episode.known_tokens, len(episode.token_ids) - 1)
-            episode.reusable_tokens += reusable
-            episode.reused_tokens += min(reusable, completion.cached_tokens)
-        episode.append(completion.token_ids, completion.behavior_log_probs, completion.policy_version)
-        episode.cached_tokens += completion.cached_tokens
-        # The last sampled token is known but was never computed.
-        episode.known_tokens = len(episode.token_ids) - 1
-        episode.known_version = completion.policy_version
-        if completion.finish_reason == "eos":
-            episode.finish_reason = "eos"
-
-    def _calls_of_prefix(self, episode: Episode) -> Sequence[ParsedCall]:
-        """The calls at the end of what a branch shares with its parent, if their results lie behind it."""
-        origin = episode.start.origin
-        if origin is None:
-            return ()
-        behind = origin.trajectory.response_mask[origin.position + 1 :]
-        is_over = len(behind) > 0 and not behind[0]
-        return self._find_calls(episode) if self._stop or is_over else ()
-
-    def _calls_of_turn(self, episode: Episode, completion: Completion) -> Sequence[ParsedCall]:
-        """The calls that this completion ends, if any; engines see no stop string that began before the completion."""
-        if not self._stop:
-            return self._find_calls(episode) if completion.finish_reason == "eos" else ()
-        is_whole_turn = episode.turn_start == len(episode.token_ids) - len(completion.token_ids)
-        if completion.finish_reason != "stop" and is_whole_turn:
-            return ()
-        calls = self._find_calls(episode)
-        if not calls and completion.finish_reason == "stop":
-            episode.turn_start = len(episode.token_ids)  # a closing tag without an opening one calls nothing
-        return calls
-
-    def _find_calls(self, episode: Episode) -> Sequence[ParsedCall]:
-        """The complete calls of the turn; tokens that were sampled behind them are dropped."""
-        turn = episode.token_ids[episode.turn_start :]
-        if not turn or not self._tools:
-            return ()
-        calls = self.syntax.parse(self._decode(turn), self._tools)
-        if calls:
-            episode.cut(episode.turn_start + self._tokens_until(turn, calls[-1]))
-            episode.finish_reason = None
-        return calls
-
-    def _tokens_until(self, turn: Sequence[int], call: ParsedCall) -> int:
-        """How many tokens of the turn it takes to complete the call."""
-        length = len(turn)
-        while length > 1 and len(self._decode(turn[: length - 1])) >= call.end:
-            length -= 1
-        return length
-
-    def _take_answers(self, episode: Episode, answers: Sequence[ToolAnswer]) -> None:
-        position = len(episode.token_ids)
-        results = [
-            self._cut_result(pending.call.tool, self._defuse(answer.text))
-            for pending, answer in zip(episode.pending, answers, strict=True)
-        ]
-        for pending, answer, result in zip(episode.pending, answers, results, strict=True):
-            call = pending.call
-            episode.tool_calls.append(
-                ToolCall(call.tool, call.argument, result, answer.failure, answer.duration_s, position)
-            )
-        episode.pending.clear()
-        turn = self._decode(episode.token_ids[episode.turn_start :])
-        result_ids = self._encode(self.syntax.format_results(results, turn, self._render))
-        remaining = self.limits.max_response_tokens - episode.response_length
-        episode.append(result_ids[:remaining], None, NOT_SAMPLED)
-        episode.turn_start = len(episode.token_ids)
-
-    def _defuse(self, text: str) -> str:
-        """Spells out what would be encoded to special tokens: a result must not end the turn, or open another."""
-        return self._special_tokens.sub(lambda match: f"{match[0][:1]} {match[0][1:]}", text)
-
-    def _cut_result(self, name: str, text: str) -> str:
-        codec, limit = TokenCodec(self._encode, self._decode), self.limits.max_result_tokens
-        tool = self.runner.tools.get(name)
-        return tool.cut(text, limit, codec) if tool is not None else codec.cut(text, limit)
-
-    def _close(self, episode: Episode) -> Trajectory:
+    def _trajectory(self, episode: Episode) -> Trajectory:
         assert episode.finish_reason is not None
-        prompt = episode.start.prompt
+        prompt = episode.request.prompt
         return Trajectory(
             prompt=prompt,
             token_ids=torch.tensor(episode.token_ids),
@@ -333,7 +244,7 @@ class AgentLoop:
             segments=tuple(self._segments(episode, len(prompt.token_ids))),
             tool_calls=tuple(episode.tool_calls),
             finish_reason=episode.finish_reason,
-            origin=episode.start.origin,
+            origin=episode.request.origin,
             cached_tokens=episode.cached_tokens,
             reusable_tokens=episode.reusable_tokens,
             reused_tokens=episode.reused_tokens,
@@ -346,20 +257,28 @@ class AgentLoop:
             yield Segment(text, is_generated)
             start = end
 
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        return decode(self.tokenizer, token_ids)
 
-    def _encode(self, text: str) -> list[int]:
-        return encode(self.tokenizer, text)
+@contextmanager
+def waiting(timer: PhaseTimer, phase: str, loop: AgentLoop) -> Iterator[None]:
+    """Counts the time of waiting for trajectories to `phase`, and to tools what the engine had to wait for those."""
+    started, tools_s = perf_counter(), loop.costs.tools_s
+    with timer(phase):
+        yield
+    # What another thread has counted may have begun before this wait.
+    timer.move(min(perf_counter() - started, loop.costs.tools_s - tools_s), phase, "tools")
 
 
-def chat_renderer(tokenizer: PreTrainedTokenizerBase, runner: ToolRunner) -> RenderChat:
-    """The chat template of a tokenizer, with the tools of a started runner."""
-    tools: list[Any] | None = runner.schemas() or None
-
-    def render(messages: Sequence[dict[str, str]], **options: Any) -> str:
-        text = tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, **options)
-        assert isinstance(text, str)
-        return text
-
-    return render
+def _append(episode: Episode, completion: Completion) -> None:
+    """Adds what was sampled, and counts what of the context the engine's cache could have served, and has."""
+    if episode.known_version == completion.policy_version:
+        # No engine can spare itself the last token of a request: it predicts the first one sampled.
+        reusable = min(episode.known_tokens, len(episode.token_ids) - 1)
+        episode.reusable_tokens += reusable
+        episode.reused_tokens += min(reusable, completion.cached_tokens)
+    episode.append(completion.token_ids, completion.behavior_log_probs, completion.policy_version)
+    episode.cached_tokens += completion.cached_tokens
+    # The last sampled token is known but was never computed.
+    episode.known_tokens = len(episode.token_ids) - 1
+    episode.known_version = completion.policy_version
+    if completion.finish_reason == "eos":
+        episode.finish_reason = "eos"

@@ -1,4 +1,4 @@
-"""What an iteration collects: trajectories, what was measured of them, and the rows that are trained."""
+"""What an iteration collects, and the rows of it that optimizer steps train."""
 
 from __future__ import annotations
 
@@ -9,165 +9,119 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from appo.core.batch import TrainBatch, TrajectoryBatch
+from appo.core.batch import TrajectoryBatch
 from appo.core.trajectory import BranchPoint, RewardResult, Trajectory
 from appo.scorers import Scores
 
+Evaluate = Callable[[TrajectoryBatch], TrajectoryBatch]
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """What the current policy says of given trajectories.
+
+@dataclass(frozen=True)
+class Policy:
+    """The policy that is trained, as it is now; all ranks evaluate at the same time.
 
     Attributes:
-        log_probs: ``[T_i]`` a trajectory, of the sampled tokens; 0 elsewhere.
-        entropies: ``[T_i]`` a trajectory, nats, exact; 0 elsewhere.
-        policy_version: of the policy that was asked.
+        evaluate: adds old log-probs and exact entropies to the rows of a batch that no policy has evaluated.
+        reference_log_probs: ``[B, T]`` of the sampled tokens of a batch under the frozen reference, 0 elsewhere; None
+            if the loss needs none.
     """
 
-    log_probs: list[Tensor]
-    entropies: list[Tensor]
-    policy_version: int
-
-    @staticmethod
-    def nothing(num: int, policy_version: int) -> Measured:
-        """Of `num` trajectories, to be filled by `put`."""
-        return Measured([torch.empty(0)] * num, [torch.empty(0)] * num, policy_version)
-
-    def put(self, rows: Tensor, lengths: Tensor, log_probs: Tensor, entropies: Tensor) -> None:
-        """Fills in some trajectories from padded ``[R, T]`` values, which may be elsewhere and have a gradient."""
-        padded = zip(log_probs.detach().cpu(), entropies.detach().cpu(), strict=True)
-        for row, length, (its_log_probs, its_entropies) in zip(rows.tolist(), lengths.tolist(), padded, strict=True):
-            self.log_probs[row] = its_log_probs[:length]
-            self.entropies[row] = its_entropies[:length]
-
-    def __getitem__(self, rows: slice) -> Measured:
-        return Measured(self.log_probs[rows], self.entropies[rows], self.policy_version)
-
-
-NOT_MEASURED = -1
-"""The version of the policy that measured a trajectory which none has measured."""
-
-Measure = Callable[[Sequence[Trajectory]], Measured]
-"""Evaluates trajectories under the policy as it is now."""
+    evaluate: Evaluate
+    reference_log_probs: Callable[[TrajectoryBatch], Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class BranchPlan:
-    """Initial trajectories, scored, and the branch points chosen among their positions.
+class IterationData:
+    """Everything that came of some prompts in one iteration.
 
     Attributes:
-        initial: in the order of their prompts.
-        measured: what the scores rest on; None if they rest on nothing that is measured.
-        batch: the initial trajectories, not yet rewarded.
-        scores: of their positions.
-        points: where branches will leave, prompt by prompt, best first.
+        trajectories: roots, then branches: the rows of `batch`.
+        results: of the reward, a row each.
+        batch: all rows, rewarded and credited.
+        scores: of the positions of the first rows, from which branches could leave.
+        points: where branches left, prompt by prompt, best first.
         num_wanted: branches asked for; fewer `points` means that positions ran short.
+        trained_rows: ``[R]`` int64, rows that are trained; the others carry rewards only.
     """
 
-    initial: Sequence[Trajectory]
-    measured: Measured | None
+    trajectories: Sequence[Trajectory]
+    results: Sequence[RewardResult]
     batch: TrajectoryBatch
     scores: Scores
     points: Sequence[BranchPoint]
     num_wanted: int
-
-
-@dataclass(frozen=True, eq=False)
-class Rollouts:
-    """Everything that came of some prompts in one iteration.
-
-    Attributes:
-        plan: the initial trajectories and how branches were chosen.
-        trajectories: initial ones, then branches: the rows of `batch`.
-        outcomes: of each row.
-        batch: all rows, rewarded.
-        advantages: ``[B, T]``.
-        train: the rows that are trained; row numbers in `trained_rows`.
-        trained_rows: ``[R]`` int64.
-        measured_by: ``[B]`` int64, version of the policy whose log-probs and entropies `batch` holds; `NOT_MEASURED`
-            where it holds none as yet.
-        fresh: trajectories of the next iteration that were sampled along.
-    """
-
-    plan: BranchPlan
-    trajectories: Sequence[Trajectory]
-    outcomes: Sequence[RewardResult]
-    batch: TrajectoryBatch
-    advantages: Tensor
-    train: TrainBatch
     trained_rows: Tensor
-    measured_by: Tensor
-    fresh: Sequence[Trajectory]
-
-    def note(self, rows: Sequence[int], measured: Measured) -> None:
-        """Takes up what a policy said of training rows that had not been measured.
-
-        Args:
-            rows: row numbers in `train`.
-            measured: of these rows.
-        """
-        assert self.train.old_log_probs is not None
-        for row, log_probs, entropies in zip(rows, measured.log_probs, measured.entropies, strict=True):
-            number, length = int(self.trained_rows[row]), len(log_probs)
-            self.train.old_log_probs[row, :length] = log_probs
-            self.batch.old_log_probs[number, :length] = log_probs
-            self.batch.entropies[number, :length] = entropies
-            self.measured_by[number] = measured.policy_version
-
-    def by_prompt(self) -> list[PromptRows]:
-        """The training rows of each prompt, in the order of the prompts."""
-        group = self.batch.group[self.trained_rows]
-        rows = [(group == number).nonzero()[:, 0] for number in group.unique()]
-        return [PromptRows(self, part, bool(self.train.advantages[part].any())) for part in rows]
-
-
-@dataclass(frozen=True, eq=False)
-class PromptRows:
-    """What one prompt contributes to the training.
-
-    Attributes:
-        source: what its rows came of.
-        rows: ``[R]`` int64, row numbers in `source.train`.
-        has_signal: whether any of its tokens has an advantage.
-    """
-
-    source: Rollouts
-    rows: Tensor
-    has_signal: bool
 
     @property
-    def is_measured(self) -> Tensor:
-        """``[R]`` bool."""
-        return self.source.measured_by[self.source.trained_rows[self.rows]] != NOT_MEASURED
+    def roots(self) -> Sequence[Trajectory]:
+        """The trajectories that began at a prompt."""
+        return [trajectory for trajectory in self.trajectories if trajectory.origin is None]
+
+    @property
+    def branches(self) -> Sequence[Trajectory]:
+        """Those that left another one."""
+        return [trajectory for trajectory in self.trajectories if trajectory.origin is not None]
+
+    def by_prompt(self) -> list[MiniBatch]:
+        """The trained rows of each prompt, in the order of the prompts."""
+        group = self.batch.group[self.trained_rows]
+        return [MiniBatch([(self, self.trained_rows[group == number])]) for number in group.unique()]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class MiniBatch:
-    """The prompts of one optimizer step."""
+    """The rows of one optimizer step: all trained rows of some prompts.
 
-    prompts: Sequence[PromptRows]
+    Attributes:
+        parts: data and row numbers ``[R]`` in its batch, prompt by prompt.
+        ref_log_probs: ``[R, T]`` under the frozen reference, all parts one behind the other; None as yet, or without
+            a reference.
+    """
 
-    def train_batch(self) -> TrainBatch:
-        """Their rows, one prompt behind the other; without old log-probs unless all rows have been measured."""
-        by_source = [list(part) for _, part in groupby(self.prompts, key=lambda prompt: id(prompt.source))]
-        batch = TrainBatch.cat([p[0].source.train.select(torch.cat([prompt.rows for prompt in p])) for p in by_source])
-        is_measured = all(bool(prompt.is_measured.all()) for prompt in self.prompts)
-        return batch if is_measured else replace(batch, old_log_probs=None)
+    parts: Sequence[tuple[IterationData, Tensor]]
+    ref_log_probs: Tensor | None = None
 
-    def note(self, measured: Measured) -> None:
-        """Takes up what the policy said of the rows of `train_batch` while it was trained on them."""
-        start = 0
-        for prompt in self.prompts:
-            prompt.source.note(prompt.rows.tolist(), measured[start : start + len(prompt.rows)])
-            start += len(prompt.rows)
+    @staticmethod
+    def cat(batches: Sequence[MiniBatch]) -> MiniBatch:
+        """The rows of several, one behind the other."""
+        return MiniBatch([part for batch in batches for part in batch.parts])
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether all rows have old log-probs."""
+        return all(bool(data.batch.is_evaluated[rows].all()) for data, rows in self.parts)
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether any token of the rows has an advantage."""
+        return any(data.batch.advantages is not None and data.batch.advantages[rows].any() for data, rows in self.parts)
+
+    def batch(self) -> TrajectoryBatch:
+        """The rows."""
+        joined = TrajectoryBatch.cat([data.batch.select(rows) for data, rows in self._by_data()])
+        return replace(joined, ref_log_probs=self.ref_log_probs)
+
+    def evaluate(self, evaluate: Evaluate) -> None:
+        """Has the rows evaluated that no policy has evaluated, and keeps that in the data they are of."""
+        evaluated, start = evaluate(self.batch()), 0
+        for data, rows in self._by_data():
+            part = evaluated.select(torch.arange(start, start + len(rows)))
+            data.batch.take_evaluation_(rows, part)
+            start += len(rows)
+
+    def _by_data(self) -> list[tuple[IterationData, Tensor]]:
+        """Neighboring parts of the same data as one."""
+        groups = groupby(self.parts, key=lambda part: id(part[0]))
+        parts = [list(group) for _, group in groups]
+        return [(group[0][0], torch.cat([rows for _, rows in group])) for group in parts]
 
 
-def mini_batches(prompts: Sequence[PromptRows], num: int) -> list[MiniBatch]:
-    """Cuts prompts into batches of equally many, in their order.
+def mini_batches(prompts: Sequence[MiniBatch], num: int) -> list[MiniBatch]:
+    """Joins prompts to mini-batches of equally many, in their order.
 
     Args:
         prompts: a multiple of `num`.
-        num: of batches.
+        num: of mini-batches.
     """
     size = len(prompts) // num
-    return [MiniBatch(prompts[start : start + size]) for start in range(0, len(prompts), size)]
+    return [MiniBatch.cat(prompts[start : start + size]) for start in range(0, len(prompts), size)]

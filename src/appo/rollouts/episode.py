@@ -1,4 +1,4 @@
-"""A trajectory in the making, and what it may use."""
+"""A trajectory in flight, and what it may use."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from appo.tools import ParsedCall, ToolAnswer
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
-    """Where a trajectory begins.
+class RolloutRequest:
+    """Asks for one trajectory.
 
     Attributes:
         prompt: what is asked.
@@ -28,64 +28,47 @@ class Start:
 
 
 @dataclass(frozen=True)
-class ToolRules:
-    """What becomes of calls that are too many, or not new."""
+class Limits:
+    """What one trajectory may use."""
 
+    max_response_tokens: int = 2048
+    """Tokens behind the prompt, tool output included."""
+    max_tool_calls: int = 3
+    """Calls over all tools, refused ones left out."""
+    max_result_tokens: int = 512
+    """Tokens of one tool's answer; the rest is cut."""
     max_calls_per_tool: Mapping[str, int] = field(default_factory=dict)
-    """Most calls of a trajectory to one tool, by its name; tools left out have only the limit over all tools."""
-    at_limit: Literal["end", "refuse"] = "end"
+    """Most calls to one tool, by its name; tools left out have only the limit over all tools."""
+    at_tool_limit: Literal["end", "refuse"] = "end"
     """A call beyond a limit ends the trajectory, or is answered with a refusal."""
     max_refusals: int = 3
-    """Calls of a trajectory that are refused; a further one ends it."""
+    """Calls that are refused; a further one ends the trajectory."""
     repeated_calls: Literal["run", "reuse"] = "run"
     """A call that equals an earlier one of its trajectory is run, or answered with what that one was answered with; a
     call that failed is always run again."""
+    tool_attempts: int = 1
+    """At a call whose tool breaks, as by an error of the network; what a tool answers, be it a failure or nothing, is
+    not tried again."""
+    max_parallel_tools: int = 32
+    """Tool calls of all trajectories that run at once."""
 
     def __post_init__(self) -> None:
-        for name, limit in self.max_calls_per_tool.items():
+        for name in ("max_response_tokens", "max_result_tokens", "tool_attempts", "max_parallel_tools"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"rollout.limits.{name} must be positive, got {value}")
+        for name in ("max_tool_calls", "max_refusals"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"rollout.limits.{name} must not be negative, got {value}")
+        for tool, limit in self.max_calls_per_tool.items():
             if limit < 0:
-                raise ValueError(f"max_calls_per_tool must not be negative, got {limit} for {name!r}")
-        if self.max_refusals < 0:
-            raise ValueError(f"max_refusals must not be negative, got {self.max_refusals}")
-
-
-@dataclass(frozen=True)
-class AgentLimits:
-    """What one trajectory may use.
-
-    Attributes:
-        max_response_tokens: tokens behind the prompt, tool output included.
-        max_tool_calls: over all tools, refused ones left out.
-        max_result_tokens: of one tool's answer; the rest is cut.
-        rules: for its tool calls.
-    """
-
-    max_response_tokens: int
-    max_tool_calls: int
-    max_result_tokens: int
-    rules: ToolRules = ToolRules()
-
-
-@dataclass(eq=False)
-class PendingCall:
-    """A call of the turn that was sampled last.
-
-    Attributes:
-        key: unique among all calls.
-        call: as the model wrote it.
-        answer: None until it is known.
-    """
-
-    key: int
-    call: ParsedCall
-    answer: ToolAnswer | None
+                raise ValueError(f"rollout.limits.max_calls_per_tool must not be negative, got {limit} for {tool!r}")
 
 
 @dataclass(eq=False)
 class Episode:
-    """A trajectory in the making."""
+    """A trajectory in flight."""
 
-    start: Start
+    request: RolloutRequest
     token_ids: list[int]
     response_mask: list[bool]
     log_probs: list[float]
@@ -100,22 +83,24 @@ class Episode:
     reusable_tokens: int = 0
     reused_tokens: int = 0
     num_turns: int = 0
-    pending: list[PendingCall] = field(default_factory=list)
-    """Calls of the last turn, until the results of all of them stand in the context."""
+    calls: dict[int, ParsedCall] = field(default_factory=dict)
+    """Calls of the last turn, by number, until the results of all of them stand in the context."""
+    answers: dict[int, ToolAnswer] = field(default_factory=dict)
+    """What is known of them, likewise."""
     finish_reason: FinishReason | None = None
 
     @property
     def response_length(self) -> int:
-        return len(self.token_ids) - len(self.start.prompt.token_ids)
+        return len(self.token_ids) - len(self.request.prompt.token_ids)
 
     @property
     def num_refusals(self) -> int:
-        """Calls so far, pending ones included, that were refused."""
-        return sum(failure == "refused" for _, failure in self._calls())
+        """Calls so far, those of the last turn included, that were refused."""
+        return sum(failure == "refused" for _, failure in self._all_calls())
 
     def num_calls(self, tool: str | None = None) -> int:
-        """Calls so far to one tool, or to all, pending ones included and refused ones left out."""
-        return sum(failure != "refused" and tool in (None, name) for name, failure in self._calls())
+        """Calls so far to one tool, or to all, those of the last turn included and refused ones left out."""
+        return sum(failure != "refused" and tool in (None, name) for name, failure in self._all_calls())
 
     def earlier_result(self, tool: str, argument: str) -> str | None:
         """What an equal call was answered with, if there was one that did not fail."""
@@ -124,12 +109,12 @@ class Episode:
                 return call.result
         return None
 
-    def _calls(self) -> Iterator[tuple[str, str | None]]:
+    def _all_calls(self) -> Iterator[tuple[str, str | None]]:
         """Tool and failure of every call so far."""
         for call in self.tool_calls:
             yield call.tool, call.failure
-        for pending in self.pending:
-            yield pending.call.tool, None if pending.answer is None else pending.answer.failure
+        for number, pending in self.calls.items():
+            yield pending.tool, self.answers[number].failure if number in self.answers else None
 
     def append(self, token_ids: Sequence[int], log_probs: Sequence[float] | None, version: int) -> None:
         """Adds sampled tokens, or tool output where `log_probs` is None."""
@@ -144,19 +129,19 @@ class Episode:
             del values[length:]
 
 
-def open_episode(start: Start) -> Episode:
+def open_episode(request: RolloutRequest) -> Episode:
     """An episode that holds the prompt, or all that a branch shares with its parent."""
-    if start.origin is None:
-        prompt_ids = list(start.prompt.token_ids)
+    if request.origin is None:
+        prompt_ids = list(request.prompt.token_ids)
         size = len(prompt_ids)
-        return Episode(start, prompt_ids, [False] * size, [0.0] * size, [NOT_SAMPLED] * size, [], turn_start=size)
-    parent, end = start.origin.trajectory, start.origin.position + 1
+        return Episode(request, prompt_ids, [False] * size, [0.0] * size, [NOT_SAMPLED] * size, [], turn_start=size)
+    parent, end = request.origin.trajectory, request.origin.position + 1
     mask = parent.response_mask[:end].tolist()
     turn_start = end
     while turn_start > parent.prompt_length and mask[turn_start - 1]:
         turn_start -= 1
     return Episode(
-        start,
+        request,
         parent.token_ids[:end].tolist(),
         mask,
         parent.behavior_log_probs[:end].tolist(),

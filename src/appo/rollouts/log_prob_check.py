@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from appo.core.collate import collate
 from appo.core.trajectory import NOT_SAMPLED, Prompt, Trajectory
 from appo.engines import Completion, Engine, Request, SamplingParams
-from appo.rollouts.data import Measure
+from appo.rollouts.data import Evaluate
 
 _NUM_SEQUENCES = 4
 _NUM_TOKENS = 16
@@ -35,14 +36,14 @@ class WeightProbe:
 
     Args:
         engine: started, with nothing in flight.
-        measure: log-probs of the trainer's policy.
+        evaluate: adds log-probs of the trainer's policy to a batch.
         token_ids: the fixed text.
-        temperature: of sampling, the same as in `measure`.
+        temperature: of sampling, the same as in `evaluate`.
     """
 
-    def __init__(self, engine: Engine, measure: Measure, token_ids: tuple[int, ...], temperature: float) -> None:
+    def __init__(self, engine: Engine, evaluate: Evaluate, token_ids: tuple[int, ...], temperature: float) -> None:
         self.engine = engine
-        self.measure = measure
+        self.evaluate = evaluate
         self.prompt = Prompt("probe", "", token_ids, ())
         self.sampling = SamplingParams(temperature)
 
@@ -54,13 +55,8 @@ class WeightProbe:
         while self.engine.num_in_flight:
             trajectories += [_trajectory(self.prompt, completion) for completion in self.engine.step()]
         self.engine.drain()
-        measured = self.measure(trajectories)
-        differences = torch.cat(
-            [
-                (log_probs - trajectory.behavior_log_probs)[trajectory.response_mask].abs()
-                for trajectory, log_probs in zip(trajectories, measured.log_probs, strict=True)
-            ]
-        )
+        batch = self.evaluate(collate(trajectories))
+        differences = (batch.old_log_probs - batch.behavior_log_probs)[batch.response_mask].abs()
         return Mismatch(float(differences.mean()), float(differences.max()))
 
 

@@ -52,7 +52,7 @@ class WeightSync:
         if not difference <= self.tolerance:
             raise EngineMismatchError(
                 f"log-probs of the engine must be those of the trainer's policy (version {version}) within "
-                f"rollout.max_mismatch = {self.tolerance:g} nats, got a difference of {difference:.3g}"
+                f"rollout.sampling.max_mismatch = {self.tolerance:g} nats, got a difference of {difference:.3g}"
             )
         log.debug("version %d: engine and trainer agree within %.1e nats", version, difference)
         self.largest_difference = max(self.largest_difference, difference)

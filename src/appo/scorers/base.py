@@ -23,8 +23,8 @@ class Scores:
         preferred: ``[B, T]`` bool, positions that are chosen before any other; None prefers none.
         factors: ``[B, T]`` each, what the score was made of, by name; only their mean and spread over sampled tokens
             are logged.
-        at_turns: the chosen positions begin turns: whatever token stands there, and whatever `rollout.split` says, a
-            branch leaves before it, right behind a tool result or the prompt.
+        at_turns: the chosen positions begin turns: whatever token stands there, and whatever `rollout.branching.split`
+            says, a branch leaves before it, right behind a tool result or the prompt.
     """
 
     values: Tensor
@@ -37,15 +37,15 @@ class Scorer(ABC):
     """Scores positions of finished trajectories for branching.
 
     Attributes:
-        reads_measurements: True if `old_log_probs` or `entropies` of the batch are read; False saves the pass that
-            measures them.
+        reads_log_probs: True if `old_log_probs` or `entropies` of the batch are read; False saves the pass that
+            computes them.
     """
 
-    reads_measurements: ClassVar[bool] = True
+    reads_log_probs: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
-        """Scores the sampled tokens of `batch`: initial trajectories, measured but not yet rewarded.
+        """Scores the sampled tokens of `batch`: possible parents, evaluated but not yet rewarded.
 
         Args:
             batch: with `old_log_probs` and `entropies` of the policy at the moment of branching.

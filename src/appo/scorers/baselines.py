@@ -26,7 +26,7 @@ class Entropy(Scorer):
 class RandomPosition(Scorer):
     """Uniform random numbers: every sampled token is as likely to be chosen as any other."""
 
-    reads_measurements: ClassVar[bool] = False
+    reads_log_probs: ClassVar[bool] = False
 
     def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
         uniform = torch.rand(batch.token_ids.shape, generator=generator, device=generator.device)
@@ -38,7 +38,7 @@ class RandomPosition(Scorer):
 class NoBranching(Scorer):
     """Refuses every position, so that all trajectories are initial ones."""
 
-    reads_measurements: ClassVar[bool] = False
+    reads_log_probs: ClassVar[bool] = False
 
     def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
         return Scores(torch.full_like(batch.entropies, float("-inf")))

@@ -128,12 +128,12 @@ class BalancedEntropy(ToolEntropyScorer):
 class TreeUniform(Scorer):
     """Uniform over the nodes of a trajectory that have a successor: the prompt and every tool result.
 
-    A node is chosen again only when all of them are; that takes `rollout.repeat`.
+    A node is chosen again only when all of them are; that takes `rollout.branching.repeat`.
 
     See "Tree Search for LLM Agent Reinforcement Learning" (https://arxiv.org/abs/2509.21240), section 3.2.
     """
 
-    reads_measurements: ClassVar[bool] = False
+    reads_log_probs: ClassVar[bool] = False
 
     def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
         mask = batch.response_mask

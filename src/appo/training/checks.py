@@ -12,7 +12,7 @@ from appo.distributed.fsdp import OFFLOADING_BACKENDS, Layout
 from appo.distributed.tensor_parallel import check_split
 from appo.engines import Engine
 from appo.policy.loading import max_positions
-from appo.rollouts import AgentLimits
+from appo.rollouts import Limits
 from appo.scorers import Scorer
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
@@ -30,11 +30,11 @@ def can_overlap(overlap: bool | None, lag: int, engine: Engine) -> bool:
         ValueError: if it is wanted and cannot be.
     """
     if overlap and lag == 0:
-        raise ValueError("rollout.lag must be 1 with rollout.overlap=true, got 0")
+        raise ValueError("rollout.sampling.lag must be 1 with rollout.sampling.overlap=true, got 0")
     if overlap and not engine.samples_aside:
         raise ValueError(
             "rollout.engine must be one that samples without the trainer's devices, such as VLLMServerEngine, with "
-            f"rollout.overlap=true, got {type(engine).__name__}"
+            f"rollout.sampling.overlap=true, got {type(engine).__name__}"
         )
     return lag == 1 and engine.samples_aside and overlap is not False
 
@@ -122,7 +122,7 @@ def check_split_policy(module: APPOModule, configs: Iterable[PreTrainedConfig], 
         check_split(config, size)
 
 
-def check_positions(module: APPOModule, data: RolloutDataModule, engine: Engine, limits: AgentLimits) -> None:
+def check_positions(module: APPOModule, data: RolloutDataModule, engine: Engine, limits: Limits) -> None:
     """Refuses trajectories that may become longer than policy or engine can take.
 
     Raises:
@@ -135,6 +135,6 @@ def check_positions(module: APPOModule, data: RolloutDataModule, engine: Engine,
     ):
         if limit is not None and needed > limit:
             raise ValueError(
-                f"data.max_prompt_tokens + rollout.max_response_tokens must not exceed {name.format(limit)}, "
+                f"data.max_prompt_tokens + rollout.limits.max_response_tokens must not exceed {name.format(limit)}, "
                 f"got {data.max_prompt_tokens} + {limits.max_response_tokens}"
             )

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from appo.core.batch import TrainBatch
+from appo.core.batch import TrajectoryBatch
 from appo.core.seeding import derive_seed
 from appo.core.trajectory import Prompt, Trajectory
 from appo.distributed import comm
@@ -106,7 +106,7 @@ class RolloutDataModule(L.LightningDataModule):
         self.limits = {"validation": num_validation, "test": num_test}
         self.prompts_per_evaluation_batch = prompts_per_evaluation_batch
         self.seed = seed
-        self.buffer: RolloutBuffer[TrainBatch] = RolloutBuffer(self.num_minibatches * update_epochs)
+        self.buffer: RolloutBuffer[TrajectoryBatch] = RolloutBuffer(self.num_minibatches * update_epochs)
         self.evaluation_buffers: dict[Split, RolloutBuffer[Evaluated]] = {}
         self._prompts: dict[Split, PromptStore] = {}
         self._stream: PromptStream | None = None
@@ -179,8 +179,8 @@ class RolloutDataModule(L.LightningDataModule):
             self._shares = {iteration: drawn, **{i: share for i, share in self._shares.items() if i == iteration - 1}}
         return [self._prompts["train"][number] for number in self._shares[iteration]]
 
-    def note_responses(self, trajectories: Sequence[Trajectory]) -> None:
-        """Takes up how long responses were: when their prompts come again, they are spread by that.
+    def record_responses(self, trajectories: Sequence[Trajectory]) -> None:
+        """Records how long responses were: when their prompts come again, they are spread by that.
 
         Args:
             trajectories: of this process; all processes call this.
@@ -209,7 +209,7 @@ class RolloutDataModule(L.LightningDataModule):
             self._response_tokens = dict(state_dict["response_tokens"])
             self._shares.clear()
 
-    def spare_prompts(self, iteration: int) -> Iterator[Prompt]:
+    def replacement_prompts(self, iteration: int) -> Iterator[Prompt]:
         """The other training prompts, in an order of their own in each iteration.
 
         Args:
@@ -243,7 +243,7 @@ class RolloutDataModule(L.LightningDataModule):
         return _loader(self.evaluation_buffers["test"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch.to(device) if isinstance(batch, TrainBatch) else batch
+        return batch.to(device) if isinstance(batch, TrajectoryBatch) else batch
 
     def _open_stream(self) -> None:
         prompts, weights = self._prompts["train"], self.source.weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
@@ -14,30 +14,26 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from appo.core.batch import TrainBatch, length_buckets
-from appo.core.trajectory import Trajectory
+from appo.core.batch import TrajectoryBatch
 from appo.distributed import comm
 from appo.distributed.fsdp import Layout, Sharding, clip_gradients, is_sharded
 from appo.distributed.micro_batches import joint_micro_batches, pooled
 from appo.losses import Loss, ProceduralLoss
 from appo.monitoring.evaluation_metrics import Evaluated, EvaluationMetrics
+from appo.policy.evaluation import evaluate_rows
 from appo.policy.flops import PolicyFlops, TrainedWork
 from appo.policy.loading import load_policy, load_sharded_policy
 from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.lora import Adapter, LoRA
 from appo.policy.saving import named_weights
 from appo.policy.step_memory import memory_of_step
-from appo.rollouts import Measured
 
 log = logging.getLogger(__name__)
 
 _DEFAULT_LOSS = ProceduralLoss()
 _DEFAULT_SHARDING = Sharding()
-_SECOND = torch.tensor([[False, True]])
-"""Mask of a row of two tokens, of which one can be scored."""
 
 
 class APPOModule(L.LightningModule):
@@ -50,7 +46,8 @@ class APPOModule(L.LightningModule):
         scheduler: of the learning rate, stepped after every optimizer step; none keeps it constant.
         reference: Hugging Face model folder or name of the frozen reference, loaded only if the loss needs one; none
             takes `policy`, which `lora` has in memory already.
-        temperature: divides the logits before log-probs are taken; the command line sets it to `rollout.temperature`.
+        temperature: divides the logits before log-probs are taken; the command line sets it to
+            `rollout.sampling.temperature`.
         max_tokens_per_microbatch: tokens that go through the model at once, padding not included; a longer row goes
             alone.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
@@ -177,7 +174,7 @@ class APPOModule(L.LightningModule):
         """The parameters that an optimizer step changes, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def take_work(self) -> TrainedWork:
+    def pop_work(self) -> TrainedWork:
         """What this process has trained since the last call."""
         work, self._work = self._work, TrainedWork()
         return work
@@ -229,75 +226,56 @@ class APPOModule(L.LightningModule):
         assert self.policy is not None
         return named_weights(self.policy) if self.adapter is None else self.adapter.named_weights()
 
-    def measure(self, trajectories: Sequence[Trajectory]) -> Measured:
-        """Log-probs and exact entropies of the sampled tokens under the policy as it is now."""
-        assert self._log_probs is not None
-        return self._measure(self._log_probs, trajectories)
+    def evaluate(self, batch: TrajectoryBatch) -> TrajectoryBatch:
+        """Adds log-probs and exact entropies under the policy as it is now to the rows that have none.
 
-    def measure_reference(self, trajectories: Sequence[Trajectory]) -> Measured:
-        """The same under the frozen reference."""
+        All ranks call it at the same time.
+        """
+        assert self._log_probs is not None
+        missing = (~batch.is_evaluated).nonzero()[:, 0]
+        values = self._evaluate(self._log_probs, batch.select(missing) if len(missing) else None)
+        return batch.evaluated(missing, *values, self.policy_version)
+
+    def reference_log_probs(self, batch: TrajectoryBatch) -> Tensor:
+        """``[B, T]`` log-probs of the sampled tokens under the frozen reference; 0 elsewhere. All ranks call it."""
         reference = self._reference[0]
         if reference is self._log_probs:
             assert self.adapter is not None
             with self.adapter.off():
-                return self._measure(reference, trajectories)
+                return self._evaluate(reference, batch)[0]
         if not is_sharded(reference.model):
             nn.Module.to(reference.model, self.device)
-        return self._measure(reference, trajectories)
+        return self._evaluate(reference, batch)[0]
 
-    @torch.no_grad()
-    def _measure(self, evaluate: PolicyLogProbs, trajectories: Sequence[Trajectory]) -> Measured:
-        was_training = evaluate.model.training
-        evaluate.model.eval()
-        parts, own = comm.pool_tensor_parallel([(t.token_ids, t.response_mask) for t in trajectories])
-        sampled = [row for part in parts for row in part]
-        measured = Measured.nothing(len(sampled), self.policy_version)
-        lengths = torch.tensor([len(token_ids) for token_ids, _ in sampled])
-        buckets = length_buckets(lengths, self.max_tokens_per_microbatch)
-        # Weights of a sharded policy are gathered in every pass: processes make the same number of them.
-        num_idle = max(comm.gather(len(buckets))) - len(buckets) if is_sharded(evaluate.model) else 0
-        for rows in buckets:
-            part = [sampled[row] for row in rows.tolist()]
-            # In the precision of the training step, or an importance ratio would not begin at 1.
-            with self.trainer.precision_plugin.forward_context():
-                log_probs, entropies = evaluate(
-                    pad_sequence([token_ids for token_ids, _ in part], batch_first=True).to(self.device),
-                    pad_sequence([mask for _, mask in part], batch_first=True).to(self.device),
-                )
-            measured.put(rows, lengths[rows], log_probs, entropies)
-        for _ in range(num_idle):
-            evaluate(token_ids=torch.zeros(1, 2, dtype=torch.int64, device=self.device), mask=_SECOND.to(self.device))
-        evaluate.model.train(was_training)
-        return measured[own]
+    def _evaluate(self, model: PolicyLogProbs, batch: TrajectoryBatch | None) -> tuple[Tensor, Tensor]:
+        precision = self.trainer.precision_plugin.forward_context
+        return evaluate_rows(model, batch, self.max_tokens_per_microbatch, self.device, precision)
 
-    def training_step(self, batch: TrainBatch, batch_idx: int) -> dict[str, Measured]:
-        """One optimizer step; returns what the policy said before it, if nobody had asked (`old_log_probs` of None)."""
+    def training_step(self, batch: TrajectoryBatch, batch_idx: int) -> None:
+        """One optimizer step; rows that no policy has evaluated have the log-probs of this one as old ones."""
         with comm.phase("update"):
-            if not any(comm.gather(bool(batch.advantages.any()))):
-                log.warning("step %d trains nothing: all rewards of its groups are equal", self.trainer.global_step)
+            if not any(comm.gather(batch.has_gradient)):
+                log.warning("step %d has no gradient: all rewards of its groups are equal", self.trainer.global_step)
                 self._log({"steps_without_signal": 1.0})
-                return {}
+                return
             self._work += self._flops.of_batch(batch)
-            rows, own = pooled(batch)
-            measured = Measured.nothing(len(rows), self.policy_version)
-            metrics = self._update(rows, measured)
+            rows, _ = pooled(batch)
+            assert rows is not None
+            metrics = self._update(rows.to(batch.token_ids.device))
         self._log({"steps_without_signal": 0.0, **metrics})
-        return {"measured": measured[own]} if batch.old_log_probs is None else {}
 
-    def _update(self, batch: TrainBatch, measured: Measured) -> dict[str, Tensor | float]:
+    def _update(self, batch: TrajectoryBatch) -> dict[str, Tensor | float]:
         """One optimizer step over the whole batch, in micro-batches whose losses add up."""
         assert self._log_probs is not None
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         micros, num_own = joint_micro_batches(batch, self.max_tokens_per_microbatch)
         totals: dict[str, Tensor] = {}
-        for number, (rows, micro) in enumerate(micros):
+        for number, micro in enumerate(micros):
             weight = float(number < num_own)
             log_probs, entropies = self._log_probs(micro.token_ids, micro.response_mask)
-            if micro.old_log_probs is None:
-                measured.put(rows, micro.lengths, log_probs, entropies)
-                micro = replace(micro, old_log_probs=log_probs.detach())
-            loss, metrics = self.loss(log_probs, entropies, micro)
+            old = micro.old_log_probs.where(micro.is_evaluated.unsqueeze(-1), log_probs.detach())
+            loss, metrics = self.loss(log_probs, entropies, replace(micro, old_log_probs=old))
             with nullcontext() if number + 1 == len(micros) else self._keeping_gradients():
                 # Strategies take the mean of the gradients of processes with rows of their own; the step is their sum.
                 self.manual_backward(loss * (weight * comm.data_parallel_size()))
@@ -356,8 +334,9 @@ class APPOModule(L.LightningModule):
         self.evaluation.reset()
 
     def _log(self, metrics: Mapping[str, Tensor | float]) -> None:
+        # All ranks have the same values already, on the CPU, where a strategy of GPUs could not sum them up.
         self.log_dict(
-            {f"train/{name}": value for name, value in metrics.items()},
+            {f"train/{name}": float(value) for name, value in metrics.items()},
             on_step=False,
             on_epoch=True,
             batch_size=1,

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from appo.policy.text import decode, encode
-from appo.rollouts.agent import chat_renderer
-from appo.rollouts.episode import AgentLimits
+from appo.rollouts.episode import Limits
+from appo.rollouts.tool_turns import chat_renderer
 from appo.tools import CallSyntax, ToolRunner
 
 
-def check_tools(
-    tokenizer: PreTrainedTokenizerBase, syntax: CallSyntax, runner: ToolRunner, limits: AgentLimits
-) -> None:
+def check_tools(tokenizer: PreTrainedTokenizerBase, syntax: CallSyntax, runner: ToolRunner, limits: Limits) -> None:
     """Refuses a syntax that the policy cannot write, or its chat template cannot, and limits on tools there are not.
 
     Args:
@@ -27,9 +25,9 @@ def check_tools(
         ValueError: if one of them does not fit.
         Exception: whatever the chat template raises.
     """
-    if unknown := sorted(limits.rules.max_calls_per_tool.keys() - runner.tools.keys()):
+    if unknown := sorted(limits.max_calls_per_tool.keys() - runner.tools.keys()):
         raise ValueError(
-            f"rollout.tool_rules.max_calls_per_tool must name tools there are ({', '.join(runner.tools)}), "
+            f"rollout.limits.max_calls_per_tool must name tools there are ({', '.join(runner.tools)}), "
             f"got {unknown[0]!r}"
         )
     if not runner.tools:

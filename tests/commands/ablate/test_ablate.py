@@ -185,10 +185,10 @@ def test_the_curves_are_drawn_with_the_names_of_the_combinations(ablation, ended
 
 def test_a_folder_of_another_specification_is_refused(ablation, ended, capsys):
     with pytest.raises(SystemExit) as exit_info:
-        cli.run(ablation.args("--rollout.max_tool_calls=2"))
+        cli.run(ablation.args("--rollout.limits.max_tool_calls=2"))
     assert exit_info.value.code == 2
     message = capsys.readouterr().err
-    assert "config=a/seed_0 with another one: rollout.max_tool_calls is 6 there, 2 here" in message
+    assert "config=a/seed_0 with another one: rollout.limits.max_tool_calls is 6 there, 2 here" in message
 
 
 def test_a_folder_is_used_by_one_ablation_at_a_time(ablation, ended, capsys):

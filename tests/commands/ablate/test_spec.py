@@ -97,7 +97,7 @@ seeds: [0, 1, 2]
 tokens: 1000
 out: runs/there
 metric: rollout/accuracy
-options: {model.policy: here, rollout.num_initial: 4}
+options: {model.policy: here, rollout.branching.num_roots: 4}
 """
 
 
@@ -109,7 +109,7 @@ def test_a_file_says_the_same_as_a_command_line(tmp_path):
         [
             "--config=base.yaml", "--vary=rollout.scorer=A,{class_path: B, init_args: {x: 1}}",
             "--vary=model.loss.clip_low=0.1,0.2", "--seeds=0,1,2", "--tokens=1000", "--out=runs/there",
-            "--metric=rollout/accuracy", "--model.policy=here", "--rollout.num_initial=4",
+            "--metric=rollout/accuracy", "--model.policy=here", "--rollout.branching.num_roots=4",
         ]
     )  # fmt: skip
     assert written == typed
@@ -128,7 +128,7 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     assert (both.seeds, both.tokens, both.out, both.jobs) == ((7,), 1000, Path("here"), 2)
     assert both.config == ("other.yaml",)
     # The parser of `appo fit` takes the last word.
-    assert both.options == ("--model.policy=here", "--rollout.num_initial=4", "--model.policy=mine")
+    assert both.options == ("--model.policy=here", "--rollout.branching.num_roots=4", "--model.policy=mine")
 
 
 @pytest.mark.parametrize(

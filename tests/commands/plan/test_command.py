@@ -116,7 +116,7 @@ def test_a_loss_with_a_reference_takes_another_shard(capsys):
 
 
 def test_a_run_that_does_not_fit_is_told_what_helps(capsys):
-    text = plan(capsys, *SEVEN, "--gpus=8", "--rollout.max_response_tokens=8192")
+    text = plan(capsys, *SEVEN, "--gpus=8", "--rollout.limits.max_response_tokens=8192")
     assert "does not fit: " in text
     assert "fits with model.gradient_checkpointing=true, trainer.strategy=fsdp2" in text
 

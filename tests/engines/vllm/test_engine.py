@@ -16,7 +16,7 @@ from appo.engines import Request, SamplingParams, VLLMEngine
 from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.saving import named_weights
 from appo.policy.weight_layout import WeightLayout
-from appo.rollouts import AgentLimits, AgentLoop, Start
+from appo.rollouts import AgentLoop, Limits, RolloutRequest
 from appo.tools import CallSyntax, ParsedCall, RenderChat, Tool, ToolRunner
 from tests.engines.tiny_policy import forward_log_probs, make_model, random_requests, run
 
@@ -183,14 +183,14 @@ def test_conversations_with_tools_and_their_branches_stay_aligned(engine, polici
     model = AutoModelForCausalLM.from_pretrained(policies["llama"])
     runner = ToolRunner([Length()])
     runner.start()
-    loop = AgentLoop(engine, tokenizer, runner, EveryLetter(), AgentLimits(150, 6, 20))
+    loop = AgentLoop(engine, tokenizer, runner, EveryLetter(), Limits(150, 6, 20))
     prompts = [
         Prompt(str(i), "", request.token_ids, ()) for i, request in enumerate(random_requests(len(tokenizer), 12))
     ]
-    initial = loop.run([Start(prompt, seed) for seed, prompt in enumerate(prompts)], SamplingParams())
+    initial = loop.run([RolloutRequest(prompt, seed) for seed, prompt in enumerate(prompts)], SamplingParams())
     assert sum(len(trajectory.tool_calls) for trajectory in initial) > 12
     deep = [t for t in initial if t.response_length > BLOCK]
-    branches = loop.run([Start(t.prompt, 9, BranchPoint(t, len(t) - 2, 0.0)) for t in deep], SamplingParams())
+    branches = loop.run([RolloutRequest(t.prompt, 9, BranchPoint(t, len(t) - 2, 0.0)) for t in deep], SamplingParams())
     runner.stop()
     for trajectory in (*initial, *branches):
         mask = trajectory.response_mask

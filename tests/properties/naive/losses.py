@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from appo.core.batch import TrainBatch
+from appo.core.batch import TrajectoryBatch
 from tests.properties.naive.common import bounded, future
 
 
@@ -131,7 +131,7 @@ def behavior_weight(loss: Any, log_weights: list[float]) -> list[float]:
     return [float(is_near)] * len(log_weights)
 
 
-def aggregate(mode: str, values: list[list[float]], batch: TrainBatch, length: int | None = None) -> float:
+def aggregate(mode: str, values: list[list[float]], batch: TrajectoryBatch, length: int | None = None) -> float:
     """One number of the values of each row; an empty row counts only in totals that the batch is given."""
     if mode == "token-mean":
         return sum(map(sum, values)) / (batch.num_tokens or max(1, sum(map(len, values))))
@@ -145,7 +145,7 @@ def loss_of_step(
     loss: Any,
     terms: Terms,
     keeps: Keeps,
-    batch: TrainBatch,
+    batch: TrajectoryBatch,
     log_probs: Sequence[Sequence[float]],
     entropies: Sequence[Sequence[float]],
     held: Sequence[Sequence[float]],

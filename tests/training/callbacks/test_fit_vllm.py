@@ -17,7 +17,7 @@ OPTIONS = ("--rollout.engine=VLLMEngine", "--rollout.reward=tests.small_run.Even
 
 @pytest.mark.parametrize("branch_when", ["iteration", "minibatch"])
 def test_two_iterations(tmp_path, policy_folder, branch_when):
-    folder = run("fit", tmp_path, policy_folder, *OPTIONS, f"--rollout.branch_when={branch_when}")
+    folder = run("fit", tmp_path, policy_folder, *OPTIONS, f"--rollout.branching.when={branch_when}")
     rows = history(folder)
     assert [row["epoch"] for row in rows] == [0, 1]
     for row in rows:
@@ -35,5 +35,6 @@ def test_two_iterations(tmp_path, policy_folder, branch_when):
 
 
 def test_a_run_stops_when_engine_and_trainer_disagree(tmp_path, policy_folder):
-    with pytest.raises(EngineMismatchError, match=r"within rollout.max_mismatch = 1e-12 nats, got a difference of \d"):
-        run("fit", tmp_path, policy_folder, *OPTIONS, "--rollout.max_mismatch=1e-12")
+    expected = r"within rollout.sampling.max_mismatch = 1e-12 nats, got a difference of \d"
+    with pytest.raises(EngineMismatchError, match=expected):
+        run("fit", tmp_path, policy_folder, *OPTIONS, "--rollout.sampling.max_mismatch=1e-12")

@@ -27,7 +27,8 @@ def test_the_next_iteration_is_sampled_by_servers_while_the_current_one_trains(t
     folder = run(
         "fit", tmp_path, policy_folder, "--trainer.max_epochs=3", "--rollout.reward=tests.small_run.EvenTokens",
         "--rollout.engine=VLLMServerEngine", f"--rollout.engine.addresses=[{server.address}]",
-        "--rollout.branch_when=iteration", "--rollout.lag=1", "--rollout.overlap=true", "--data.max_prompt_tokens=200",
+        "--rollout.branching.when=iteration", "--rollout.sampling.lag=1", "--rollout.sampling.overlap=true",
+        "--data.max_prompt_tokens=200",
     )  # fmt: skip
     rows = [row for row in history(folder) if "train/loss" in row]
     assert [row["epoch"] for row in rows] == [0, 1, 2]

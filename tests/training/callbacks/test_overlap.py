@@ -19,13 +19,13 @@ from tests.rollouts.async_engines import AsideEngine, meet, sampling_threads
 from tests.small_run import EvenTokens, run
 from tests.training.callbacks.test_fit import history, weights
 
-LAGGING = ("--rollout.lag=1", "--rollout.reward=tests.small_run.EvenTokens", "--trainer.max_epochs=3")
+LAGGING = ("--rollout.sampling.lag=1", "--rollout.reward=tests.small_run.EvenTokens", "--trainer.max_epochs=3")
 ENGINE = "--rollout.engine=tests.rollouts.async_engines.AsideEngine"
 ASIDE = (ENGINE, *LAGGING)
 HELD = (
     "--rollout.engine=tests.rollouts.async_engines.HeldEngine",
     "--model.loss=tests.rollouts.async_engines.MeetingLoss",
-    "--rollout.branch_when=iteration",
+    "--rollout.branching.when=iteration",
     *LAGGING,
 )
 
@@ -49,14 +49,16 @@ def assert_same_run(folder: Path, other: Path, *, first: int = 0) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ("--rollout.branch_when=iteration",),
-        ("--rollout.branch_when=minibatch", "--trainer.check_val_every_n_epoch=2"),
-        ("--rollout.replacement_rounds=2", "--rollout.reward=tests.small_run.EveryOtherFlat"),
+        ("--rollout.branching.when=iteration",),
+        ("--rollout.branching.when=minibatch", "--trainer.check_val_every_n_epoch=2"),
+        ("--rollout.sampling.replacement_rounds=2", "--rollout.reward=tests.small_run.EveryOtherFlat"),
     ],
 )
 def test_who_samples_what_is_the_same(tmp_path, policy_folder, options):
     overlapped = run("fit", tmp_path / "overlapped", policy_folder, *ASIDE, *options)
-    one_by_one = run("fit", tmp_path / "one_by_one", policy_folder, *ASIDE, *options, "--rollout.overlap=false")
+    one_by_one = run(
+        "fit", tmp_path / "one_by_one", policy_folder, *ASIDE, *options, "--rollout.sampling.overlap=false"
+    )
     assert_same_run(overlapped, one_by_one)
     ours, theirs = ([row for row in history(each) if "train/loss" in row] for each in (overlapped, one_by_one))
     for name in ("generated_tokens", "generated_tokens_total", "branches_made", "prompts_replaced"):
@@ -73,7 +75,7 @@ def test_the_policy_is_updated_while_the_next_trajectories_are_sampled(tmp_path,
     # All 16 were in the engine, finished or not, when the first update began: it would not have let them go before.
     assert meeting.num_in_flight == 16
     meet().updating.set()
-    one_by_one = run("fit", tmp_path / "one_by_one", policy_folder, *HELD, "--rollout.overlap=false")
+    one_by_one = run("fit", tmp_path / "one_by_one", policy_folder, *HELD, "--rollout.sampling.overlap=false")
     assert_same_run(overlapped, one_by_one)
 
 
@@ -143,7 +145,7 @@ def test_engines_that_need_the_trainers_devices_are_told_apart():
     assert not callback(AsideEngine(), lag=1, overlap=False).overlaps
     assert not callback(AsideEngine()).overlaps
     assert not callback(HFEngine(), lag=1).overlaps
-    with pytest.raises(ValueError, match=r"such as VLLMServerEngine, with rollout.overlap=true, got HFEngine"):
+    with pytest.raises(ValueError, match=r"such as VLLMServerEngine, with rollout.sampling.overlap=true, got HFEngine"):
         callback(HFEngine(), lag=1, overlap=True)
-    with pytest.raises(ValueError, match=r"rollout.lag must be 1 with rollout.overlap=true, got 0"):
+    with pytest.raises(ValueError, match=r"rollout.sampling.lag must be 1 with rollout.sampling.overlap=true, got 0"):
         callback(AsideEngine(), overlap=True)

@@ -5,26 +5,27 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from functools import partial
 from operator import eq
 from statistics import fmean
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from appo.commands.doctor.policies import on_device, policy_folder
 from appo.commands.doctor.result import Figures, Machine, SkipStepError, StepError
-from appo.core.trajectory import Trajectory
+from appo.core.batch import TrajectoryBatch
 from appo.engines import Engine, HFEngine, Request, VLLMEngine
 from appo.engines.vllm.core import runs_on_cpu
+from appo.policy.evaluation import evaluate_rows
 from appo.policy.loading import load_tokenizer
 from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.saving import named_weights
 from appo.policy.text import encode
-from appo.rollouts import Measured, WeightProbe, default_tolerance
-from appo.rollouts.data import Measure
+from appo.rollouts import WeightProbe, default_tolerance
+from appo.rollouts.data import Evaluate
 
 _UPDATES = 20
 _STEP = 0.02
@@ -116,7 +117,7 @@ def _check_updates(
 ) -> None:
     """Many updates, each of which must arrive: log-probs agree after it as the check in training wants, not before."""
     model = on_device(machine).eval()
-    probe = WeightProbe(engine, _measure(machine, model, dtype), tokens, 1.0)
+    probe = WeightProbe(engine, _evaluate(machine, model, dtype), tokens, 1.0)
     stale, synced, seconds = [], [probe()], []
     for version in range(1, _UPDATES + 1):
         _perturb(model, version)
@@ -136,7 +137,7 @@ def _check_updates(
     if largest > tolerance:
         raise StepError(
             f"log-probs of the engine and of the trainer differ by {largest:.2g}, more than {tolerance:g}",
-            "rollout.max_mismatch, if the mean is small; else another version of the engine",
+            "rollout.sampling.max_mismatch, if the mean is small; else another version of the engine",
         )
     if max(each.mean for each in synced) > 0.5 * min(each.mean for each in stale):
         raise StepError("weights that did not arrive would not be found out", "report it")
@@ -154,24 +155,16 @@ def _perturb(model: PreTrainedModel, seed: int) -> None:
         parameter.add_(_STEP * (parameter.std() + 1e-3) * noise)
 
 
-def _measure(machine: Machine, model: PreTrainedModel, dtype: torch.dtype) -> Measure:
+def _evaluate(machine: Machine, model: PreTrainedModel, dtype: torch.dtype) -> Evaluate:
     """Log-probs of the policy as training takes them."""
-    evaluate = PolicyLogProbs(model)
+    log_probs = PolicyLogProbs(model)
 
-    @torch.no_grad()
-    def measure(trajectories: Sequence[Trajectory]) -> Measured:
-        measured = Measured.nothing(len(trajectories), 0)
-        rows = torch.arange(len(trajectories))
-        lengths = torch.tensor([len(trajectory.token_ids) for trajectory in trajectories])
-        with torch.autocast(machine.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            values = evaluate(
-                pad_sequence([t.token_ids for t in trajectories], batch_first=True).to(machine.device),
-                pad_sequence([t.response_mask for t in trajectories], batch_first=True).to(machine.device),
-            )
-        measured.put(rows, lengths, *values)
-        return measured
+    def evaluate(batch: TrajectoryBatch) -> TrajectoryBatch:
+        precision = partial(torch.autocast, machine.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
+        values = evaluate_rows(log_probs, batch, 2**16, machine.device, precision)
+        return batch.evaluated(torch.arange(len(batch)), *values, policy_version=0)
 
-    return measure
+    return evaluate
 
 
 def _memory(machine: Machine) -> float:

@@ -76,8 +76,8 @@ def plan_of_run(
     check_precision(mixed)
     sharding = module.sharding.with_precision(mixed) if strategy == "fsdp" else None
     precision = _precision(module.dtype_name, mixed, stored_bytes, sharding)
-    rules = rollout.rules
-    at_once = rules.num_initial + rules.num_branches if rollout.lag else max(rules.num_initial, rules.num_branches)
+    roots, branches = rollout.branching.num_roots, rollout.branching.num_branches
+    at_once = roots + branches if rollout.sampling.lag else max(roots, branches)
     states, foreach = _optimizer(module.optimizer)
     return RunPlan(
         num_gpus=num_gpus,

@@ -87,7 +87,7 @@ def tensor_parallel_tables() -> str:
     rows = [
         ["GiB on every GPU", *("`fsdp2`" if size == 1 else f"{size} GPUs a layer" for size, _ in columns)],
         ["---", *("---:" for _ in columns)],
-        ["`rollout.max_response_tokens`", *(f"{tokens:,}" for _, tokens in columns)],
+        ["`rollout.limits.max_response_tokens`", *(f"{tokens:,}" for _, tokens in columns)],
         ["`model.max_tokens_per_microbatch`", *(f"{plan.run.micro_batch_tokens:,}" for plan in plans)],
         *_memory_rows(plans),
     ]

@@ -1,7 +1,8 @@
 """What happens around the training loop."""
 
+from appo.training.callbacks.evaluation import EvaluationCallback
 from appo.training.callbacks.export import ExportPolicy
 from appo.training.callbacks.progress import IterationProgress
 from appo.training.callbacks.rollout import RolloutCallback
 
-__all__ = ["ExportPolicy", "IterationProgress", "RolloutCallback"]
+__all__ = ["EvaluationCallback", "ExportPolicy", "IterationProgress", "RolloutCallback"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import lightning as L
 
+from appo.distributed import comm
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 
@@ -13,6 +14,12 @@ from appo.training.module import APPOModule
 def run_folder(trainer: L.Trainer) -> Path:
     """Where a run puts its files."""
     return Path(trainer.default_root_dir)
+
+
+def trajectory_file(trainer: L.Trainer, stage: str) -> Path:
+    """The file of trajectories of a stage; each of several processes has one of its own."""
+    of_rank = f"_rank_{comm.rank():05d}" if comm.num_ranks() > 1 else ""
+    return run_folder(trainer) / f"trajectories/{stage}_{trainer.current_epoch:05d}{of_rank}.jsonl.zst"
 
 
 def parts_of(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[APPOModule, RolloutDataModule]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.monitoring.evaluation_metrics import Evaluated
 from appo.monitoring.trajectory_files import Record, TrajectoryWriter, trajectory_record, without_text
-from appo.rollouts import NOT_MEASURED, Rollouts
+from appo.rollouts import IterationData
 
 _BY_PART = "accuracy/"
 """How the name of a metric of a part of the data begins."""
@@ -23,20 +23,20 @@ _ORDER = ("accuracy", "exact_match", "f1", "pass", "maj", "answered", "format", 
 """What a reader looks for first."""
 
 
-def write_rollouts(path: Path, rounds: Sequence[Rollouts]) -> None:
-    """Writes all trajectories of an iteration with what was measured, scored and credited.
+def write_collected(path: Path, collected: Sequence[IterationData]) -> None:
+    """Writes all trajectories of an iteration with their log-probs, scores and credit.
 
     ``id`` counts within the file; a branch names its parent by ``parent_id``.
 
     Args:
         path: of the file.
-        rounds: all rollouts of the iteration.
+        collected: all of the iteration.
     """
     with TrajectoryWriter(path) as writer:
         first_id = 0
-        for rollouts in rounds:
-            writer.write(_records(rollouts, first_id))
-            first_id += len(rollouts.trajectories)
+        for data in collected:
+            writer.write(_records(data, first_id))
+            first_id += len(data.trajectories)
 
 
 def write_evaluated(path: Path, batches: Iterable[Evaluated]) -> Iterator[Evaluated]:
@@ -101,27 +101,25 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
 
 
-def _records(rollouts: Rollouts, first_id: int) -> Iterator[Record]:
-    rows = {id(trajectory): first_id + row for row, trajectory in enumerate(rollouts.trajectories)}
-    for row, (trajectory, outcome) in enumerate(zip(rollouts.trajectories, rollouts.outcomes, strict=True)):
+def _records(data: IterationData, first_id: int) -> Iterator[Record]:
+    ids = {id(trajectory): first_id + row for row, trajectory in enumerate(data.trajectories)}
+    for row, (trajectory, result) in enumerate(zip(data.trajectories, data.results, strict=True)):
         origin = trajectory.origin
-        record = trajectory_record(trajectory, outcome, _per_token(rollouts, row))
+        record = trajectory_record(trajectory, result, _per_token(data, row))
         yield {
-            "id": first_id + row,
-            "parent_id": None if origin is None else rows[id(origin.trajectory)],
+            "id": ids[id(trajectory)],
+            "parent_id": None if origin is None else ids[id(origin.trajectory)],
             **record,
         }
 
 
-def _per_token(rollouts: Rollouts, row: int) -> dict[str, Tensor]:
-    length = len(rollouts.trajectories[row])
-    values = {"advantages": rollouts.advantages[row, :length]}
-    if row < len(rollouts.plan.initial):
-        if rollouts.measured_by[row] != NOT_MEASURED:
-            values["old_log_probs"] = rollouts.batch.old_log_probs[row, :length]
-            values["entropies"] = rollouts.batch.entropies[row, :length]
-        values |= {
-            "scores": rollouts.plan.scores.values[row, :length],
-            **{f"score_{name}": factor[row, :length] for name, factor in rollouts.plan.scores.factors.items()},
-        }
-    return values
+def _per_token(data: IterationData, row: int) -> dict[str, Tensor]:
+    batch, scores, length = data.batch, data.scores, len(data.trajectories[row])
+    assert batch.advantages is not None
+    values = {"advantages": batch.advantages[row]}
+    if batch.is_evaluated[row]:
+        values |= {"old_log_probs": batch.old_log_probs[row], "entropies": batch.entropies[row]}
+    if row < len(scores.values):
+        values["scores"] = scores.values[row]
+        values |= {f"score_{name}": factor[row] for name, factor in scores.factors.items()}
+    return {name: value[:length] for name, value in values.items()}

@@ -1,0 +1,30 @@
+"""Options that have another name now."""
+
+from __future__ import annotations
+
+_SECTIONS = {
+    "branching": ("num_trajectories", "selection", "split", "fallback", "repeat", "min_remaining_tokens", "exclude"),
+    "sampling": ("temperature", "top_p", "top_k", "lag", "overlap", "replacement_rounds", "max_mismatch"),
+    "limits": ("max_response_tokens", "max_tool_calls", "max_result_tokens", "max_parallel_tools", "tool_attempts"),
+}
+_RENAMED = {
+    "num_initial": "branching.num_roots",
+    "branch_when": "branching.when",
+    "branch_tool_calls": "branching.tool_calls",
+    "tool_rules": "limits",
+    "tool_rules.max_calls_per_tool": "limits.max_calls_per_tool",
+    "tool_rules.at_limit": "limits.at_tool_limit",
+    "tool_rules.max_refusals": "limits.max_refusals",
+    "tool_rules.repeated_calls": "limits.repeated_calls",
+    "reward_workers": "rewards.workers",
+    "reward_timeout_s": "rewards.timeout_s",
+    "on_reward_failure": "rewards.on_failure",
+    "evaluation_samples": "evaluation.samples",
+    "evaluation_temperature": "evaluation.temperature",
+}
+
+RENAMED_KEYS = {
+    **{f"rollout.{name}": f"rollout.{section}.{name}" for section, names in _SECTIONS.items() for name in names},
+    **{f"rollout.{old}": f"rollout.{new}" for old, new in _RENAMED.items()},
+}
+"""The present name of every option that was named otherwise, by its former name."""

@@ -1,0 +1,86 @@
+"""The callback that evaluates the policy, in a run of its own or while it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import lightning as L
+
+from appo.core.seeding import derive_seed
+from appo.core.trajectory import Prompt
+from appo.distributed import comm
+from appo.monitoring.evaluation_metrics import Evaluated
+from appo.prompts import Split
+from appo.rollouts import RolloutRequest
+from appo.training.callbacks.common import parts_of, run_folder, trajectory_file
+from appo.training.callbacks.recording import write_evaluated, write_metrics
+from appo.training.callbacks.rollout import RolloutCallback
+from appo.training.datamodule import RolloutDataModule
+from appo.training.module import APPOModule
+
+
+class EvaluationCallback(L.Callback):
+    """Samples and rewards the trajectories of validation, test and prediction.
+
+    It takes engine, tools and reward from the `RolloutCallback` of the same trainer, and its options from there:
+    `rollout.evaluation`.
+    """
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._fill(trainer, pl_module, "validation", "validation")
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._fill(trainer, pl_module, "test", "test")
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._fill(trainer, pl_module, "test", "predict")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            _write(trainer, "validation")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        _write(trainer, "test")
+
+    def _fill(self, trainer: L.Trainer, pl_module: L.LightningModule, split: Split, stage: str) -> None:
+        """Hands the evaluation's batches to the buffer that the loader reads, each sampled when it is drawn."""
+        module, data = parts_of(trainer, pl_module)
+        rollout = _rollout_callback(trainer)
+        batches = _evaluated(rollout, module, data, data.evaluation_batches(split), stage)
+        if rollout.save_trajectories:
+            batches = write_evaluated(trajectory_file(trainer, stage), batches)
+        data.evaluation_buffers[split].fill(batches)
+
+
+def _evaluated(
+    rollout: RolloutCallback,
+    module: APPOModule,
+    data: RolloutDataModule,
+    batches: Sequence[Sequence[Prompt]],
+    stage: str,
+) -> Iterator[Evaluated]:
+    for prompts in batches:
+        with comm.phase(stage):
+            rollout.sync_weights(module, data)
+            with rollout.timer("evaluation", undivided=True):
+                requests = [
+                    RolloutRequest(prompt, derive_seed(rollout.seed, stage, prompt.id, number))
+                    for prompt in comm.share(prompts)
+                    for number in range(rollout.evaluation.samples)
+                ]
+                trajectories = rollout.agent.run(requests, rollout.evaluation.params)
+                evaluated = list(zip(trajectories, rollout.reward(trajectories), strict=True))
+        yield evaluated
+
+
+def _rollout_callback(trainer: L.Trainer) -> RolloutCallback:
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer, not declared
+    for callback in callbacks:
+        if isinstance(callback, RolloutCallback):
+            return callback
+    raise ValueError("trainer.callbacks must hold a RolloutCallback beside EvaluationCallback, got none")
+
+
+def _write(trainer: L.Trainer, split: str) -> None:
+    if trainer.is_global_zero:
+        write_metrics(run_folder(trainer) / f"{split}.json", trainer.callback_metrics)
