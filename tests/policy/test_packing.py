@@ -6,6 +6,8 @@ import copy
 
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,6 +28,7 @@ SIZES = {
 }  # fmt: skip
 CONFIGS = {
     "attention": LlamaConfig(**SIZES),
+    "grouped heads": LlamaConfig(**SIZES, num_key_value_heads=1),
     "sliding window": MistralConfig(**SIZES, num_key_value_heads=1, sliding_window=3),
     "learned positions": GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2),
     "another attention": LlamaConfig(**SIZES, attn_implementation="eager"),
@@ -37,7 +40,7 @@ CONFIGS = {
         **SIZES, head_dim=8, num_key_value_heads=1, lru_width=16, attention_window_size=12
     ),
 }
-PACKED = {"attention", "sliding window", "learned positions"}
+PACKED = {"attention", "grouped heads", "sliding window", "learned positions"}
 each_config = pytest.mark.parametrize("name", CONFIGS)
 
 LENGTHS = [9, 4, 7, 0, 8]
@@ -99,6 +102,35 @@ def test_padding_is_at_most_five_percent_and_none_where_rows_are_packed(name):
         assert computed == [sum(LENGTHS)]
     else:
         assert sum(LENGTHS) >= 0.95 * sum(computed)
+
+
+class Attended(TorchFunctionMode):
+    """Notes how many heads of queries and of keys reach torch's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads: set[tuple[int, int]] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.scaled_dot_product_attention:
+            self.heads.add((args[0].shape[1], args[1].shape[1]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "expected"),
+    [(torch.float32, False, (2, 2)), (torch.float32, True, (2, 1)), (torch.bfloat16, False, (2, 1))],
+)
+def test_in_float32_each_head_has_its_keys_since_no_kernel_of_a_gpu_for_shared_ones_is_frugal(
+    packs, dtype, autocast, expected
+):
+    model = model_of("grouped heads").to(dtype)
+    forward = RowForward(model, model.get_decoder())
+    forward.packs = packs
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), Attended() as attended:
+        forward(torch.arange(3, 13).view(2, 5), torch.ones(2, 5, dtype=torch.bool))
+    assert attended.heads == {expected}
 
 
 def test_what_stands_behind_the_last_wanted_position_is_not_computed():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from appo.distributed.fsdp import is_sharded
@@ -40,12 +41,14 @@ def sdpa_in_rows(
 ) -> tuple[Tensor, None]:
     """An attention function of transformers: causal attention of packed rows, each to itself.
 
-    Without `cu_seq_lens_q` it is the `sdpa` of transformers.
+    Without `cu_seq_lens_q` it is the `sdpa` of transformers. Groups of heads that share keys and values have a copy
+    each if the precision is float32: of the kernels of a GPU, the one that computes shared ones in float32 holds the
+    scores of all pairs of tokens.
 
     Args:
         module: the attention layer.
         query: ``[1, heads, T, head size]``, all rows one behind the other.
-        key: likewise.
+        key: ``[1, heads or groups of them, T, head size]``, likewise.
         value: likewise.
         attention_mask: read only without `cu_seq_lens_q`.
         cu_seq_lens_q: ``[rows + 1]`` where each row begins, and the end of the last; on the CPU.
@@ -55,12 +58,17 @@ def sdpa_in_rows(
     Returns:
         ``[1, T, heads, head size]``, and no weights.
     """
+    layer: Any = module
+    num_shared = getattr(module, "num_key_value_groups", 1)
+    if num_shared > 1 and query.dtype == torch.float32 and not torch.is_autocast_enabled(query.device.type):
+        key, value = repeat_kv(key, num_shared), repeat_kv(value, num_shared)
+        layer = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
     if cu_seq_lens_q is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return sdpa_attention_forward(layer, query, key, value, attention_mask, **kwargs)
     lengths = cu_seq_lens_q.diff().tolist()
     rows = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
     outputs = [
-        sdpa_attention_forward(module, q, k, v, _window_mask(length, sliding_window, query.device), **kwargs)[0]
+        sdpa_attention_forward(layer, q, k, v, _window_mask(length, sliding_window, query.device), **kwargs)[0]
         for (q, k, v), length in zip(rows, lengths, strict=True)
     ]
     return torch.cat(outputs, dim=1), None

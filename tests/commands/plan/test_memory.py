@@ -17,6 +17,7 @@ from appo.commands.plan import (
     weight_casts,
 )
 from appo.engines.hf.kv_cache import SlotCache
+from appo.policy.packing import RowForward
 
 ROWS, TOKENS, HEAD_SIZE = 2, 32, 16
 SHAPE = {
@@ -33,6 +34,7 @@ PRECISIONS = {
 def tiny(model_type: str, dtype: torch.dtype = torch.float32, checkpointing: bool = False) -> PreTrainedModel:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **SHAPE), dtype=dtype).train()
+    assert RowForward(model, model.get_decoder()).packs  # has the attention of training
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model

@@ -44,10 +44,11 @@ def layer_activations(size: PolicySize, precision: Precision, tensor_parallel: i
     Two norms save their input in float32, the normed input and its scale: ``2 * (f + residual) * hidden + 2 * f``.
     Products save their inputs: what the norms return (``products = 2``, but under autocast each of 3 + 2 products casts
     it anew, ``products = 5``), the attention's output, and the MLP's inner product. The attention saves queries, keys,
-    values and a normalizer a head, the gate its input, its value and its factor. So on top come::
+    values and a normalizer a head, the gate its input, its value and its factor. Keys and values are those of groups of
+    heads, ``shared = kv``, but in float32 of every head, ``shared = attention``. So on top come::
 
         compute * products * hidden
-        + (compute * (2 * attention + 2 * kv + 4 * mlp) + f * num_heads) / tensor_parallel
+        + (compute * (2 * attention + 2 * shared + 4 * mlp) + f * num_heads) / tensor_parallel
 
     Left out is a second copy of the attention's output, which `sdpa` makes where rows are packed.
 
@@ -58,9 +59,9 @@ def layer_activations(size: PolicySize, precision: Precision, tensor_parallel: i
     """
     norms = 2 * (_FLOAT + precision.residual) * size.hidden_size + 2 * _FLOAT
     products = 5 if precision.is_autocast else 2
-    inside = 2 * size.attention_size + 2 * size.kv_size + 4 * size.mlp_size
-    shared = precision.compute * inside + _FLOAT * size.num_heads
-    return norms + precision.compute * products * size.hidden_size + shared // tensor_parallel
+    shared = size.attention_size if precision.compute == _FLOAT else size.kv_size
+    inside = precision.compute * (2 * size.attention_size + 2 * shared + 4 * size.mlp_size) + _FLOAT * size.num_heads
+    return norms + precision.compute * products * size.hidden_size + inside // tensor_parallel
 
 
 def step_activations(size: PolicySize, precision: Precision, checkpointing: bool, tensor_parallel: int = 1) -> int:

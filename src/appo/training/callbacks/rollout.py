@@ -42,7 +42,14 @@ from appo.scorers import Scorer
 from appo.tools import CallSyntax, ToolProvider, ToolRunner
 from appo.training.callbacks.common import parts_of, trajectory_file
 from appo.training.callbacks.recording import write_collected
-from appo.training.checks import can_overlap, check_positions, check_precision, check_ranks, check_tensor_parallel
+from appo.training.checks import (
+    can_overlap,
+    check_positions,
+    check_precision,
+    check_ranks,
+    check_tensor_parallel,
+    warn_of_float32,
+)
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 from appo.training.options import EvaluationOptions, RewardOptions, SamplingOptions
@@ -144,6 +151,7 @@ class RolloutCallback(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         module, data = parts_of(trainer, pl_module)
         check_precision(str(trainer.precision))
+        warn_of_float32(trainer.strategy.root_device, str(trainer.precision), module)
         check_ranks(trainer, module, data, self.scorer)
         execute_nothing_on_resume(trainer.strategy)
         comm.join(trainer.world_size, self.rank_timeout_s, check_tensor_parallel(module))
