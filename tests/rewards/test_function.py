@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 
-from appo.rewards import FunctionReward, RewardError, RewardRunner
+from appo.core.trajectory import RewardResult, Trajectory
+from appo.rewards import AnswerReward, CompositeReward, FunctionReward, RewardError, RewardRunner, as_reward
+from tests.rewards import functions
 from tests.rewards.responses import boxed, trajectory
 
 MODULE = "tests.rewards.functions"
@@ -16,6 +19,44 @@ def test_a_number_is_the_reward():
     reward = FunctionReward(f"{MODULE}:length", {"scale": 0.5})
     assert reward(trajectory("abcd")).reward == 2.0
     assert FunctionReward(f"{MODULE}:as_tensor")(trajectory("abcd")).reward == 0.5
+
+
+def test_a_plain_function_is_a_reward_wherever_one_is_taken():
+    def short(trajectory: Trajectory) -> float:
+        return -float(len(trajectory.text))
+
+    def named(trajectory: Trajectory) -> RewardResult:
+        return RewardResult(1.0, {"accuracy": 0.5, "on_main": float(in_main_thread())}, "fine")
+
+    def in_main_thread() -> bool:
+        return threading.current_thread() is threading.main_thread()
+
+    assert RewardRunner(short)([trajectory("abc")])[0].reward == -3.0
+    (result,) = RewardRunner(CompositeReward({"short": short, "named": named}))([trajectory("abc")])
+    assert (result.reward, result.parts["accuracy"], result.parts["named/on_main"]) == (-2.0, 0.5, 0.0)
+    reward = AnswerReward()
+    assert as_reward(reward) is reward
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (AnswerReward, "neither a class nor a coroutine function, got <class 'appo.rewards.answer.AnswerReward'>"),
+        (functions.later, "neither a class nor a coroutine function, got <function later"),
+        (functions.without_arguments, "function must take a trajectory and the options {}, got <function without_"),
+        (3, "function must be callable, .* got 3"),
+        (None, "function must be callable, .* got None"),
+    ],
+)
+def test_what_is_no_reward_is_refused_in_one_line(reward, message):
+    with pytest.raises(ValueError, match=message) as error:
+        as_reward(reward)
+    assert "\n" not in str(error.value)
+
+
+def test_a_function_needs_an_import_path_to_run_in_processes():
+    with pytest.raises(ValueError, match="function must be an import path to run in processes, got <function length"):
+        FunctionReward(functions.length, num_processes=1)
 
 
 def test_it_runs_off_the_main_thread():
@@ -63,8 +104,11 @@ def test_a_function_that_does_not_judge_is_an_error(function, message):
         ({"function": f"{MODULE}:a.b"}, "function must have the form package.module:name"),
         ({"function": "nowhere:f"}, "function must be importable, got 'nowhere:f' .ModuleNotFoundError: No module"),
         ({"function": f"{MODULE}:f"}, "function must be importable, got 'tests.rewards.functions:f' .AttributeError"),
-        ({"function": f"{MODULE}:NOT_CALLABLE"}, "function must be callable and not a coroutine function"),
-        ({"function": f"{MODULE}:later"}, "function must be callable and not a coroutine function"),
+        (
+            {"function": f"{MODULE}:NOT_CALLABLE"},
+            "must be callable, and neither a class nor a coroutine function",
+        ),
+        ({"function": f"{MODULE}:later"}, "must be callable, and neither a class nor a coroutine function"),
         ({"function": f"{MODULE}:without_arguments"}, "function must take a trajectory and the options {}"),
         ({"function": f"{MODULE}:length", "options": {"size": 1}}, "options {'size': 1}, .*unexpected keyword"),
         ({"function": f"{MODULE}:length", "num_processes": -1}, "num_processes must not be negative, got -1"),

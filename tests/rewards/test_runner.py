@@ -129,7 +129,7 @@ def fail_on_2(text: str) -> RewardResult:
 
 
 def test_a_failure_ends_the_call_and_names_the_trajectory():
-    message = r"Calls failed on trajectory 3 of 4, of prompt 'q2' \(KeyError: 'no such page'\); rollout\.on_reward_fail"
+    message = r"Calls failed on trajectory 3 of 4, of prompt 'q2' \(KeyError: 'no such page'\); rollout\.rewards\.on_f"
     with pytest.raises(RewardError, match=message) as error:
         RewardRunner(Calls(fail_on_2), 1)(numbered(4))
     assert isinstance(error.value.__cause__, KeyError)

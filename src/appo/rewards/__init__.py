@@ -5,7 +5,7 @@ from appo.rewards.answer_grading import Grading
 from appo.rewards.base import REWARDS, Reward, RewardError, RewardTimeoutError
 from appo.rewards.composite import CompositeReward
 from appo.rewards.exact_match import ExactMatchReward
-from appo.rewards.function import FunctionReward
+from appo.rewards.function import FunctionReward, as_reward
 from appo.rewards.judge import JudgeReward
 from appo.rewards.mathematics import MathReward
 from appo.rewards.overlong import OverlongPenalty
@@ -26,4 +26,5 @@ __all__ = [
     "RewardError",
     "RewardRunner",
     "RewardTimeoutError",
+    "as_reward",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.base import REWARDS, Reward
+from appo.rewards.function import as_reward
 
 
 @REWARDS.register
@@ -19,7 +20,7 @@ class CompositeReward(Reward):
     """
 
     parts: dict[str, Reward]
-    """Rewards by the name that metrics and trajectory files give them."""
+    """Rewards by the name that metrics and trajectory files give them; in Python, plain functions will do."""
     weights: dict[str, float] = field(default_factory=dict)
     """Factors by name; 1 for those that are left out."""
     accuracy_of: str | None = None
@@ -28,6 +29,7 @@ class CompositeReward(Reward):
     def __post_init__(self) -> None:
         if not self.parts:
             raise ValueError("parts must name at least one reward, got none")
+        object.__setattr__(self, "parts", {name: as_reward(reward) for name, reward in self.parts.items()})
         for name in self.parts:
             if not name or "/" in name or name == "accuracy":
                 raise ValueError(f"parts must have names without '/' and other than 'accuracy', got {name!r}")

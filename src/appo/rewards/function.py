@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, SupportsFloat
 
+from appo.core.functions import as_function
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.base import REWARDS, Reward
 from appo.workers.processes import ProcessPool
@@ -16,14 +16,13 @@ from appo.workers.processes import ProcessPool
 @REWARDS.register
 @dataclass(eq=False)
 class FunctionReward(Reward):
-    """Calls a function that is named by its import path: ``function(trajectory, **options)``.
+    """Calls a function: ``function(trajectory, **options)``.
 
-    It returns a number, or a `RewardResult` to report parts too. It is imported and its signature checked when the
-    reward is made.
+    It returns a number, or a `RewardResult` to report parts too. Its signature is checked when the reward is made.
     """
 
-    function: str
-    """``package.module:name``."""
+    function: str | Callable[..., Any]
+    """Its import path ``package.module:name``; in Python, the function itself will do."""
     options: dict[str, Any] = field(default_factory=dict)
     """Passed by name to every call."""
     num_processes: int = 0
@@ -44,8 +43,16 @@ class FunctionReward(Reward):
             raise ValueError(f"timeout_s must be positive, got {self.timeout_s}")
         if self.memory_mb < 1024:
             raise ValueError(f"memory_mb must be at least 1024, which a process needs for itself, got {self.memory_mb}")
-        self._function = _imported(self.function, self.options)
+        self._function = as_function(self.function)
+        try:
+            inspect.signature(self._function).bind(None, **self.options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"function must take a trajectory and the options {self.options}, got {self.function!r} ({error})"
+            ) from error
         if self.num_processes:
+            if not isinstance(self.function, str):
+                raise ValueError(f"function must be an import path to run in processes, got {self.function!r}")
             self._pool = ProcessPool(self.function, self.num_processes, self.memory_mb)
 
     def __call__(self, trajectory: Trajectory) -> RewardResult:
@@ -72,26 +79,10 @@ class FunctionReward(Reward):
             self._pool.stop()
 
 
-def _imported(path: str, options: dict[str, Any]) -> Callable[..., Any]:
-    """The function at an import path.
+def as_reward(reward: Reward | Callable[[Trajectory], float | RewardResult]) -> Reward:
+    """The reward; a plain function of a trajectory becomes one.
 
     Raises:
-        ValueError: if there is none, or it cannot be called with a trajectory and the options.
+        ValueError: if it is neither.
     """
-    module, colon, name = path.partition(":")
-    if not (module and colon and name.isidentifier()):
-        raise ValueError(f"function must have the form package.module:name, got {path!r}")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"function must be importable, got {path!r} ({type(error).__name__}: {error})") from error
-    if not callable(function) or inspect.iscoroutinefunction(function):
-        raise ValueError(f"function must be callable and not a coroutine function, got {path!r}: {function!r}")
-    try:
-        inspect.signature(function).bind(None, **options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"function must take a trajectory and the options {options}, got {path!r} ({error})"
-        ) from error
-    checked: Callable[..., Any] = function
-    return checked
+    return reward if isinstance(reward, Reward) else FunctionReward(reward)

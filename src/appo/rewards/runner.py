@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.base import Reward, RewardError, RewardTimeoutError
+from appo.rewards.function import as_reward
 from appo.workers.threads import GivenUpError, ThreadPool
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class RewardRunner:
     A trajectory that outlasts the limit is given up, which takes a reward that lets other threads run.
 
     Args:
-        reward: scores each trajectory; the runner starts and stops it.
+        reward: scores each trajectory; the runner starts and stops it. A plain function of a trajectory will do.
         num_workers: trajectories scored at once; `Reward.max_parallel` may make them fewer.
         timeout_s: seconds that one trajectory may take, from the moment its turn comes.
         on_failure: `error` ends the call with the first failure; `zero` gives a trajectory that cannot be scored 0 for
@@ -44,7 +45,11 @@ class RewardRunner:
     """
 
     def __init__(
-        self, reward: Reward, num_workers: int = 16, timeout_s: float = 120.0, on_failure: OnFailure = "error"
+        self,
+        reward: Reward | Callable[[Trajectory], float | RewardResult],
+        num_workers: int = 16,
+        timeout_s: float = 120.0,
+        on_failure: OnFailure = "error",
     ) -> None:
         if num_workers < 1:
             raise ValueError(f"rollout.rewards.workers must be positive, got {num_workers}")
@@ -52,8 +57,8 @@ class RewardRunner:
             raise ValueError(f"rollout.rewards.timeout_s must be positive, got {timeout_s}")
         if on_failure not in ("error", "zero"):
             raise ValueError(f"rollout.rewards.on_failure must be error or zero, got {on_failure!r}")
-        self.reward = reward
-        self.num_workers = min(num_workers, reward.max_parallel or num_workers)
+        self.reward = as_reward(reward)
+        self.num_workers = min(num_workers, self.reward.max_parallel or num_workers)
         self.timeout_s = timeout_s
         self.on_failure = on_failure
         self._logged: set[type[BaseException]] = set()

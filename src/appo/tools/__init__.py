@@ -12,6 +12,7 @@ from appo.tools.base import (
     ToolUnavailableError,
 )
 from appo.tools.chat_syntax import ChatTemplateSyntax
+from appo.tools.function import FunctionTool, as_tool
 from appo.tools.mcp.tools import MCPTool, MCPTools
 from appo.tools.python.tool import PythonTool
 from appo.tools.runner import ToolAnswer, ToolRunner
@@ -31,6 +32,7 @@ __all__ = [
     "CallSyntax",
     "ChatTemplateSyntax",
     "Failure",
+    "FunctionTool",
     "HTTPSearch",
     "Hit",
     "MCPTool",
@@ -50,4 +52,5 @@ __all__ = [
     "ToolRunner",
     "ToolTimeoutError",
     "ToolUnavailableError",
+    "as_tool",
 ]

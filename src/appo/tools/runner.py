@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Any
 
 from appo.core.trajectory import ToolCall
 from appo.tools.base import Failure, Tool, ToolError, ToolProvider, shorten
+from appo.tools.function import as_tool
 from appo.workers.retries import BackOff, StoppedError, retrying
 from appo.workers.threads import GivenUpError, ThreadPool
 
@@ -58,8 +59,8 @@ class ToolRunner:
     `timeout_s`, counted from the moment it begins to run.
 
     Args:
-        tools: what may be called: tools, and what offers tools once it is started; the runner starts and stops
-            them.
+        tools: what may be called: tools, what offers tools once it is started, and plain functions; the runner starts
+            and stops them.
         max_parallel: calls that run at once; more wait for their turn.
         max_result_chars: characters of an answer; a longer one is cut, with a note.
         attempts: at a call whose tool raises what it does not mean the model to read, such as an error of the network;
@@ -73,7 +74,7 @@ class ToolRunner:
 
     def __init__(
         self,
-        tools: Sequence[ToolProvider],
+        tools: Sequence[ToolProvider | Callable[..., Any]],
         max_parallel: int = 32,
         max_result_chars: int = 10_000,
         attempts: int = 1,
@@ -88,7 +89,7 @@ class ToolRunner:
                 raise ValueError(f"{option} must be positive, got {value}")
         if not 0.0 <= retry_wait_s < math.inf:
             raise ValueError(f"retry_wait_s must be finite and not negative, got {retry_wait_s}")
-        self.providers = tuple(tools)
+        self.providers = tuple(map(as_tool, tools))
         self.tools = _by_name(self.providers)
         self.max_parallel = max_parallel
         self.max_result_chars = max_result_chars

@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from appo.core.extras import import_extra
 from appo.core.secrets import fill_in, refuse_secrets
-from appo.tools.base import TOOLS, Tool, ToolArgumentError, ToolError, ToolProvider
+from appo.tools.base import TOOLS, Tool, ToolError, ToolProvider
 from appo.tools.mcp.connection import MCPConnection
 from appo.tools.runner import GRACE_S
+from appo.tools.schema import SchemaTool
 
 if TYPE_CHECKING:
     import mcp_types
     from mcp import Client
 
 
-class MCPTool(Tool):
+class MCPTool(SchemaTool):
     """A tool of a server of the Model Context Protocol.
-
-    In a call syntax that names no arguments, a tool with one text parameter takes the text as it is, any other a JSON
-    object.
 
     Args:
         connection: to the server.
@@ -35,66 +33,17 @@ class MCPTool(Tool):
     """
 
     def __init__(self, connection: MCPConnection, remote: mcp_types.Tool, prefix: str, timeout_s: float) -> None:
-        from jsonschema.validators import Draft202012Validator, validator_for
-        from referencing import Registry
-
+        super().__init__(prefix + remote.name, remote.description or remote.title or "", remote.input_schema)
         self.timeout_s = timeout_s
         self._connection = connection
         self._remote = remote
-        self._prefix = prefix
-        # An empty registry: a schema that refers to another one on the network does not get it.
-        dialect = validator_for(remote.input_schema, default=Draft202012Validator)
-        self._validator = dialect(remote.input_schema, registry=Registry())
-        properties = remote.input_schema.get("properties", {})
-        texts = [name for name, schema in properties.items() if schema.get("type") == "string"]
-        self._text_name = texts[0] if len(properties) == len(texts) == 1 else None
 
-    @property
-    def name(self) -> str:
-        return self._prefix + self._remote.name
-
-    @property
-    def description(self) -> str:
-        return self._remote.description or self._remote.title or ""
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        return self._remote.input_schema
-
-    def to_text(self, arguments: Mapping[str, Any]) -> str:
-        self._check(arguments)
-        if self._text_name is not None and self._text_name in arguments:
-            return str(arguments[self._text_name])
-        return json.dumps(arguments, ensure_ascii=False)
-
-    def __call__(self, argument: str) -> str:
-        arguments = self._to_arguments(argument)
-        self._check(arguments)
+    def call(self, arguments: dict[str, Any]) -> str:
         result = self._connection.call(self._remote.name, arguments, self.timeout_s)
         text = _to_text(result)
         if result.is_error:
             raise ToolError(text or "Error: the tool failed.")
         return text
-
-    def _to_arguments(self, text: str) -> dict[str, Any]:
-        if self._text_name is not None:
-            return {self._text_name: text}
-        try:
-            arguments = json.loads(text or "{}")
-        except (ValueError, RecursionError) as error:
-            raise ToolArgumentError(f"Error: the arguments of {self.name} are no valid JSON: {error}") from error
-        if not isinstance(arguments, dict):
-            raise ToolArgumentError(f"Error: the arguments of {self.name} must be a JSON object")
-        return arguments
-
-    def _check(self, arguments: Mapping[str, Any]) -> None:
-        from jsonschema.exceptions import best_match
-
-        if error := best_match(self._validator.iter_errors(dict(arguments))):
-            place = "".join(f" {part!r}" for part in error.absolute_path)
-            raise ToolArgumentError(
-                f"Error: {self.name} does not take such arguments:{place and place + ':'} {error.message}"
-            )
 
 
 @TOOLS.register
