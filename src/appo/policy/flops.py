@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from appo.core.batch import TrajectoryBatch
+from appo.policy.architecture import head_size
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class PolicyFlops:
         heads = getattr(config, "num_attention_heads", None)
         width = 0
         if isinstance(heads, int):
-            width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+            width = heads * head_size(config)
         return cls(
             token=sum(_flops(policy.get_decoder(), _active_share(config))),
             scored_token=0.0 if head is None else sum(_flops(head, 1.0)),

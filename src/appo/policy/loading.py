@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -18,6 +17,7 @@ from transformers import (
 
 from appo.distributed.broadcast import Blueprint
 from appo.distributed.fsdp import Layout, Sharding, check_replicas
+from appo.policy.architecture import empty_model
 
 
 def check_policy_folder(policy: str) -> None:
@@ -110,9 +110,7 @@ def load_sharded_policy(
     if source is not None:
         extend(source)
     blueprint = Blueprint.shared(source, mesh)
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(blueprint.config)
-    model.tie_weights()
+    model = empty_model(blueprint.config)
     if blueprint.generation_config is not None:
         model.generation_config = blueprint.generation_config
     extend(model)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from appo.core.extras import require_extra
 from appo.distributed.gather import whole
+from appo.policy.architecture import empty_model
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -183,8 +184,7 @@ class Adapter:
         config = deepcopy(self.model.config)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model = empty_model(config)
         buffers = dict(self.model.named_buffers())
         weights |= {name: buffers[name].cpu() for name in model.state_dict() if name not in weights}
         model.load_state_dict(weights, assign=True)

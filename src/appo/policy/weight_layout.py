@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
+
+from appo.policy.architecture import empty_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +46,7 @@ class WeightLayout:
         Args:
             policy: Hugging Face model folder or name.
         """
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(policy))
-        model.tie_weights()
-        return cls.of(model)
+        return cls.of(empty_model(AutoConfig.from_pretrained(policy)))
 
     @property
     def num_weights(self) -> int:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from appo.distributed.checkpoint import PolicyWeights
+from appo.policy.architecture import empty_model
 from appo.policy.weight_layout import WeightLayout
 
 _SHOWN_NAMES = 3
@@ -38,10 +39,7 @@ def empty_policy(policy: str, dtype: torch.dtype) -> PreTrainedModel:
         policy: Hugging Face model folder or name.
         dtype: of the parameters.
     """
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(policy), dtype=dtype)
-    model.tie_weights()
-    return model
+    return empty_model(AutoConfig.from_pretrained(policy), dtype)
 
 
 def check_fit(tensors: Mapping[str, Tensor], model: PreTrainedModel) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from appo.policy.architecture import empty_model, head_size, num_kv_heads
 
 _GATED_LAYER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -86,18 +87,15 @@ class PolicySize:
             hidden_size=text.hidden_size,
             mlp_size=text.intermediate_size,
             num_heads=text.num_attention_heads,
-            num_kv_heads=text.num_key_value_heads or text.num_attention_heads,
-            head_size=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            num_kv_heads=num_kv_heads(text),
+            head_size=head_size(text),
             vocab_size=head.weight.shape[0],
         )
 
     @classmethod
     def of_config(cls, config: PreTrainedConfig) -> PolicySize:
         """The size of a model that is not loaded."""
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-        model.tie_weights()
-        return cls.of(model)
+        return cls.of(empty_model(config))
 
     @classmethod
     def of_shape(cls, shape: Mapping[str, Any]) -> PolicySize:

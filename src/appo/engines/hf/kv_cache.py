@@ -7,6 +7,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
+from appo.policy.architecture import head_size, num_kv_heads
+
 _LENGTH_STEP = 64
 """Slots grow by multiples of this many tokens."""
 
@@ -31,9 +33,8 @@ class SlotCache(Cache):
         super().__init__(layers=[])
         check_full_attention(config)
         text = config.get_text_config(decoder=True)
-        num_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        self.states = torch.zeros(text.num_hidden_layers, 2, 0, num_heads, 0, head_size, dtype=dtype, device=device)
+        shape = text.num_hidden_layers, 2, 0, num_kv_heads(text), 0, head_size(text)
+        self.states = torch.zeros(shape, dtype=dtype, device=device)
         """``[layers, 2, slots, heads, T, head size]``, keys then values."""
         self._rows = slice(0, 0)
         self._length = 0

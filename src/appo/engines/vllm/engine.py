@@ -17,6 +17,7 @@ from appo.engines.request_tracker import Ledger
 from appo.engines.vllm.core import lockstep, num_weights, runs_on_cpu, start_core, stop_core
 from appo.engines.vllm.session import VLLMSession
 from appo.engines.vllm_server.weight_files import WeightFolder
+from appo.policy.architecture import head_size, num_kv_heads
 from appo.policy.weight_layout import WeightLayout
 
 _GIB = 2**30
@@ -219,23 +220,18 @@ def _check_head_size(text: PreTrainedConfig) -> None:
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
     sizes = CPUAttentionBackend.get_supported_head_sizes()
-    if _head_size(text) not in sizes:
+    if head_size(text) not in sizes:
         raise ValueError(
             f"the attention heads of a policy must have a size of {', '.join(map(str, sizes))} for vLLM on a CPU, "
-            f"got {_head_size(text)}"
+            f"got {head_size(text)}"
         )
-
-
-def _head_size(text: PreTrainedConfig) -> int:
-    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 
 def _check_cache(cache_gib: float, length: int, text: PreTrainedConfig, dtype: str) -> None:
     """Refuses a cache that one sequence of the largest length does not fit into."""
-    num_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     chosen = text.dtype if dtype == "auto" else getattr(torch, dtype)
     num_bytes = chosen.itemsize if isinstance(chosen, torch.dtype) else torch.float32.itemsize
-    needed = 2 * text.num_hidden_layers * num_heads * _head_size(text) * num_bytes * length / _GIB
+    needed = 2 * text.num_hidden_layers * num_kv_heads(text) * head_size(text) * num_bytes * length / _GIB
     if needed > cache_gib:
         raise ValueError(
             f"cache_gib must be at least {1.01 * needed:.3g} to hold one sequence of max_length = {length} tokens, "
