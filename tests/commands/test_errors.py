@@ -170,3 +170,22 @@ def test_a_mistake_is_one_line_on_every_rank(tmp_path, policy_folder):
     message = "must not exceed the 512 positions of model.policy, got 64 + 9999"
     lines = [line for line in result.stderr.splitlines() if message in line]
     assert [line.split(":")[0] for line in sorted(lines)] == ["error on rank 1", "error"]
+
+
+def test_a_torchvision_for_another_torch_is_named_with_what_removes_it(tmp_path, policy_folder):
+    # What it does when it is imported; the operator is registered by a library that another torch can load.
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision/__init__.py").write_text(
+        "import torch\ntorch.library.register_fake('torchvision::nms')(lambda *args: None)\n"
+    )
+    (tmp_path / "torchvision-0.20.0.dist-info").mkdir()
+    (tmp_path / "torchvision-0.20.0.dist-info/METADATA").write_text("Name: torchvision\nVersion: 0.20.0\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "appo", "fit", *fit(tmp_path, policy_folder)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1] == (
+        "error: torchvision does not fit the torch that is installed (operator torchvision::nms does not exist), and "
+        "text needs none of its kind: pip uninstall -y torchvision torchaudio torchcodec"
+    )

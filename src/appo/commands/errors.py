@@ -29,13 +29,9 @@ def in_one_line() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        package = _unfit_package(error)
-        if package is not None:
-            error.add_note(
-                f"{package} does not fit the torch that is installed, and text needs none of its kind: "
-                f"pip uninstall -y {' '.join(_NOT_FOR_TEXT)}"
-            )
-        if package is None and not is_mistake(error):
+        if (unfit := _unfit_package(error)) is not None:
+            refuse(unfit, error)
+        if not is_mistake(error):
             raise
         refuse("; ".join([str(error), *getattr(error, "__notes__", ())]), error)
 
@@ -76,12 +72,16 @@ def is_mistake(error: BaseException) -> bool:
 
 
 def _unfit_package(error: BaseException) -> str | None:
-    """Of those that transformers imports where it finds them, the one in whose code an import has failed."""
+    """What to do if the import of a package has failed that transformers imports wherever it finds it."""
     for each in _chain(error):
-        for name in reversed(list(_files(each))):
+        for frame in _frames(each.__traceback__):
+            code = frame.tb_frame.f_code
             for package in _NOT_FOR_TEXT:
-                if f"{os.sep}{package}{os.sep}" in name:
-                    return package
+                if code.co_name == "<module>" and f"{os.sep}{package}{os.sep}" in code.co_filename:
+                    return (
+                        f"{package} does not fit the torch that is installed ({each}), and text needs none of its "
+                        f"kind: pip uninstall -y {' '.join(_NOT_FOR_TEXT)}"
+                    )
     return None
 
 
