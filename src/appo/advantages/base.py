@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,8 +18,9 @@ class AdvantageEstimator(ABC):
         reads_log_probs: True if `old_log_probs` or `entropies` of the batch are read, which are then computed.
     """
 
-    trains_branches: ClassVar[bool] = False
-    reads_log_probs: ClassVar[bool] = False
+    # Not annotated: the command line reads a base's annotations in the module of the component, which may lack names.
+    trains_branches = False
+    reads_log_probs = False
 
     @abstractmethod
     def __call__(self, batch: TrajectoryBatch) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,8 +22,8 @@ class EntropyAwareAdvantage(AdvantageEstimator):
     See "Agentic Entropy-Balanced Policy Optimization" (https://arxiv.org/abs/2510.14545), section 3.3.
     """
 
-    trains_branches: ClassVar[bool] = True
-    reads_log_probs: ClassVar[bool] = True
+    trains_branches = True
+    reads_log_probs = True
 
     std: Std = "sample"
     """What deviations from the group's mean are divided by: `population` or `sample` standard deviation, or `none`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import sqrt
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ _EPS = 1e-6
 class TrajectoryAdvantage(AdvantageEstimator):
     """Gives each token the advantage of its trajectory; branches are trajectories like any other."""
 
-    trains_branches: ClassVar[bool] = True
+    trains_branches = True
 
     @abstractmethod
     def by_row(self, batch: TrajectoryBatch) -> Tensor:

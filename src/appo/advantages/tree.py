@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ class SharedPrefixAdvantage(AdvantageEstimator):
     See "Agentic Reinforced Policy Optimization" (https://arxiv.org/abs/2507.19849), section 3.2, hard estimation.
     """
 
-    trains_branches: ClassVar[bool] = True
+    trains_branches = True
 
     std: Std = "sample"
     """What deviations from the group's mean are divided by: `population` or `sample` standard deviation, or `none`."""

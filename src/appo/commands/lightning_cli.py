@@ -68,13 +68,9 @@ class RunFolderCLI(LightningCLI):
             datamodule_class,
             args=list(args),
             run=False,
-            parser_class=TrainerParser,
+            parser_class=type("CommandParser", (TrainerParser,), {"command": f"appo {command}"}),
             # Interpolations see the merged config, not one file: an override reaches every ${...} that names it.
-            parser_kwargs={
-                "parser_mode": "omegaconf+",
-                "prog": f"appo {command}",
-                "dump_header": [f"appo {__version__}"],
-            },
+            parser_kwargs={"parser_mode": "omegaconf+", "dump_header": [f"appo {__version__}"]},
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
         )

@@ -24,6 +24,12 @@ _PLAINER = (
 class AppoParser(ArgumentParser):
     """Says in a line what is wrong."""
 
+    command = "appo"
+    """What usage lines begin with, those of a component's help as well."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"prog": self.command, **kwargs})
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         for pattern, text in _PLAINER:
             message = re.sub(pattern, text, message)

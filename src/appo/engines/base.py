@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -93,7 +93,8 @@ class Engine(ABC):
     flight.
     """
 
-    samples_aside: ClassVar[bool] = False
+    # Not annotated: the command line reads a base's annotations in the module of the component, which may lack names.
+    samples_aside = False
     """Whether it samples without the trainer's devices and memory, so that the policy can be trained meanwhile. One
     thread at a time calls it then, which need not be that of the trainer."""
 

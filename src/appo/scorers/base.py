@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,7 +40,8 @@ class Scorer(ABC):
             computes them.
     """
 
-    reads_log_probs: ClassVar[bool] = True
+    # Not annotated: the command line reads a base's annotations in the module of the component, which may lack names.
+    reads_log_probs = True
 
     @abstractmethod
     def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -26,7 +25,7 @@ class Entropy(Scorer):
 class RandomPosition(Scorer):
     """Uniform random numbers: every sampled token is as likely to be chosen as any other."""
 
-    reads_log_probs: ClassVar[bool] = False
+    reads_log_probs = False
 
     def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
         uniform = torch.rand(batch.token_ids.shape, generator=generator, device=generator.device)
@@ -38,7 +37,7 @@ class RandomPosition(Scorer):
 class NoBranching(Scorer):
     """Refuses every position, so that all trajectories are initial ones."""
 
-    reads_log_probs: ClassVar[bool] = False
+    reads_log_probs = False
 
     def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
         return Scores(torch.full_like(batch.entropies, float("-inf")))

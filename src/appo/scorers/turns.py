@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -133,7 +132,7 @@ class TreeUniform(Scorer):
     See "Tree Search for LLM Agent Reinforcement Learning" (https://arxiv.org/abs/2509.21240), section 3.2.
     """
 
-    reads_log_probs: ClassVar[bool] = False
+    reads_log_probs = False
 
     def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
         mask = batch.response_mask

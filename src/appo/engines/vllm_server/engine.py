@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -47,7 +47,7 @@ class VLLMServerEngine(Engine):
     The processes of a training on several ask the same servers; the first one alone brings weights to them.
     """
 
-    samples_aside: ClassVar[bool] = True
+    samples_aside = True
     addresses: list[str] = field(default_factory=lambda: ["http://localhost:8000"])
     """Of the servers; those of one address are one server."""
     max_length: int = 0
