@@ -37,20 +37,20 @@ clean:
 	rm -rf runs
 
 # Every step of the demo is a command that a user would type, and is kept until its input changes.
-$(RUN)/report.md: runs/cold_start/before/test.json $(RUN)/after/test.json
-	$(BIN)/appo report --run $(RUN) --before runs/cold_start/before --after $(RUN)/after
+$(RUN)/report.md: runs/sft/before/test.json $(RUN)/after/test.json
+	$(BIN)/appo report --run $(RUN) --before runs/sft/before --after $(RUN)/after
 
 $(RUN)/after/test.json: $(RUN)/policy/config.json
 	$(BIN)/appo test --config configs/appo.yaml --trainer.accelerator $(ACCELERATOR) --model.policy $(RUN)/policy --trainer.default_root_dir $(RUN)/after
 
-$(RUN)/policy/config.json: runs/cold_start/before/test.json
+$(RUN)/policy/config.json: runs/sft/before/test.json
 	$(BIN)/appo fit --config configs/appo.yaml --trainer.accelerator $(ACCELERATOR)
 
-runs/cold_start/before/test.json: runs/cold_start/policy/config.json
-	$(BIN)/appo test --config configs/appo.yaml --trainer.accelerator $(ACCELERATOR) --trainer.default_root_dir runs/cold_start/before
+runs/sft/before/test.json: runs/sft/policy/config.json
+	$(BIN)/appo test --config configs/appo.yaml --trainer.accelerator $(ACCELERATOR) --trainer.default_root_dir runs/sft/before
 
-runs/cold_start/policy/config.json: | $(VENV)/.demo
-	$(BIN)/appo sft --config configs/cold_start.yaml
+runs/sft/policy/config.json: | $(VENV)/.demo
+	$(BIN)/appo sft --config configs/sft.yaml
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; set PYTHON=")'

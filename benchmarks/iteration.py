@@ -1,6 +1,6 @@
 """Measures whole iterations with `VLLMEngine` on a CPU: sample, score, branch, reward, update.
 
-The policy is the tiny one of the cold start with random weights, without an end token: each of 16 prompts gets 8
+The policy is the tiny one of configs/sft.yaml with random weights, without an end token: each of 16 prompts gets 8
 initial trajectories of 256 new tokens and 8 branches, of as many as are left behind the branch point. There are no
 tools, so that every response is one turn and other frameworks can do the same.
 

@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.learning --seeds 0 1 2 --tokens 120000 --out runs/benchmarks/learning``
 
-Every seed gets a cold start of its own; every method trains from it until the budget of sampled tokens is spent, and is
+Every seed gets an SFT of its own; every method trains from it until the budget of sampled tokens is spent, and is
 evaluated on the test questions. Finished steps are kept, so an interrupted benchmark goes on where it stopped.
 """
 
@@ -51,14 +51,14 @@ def evaluate(folder: Path, policy: Path) -> float:
 
 def run(out: Path, seed: int, tokens: int) -> dict[str, float]:
     """Trains every method on one seed; returns accuracies by name."""
-    start = out / f"seed_{seed}/cold_start"
+    start = out / f"seed_{seed}/sft"
     appo(
         start / "policy/config.json",
-        "sft", "--config", "configs/cold_start.yaml", "--seed_everything", str(seed),
+        "sft", "--config", "configs/sft.yaml", "--seed_everything", str(seed),
         "--trainer.default_root_dir", str(start), "--model.policy", str(start / "untrained"),
         "--model.save_to", str(start / "policy"),
     )  # fmt: skip
-    results = {"cold start": evaluate(start / "test", start / "policy")}
+    results = {"SFT": evaluate(start / "test", start / "policy")}
     for name, overlay in METHODS.items():
         folder = out / f"seed_{seed}/{name.replace(' ', '_')}"
         appo(
@@ -83,7 +83,7 @@ def main() -> None:
     (options.out / "results.json").write_text(json.dumps({"tokens": options.tokens, "accuracy": results}, indent=2))
     print("| | " + " | ".join(f"seed {seed}" for seed in results) + " | mean |")
     print("|---|" + "---:|" * (len(results) + 1))
-    for name in ("cold start", *METHODS):
+    for name in ("SFT", *METHODS):
         values = [result[name] for result in results.values()]
         print(f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in [*values, mean(values)]) + " |")
 

@@ -11,12 +11,12 @@ from tests.small_run import CONFIG, FEW_TOKENS, metrics
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("**/*.yaml"))
 OVERLAYS = {"random_branching", "stage_markers"}
 BENCHMARKS = [path for path in CONFIGS if path.parent.name == "benchmarks"]
-PRESETS = [path for path in CONFIGS if path.stem not in OVERLAYS | {"cold_start"} and path not in BENCHMARKS]
+PRESETS = [path for path in CONFIGS if path.stem not in OVERLAYS | {"sft"} and path not in BENCHMARKS]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_accepted(path, capsys):
-    command = "sft" if path.stem == "cold_start" else "fit"
+    command = "sft" if path.stem == "sft" else "fit"
     base = ["--config", CONFIG] if path.stem in OVERLAYS or path in BENCHMARKS else []
     with pytest.raises(SystemExit) as exit_info:
         run([command, *base, "--config", str(path), "--print_config"])

@@ -231,7 +231,7 @@ def test_predict_writes_the_trajectories_of_a_data_file_and_a_checkpoint(tmp_pat
     assert {version for record in records for version in record["policy_versions"]} == {-1, 2}
 
 
-def test_a_file_of_conversations_is_enough_for_a_cold_start(tmp_path, policy_folder):
+def test_a_file_of_conversations_is_enough_for_supervised_fine_tuning(tmp_path, policy_folder):
     conversations = tmp_path / "conversations.jsonl"
     turns = [{"role": "user", "content": "What is 2+3?"}, {"role": "assistant", "content": "It is 5."}]
     conversations.write_text(json.dumps({"messages": turns}) + "\n")

@@ -21,7 +21,7 @@ otherwise, is set to -1 (no limit), so that it cannot end one earlier; other lim
 """
 
 EPILOG = """\
-Every other option is one of `appo fit` and holds for all runs, e.g. --model.policy runs/cold_start/policy.
+Every other option is one of `appo fit` and holds for all runs, e.g. --model.policy runs/sft/policy.
 
 example: appo ablate --config configs/appo.yaml --vary rollout.scorer=BranchingScore,Entropy,RandomPosition \\
            --seeds 0,1,2 --tokens 120000 --out runs/ablation
