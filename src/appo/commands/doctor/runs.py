@@ -17,6 +17,7 @@ from appo.commands.doctor.configs import write_config
 from appo.commands.doctor.policies import policy_folder
 from appo.commands.doctor.result import Figures, Machine, SkipStepError, StepError
 from appo.commands.plan.plan import GIB, PHASES, RUNTIME_BYTES
+from appo.core.extras import MissingPackageError, require_extra
 
 _PLAN_MARGIN = 1.1
 """How much more than planned may be held before the plan is wrong."""
@@ -86,9 +87,9 @@ def resume(machine: Machine, figures: Figures) -> None:
 def lora(machine: Machine, figures: Figures) -> None:
     """An adapter, and the policy that it is merged into."""
     try:
-        import peft  # noqa: F401
-    except ImportError as error:
-        raise SkipStepError('needs peft: pip install "appo[lora]"') from error
+        require_extra("peft", "this step", "lora")
+    except MissingPackageError as error:
+        raise SkipStepError(str(error)) from error
     folder = machine.folder / "lora"
     config = write_config(machine, folder)
     options = ["--model.lora.rank=8", "--model.optimizer.lr=0.01"]
