@@ -49,6 +49,8 @@ def test_modules_beside_a_config_and_where_a_command_is_run_are_found_on_all_ran
         [sys.executable, str(script), *args], cwd=here, env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
+    # Nor does it print what a user can do nothing about.
+    assert not any(word in result.stderr for word in ("Tip: ", "num_workers", "Warning", "deprecated"))
     assert 0 < float(metrics(out)[0]["rollout/reward_mean"]) < 7
 
 

@@ -85,6 +85,10 @@ def _configure_logging() -> None:
     """To be called once Lightning is imported, which would print its lines a second time otherwise."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for every request
+    # Lightning advertises services where it finds them not installed.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not record.getMessage().startswith("💡 Tip: ")
+    )
 
 
 def resolve_fit(args: Sequence[str]) -> Resolved:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +23,13 @@ from appo.commands.errors import in_one_line
 from appo.commands.parser import AppoParser
 from appo.distributed.fsdp import OFFLOADING_BACKENDS, FSDP2Strategy
 from appo.sft import SupervisedDataModule, SupervisedModule
-from appo.training.callbacks import EvaluationCallback, ExportPolicy, IterationProgress, RolloutCallback
+from appo.training.callbacks import (
+    EvaluationCallback,
+    ExportPolicy,
+    IterationProgress,
+    RolloutCallback,
+    RunSummary,
+)
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 
@@ -77,6 +84,8 @@ class RunFolderCLI(LightningCLI):
 
     def run(self) -> None:
         """Calls the method of the trainer."""
+        if self.config.ckpt_path:  # which comes from that folder
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         options = {name: self.config_init[name] for name in self.method_options}
         getattr(self.trainer, self.method)(model=self.model, datamodule=self.datamodule, **options)
 
@@ -148,7 +157,8 @@ class AppoCLI(RunFolderCLI):
         return super().instantiate_trainer(**kwargs)
 
     def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
-        return [EvaluationCallback(), ExportPolicy(), *([IterationProgress()] if with_progress else [])]
+        callbacks = [EvaluationCallback(), ExportPolicy(), RunSummary()]
+        return [*callbacks, *([IterationProgress()] if with_progress else [])]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)

@@ -123,6 +123,11 @@ class RolloutDataModule(L.LightningDataModule):
             self._tokenizer = load_tokenizer(self.tokenizer_folder)
         return self._tokenizer
 
+    @property
+    def num_prompts(self) -> dict[Split, int]:
+        """How many there are of the splits that are loaded."""
+        return {split: len(prompts) for split, prompts in self._prompts.items()}
+
     def setup(self, stage: str) -> None:
         stages: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "validation"),

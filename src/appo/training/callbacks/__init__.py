@@ -4,5 +4,6 @@ from appo.training.callbacks.evaluation import EvaluationCallback
 from appo.training.callbacks.export import ExportPolicy
 from appo.training.callbacks.progress import IterationProgress
 from appo.training.callbacks.rollout import RolloutCallback
+from appo.training.callbacks.summary import RunSummary
 
-__all__ = ["EvaluationCallback", "ExportPolicy", "IterationProgress", "RolloutCallback"]
+__all__ = ["EvaluationCallback", "ExportPolicy", "IterationProgress", "RolloutCallback", "RunSummary"]

@@ -45,7 +45,7 @@ class EvaluationCallback(L.Callback):
     def _fill(self, trainer: L.Trainer, pl_module: L.LightningModule, split: Split, stage: str) -> None:
         """Hands the evaluation's batches to the buffer that the loader reads, each sampled when it is drawn."""
         module, data = parts_of(trainer, pl_module)
-        rollout = _rollout_callback(trainer)
+        rollout = rollout_callback(trainer)
         batches = _evaluated(rollout, module, data, data.evaluation_batches(split), stage)
         if rollout.save_trajectories:
             batches = write_evaluated(trajectory_file(trainer, stage), batches)
@@ -73,7 +73,12 @@ def _evaluated(
         yield evaluated
 
 
-def _rollout_callback(trainer: L.Trainer) -> RolloutCallback:
+def rollout_callback(trainer: L.Trainer) -> RolloutCallback:
+    """The callback of a trainer that samples.
+
+    Raises:
+        ValueError: if there is none.
+    """
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer, not declared
     for callback in callbacks:
         if isinstance(callback, RolloutCallback):

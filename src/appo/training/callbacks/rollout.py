@@ -229,7 +229,7 @@ class RolloutCallback(L.Callback):
         self.iteration.pending = [trajectory_from_record(record) for record in self._restored_pending]
         self._restored_pending = []
         # A run that had spent its budget before it was interrupted has only to write what it ends with.
-        trainer.should_stop = trainer.should_stop or self._is_budget_spent
+        trainer.should_stop = trainer.should_stop or self.is_budget_spent
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         _, data = parts_of(trainer, pl_module)
@@ -269,7 +269,7 @@ class RolloutCallback(L.Callback):
             named = {f"rollout/{name}": float(value) for name, value in metrics.items()} | self._costs(module)
             data.record_responses([trajectory for part in collected for trajectory in part.trajectories])
         pl_module.log_dict(named)
-        if self._is_budget_spent:
+        if self.is_budget_spent:
             log.info("rollout.stop_after_tokens is reached: %d tokens were sampled", self.num_generated_tokens)
             trainer.should_stop = True
 
@@ -302,7 +302,8 @@ class RolloutCallback(L.Callback):
             self._sync(module.policy_version)
 
     @property
-    def _is_budget_spent(self) -> bool:
+    def is_budget_spent(self) -> bool:
+        """Whether `stop_after_tokens` were sampled."""
         return self.stop_after_tokens is not None and self.num_generated_tokens >= self.stop_after_tokens
 
     def _check_sampling(self) -> None:
