@@ -63,7 +63,7 @@ def test_an_option_that_was_renamed_is_told_its_new_name_which_exists(old, new, 
         ),
         (
             "rollout:\n  seed: 1\n  num_initial: 4\n",
-            ":3: rollout.branching.num_roots is named rollout.branching.num_roots now",
+            ":3: rollout.num_initial is named rollout.branching.num_roots now",
         ),
         ("rollout:\n  tool_rules:\n    at_limit: refuse\n", ":2: rollout.tool_rules is named rollout.limits now"),
         (
