@@ -53,7 +53,7 @@ class Meeting:
     @property
     def is_over(self) -> bool:
         """Whether the engine may let go of what it keeps back."""
-        return self.updating.is_set() and (not self.is_late or _trainer_is_in("settle"))
+        return self.updating.is_set() and (not self.is_late or _trainer_is_in("finish"))
 
 
 def _trainer_is_in(function: str) -> bool:

@@ -8,15 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from appo.advantages import ProceduralAdvantage
 from appo.engines import HFEngine
 from appo.monitoring.trajectory_files import read_trajectories
-from appo.scorers import BranchingScore
-from appo.tools import TagSyntax
-from appo.training.callbacks import RolloutCallback
+from appo.training.checks import can_overlap
 from tests.distributed.test_ranks import TRAINED, difference, fit, iterations
 from tests.rollouts.async_engines import AsideEngine, meet, sampling_threads
-from tests.small_run import EvenTokens, run
+from tests.small_run import run
 from tests.training.callbacks.test_fit import history, weights
 
 LAGGING = ("--rollout.sampling.lag=1", "--rollout.reward=tests.small_run.EvenTokens", "--trainer.max_epochs=3")
@@ -138,14 +135,11 @@ def test_two_processes_sample_ahead_as_one_does(tmp_path, policy_folder):
 
 
 def test_engines_that_need_the_trainers_devices_are_told_apart():
-    def callback(engine: HFEngine, **options: Any) -> RolloutCallback:
-        return RolloutCallback(engine, BranchingScore(), ProceduralAdvantage(), EvenTokens(), TagSyntax(), **options)
-
-    assert callback(AsideEngine(), lag=1).overlaps
-    assert not callback(AsideEngine(), lag=1, overlap=False).overlaps
-    assert not callback(AsideEngine()).overlaps
-    assert not callback(HFEngine(), lag=1).overlaps
+    assert can_overlap(None, 1, AsideEngine())
+    assert not can_overlap(False, 1, AsideEngine())
+    assert not can_overlap(None, 0, AsideEngine())
+    assert not can_overlap(None, 1, HFEngine())
     with pytest.raises(ValueError, match=r"such as VLLMServerEngine, with rollout.sampling.overlap=true, got HFEngine"):
-        callback(HFEngine(), lag=1, overlap=True)
+        can_overlap(True, 1, HFEngine())
     with pytest.raises(ValueError, match=r"rollout.sampling.lag must be 1 with rollout.sampling.overlap=true, got 0"):
-        callback(AsideEngine(), overlap=True)
+        can_overlap(True, 0, AsideEngine())

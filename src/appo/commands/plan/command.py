@@ -93,7 +93,7 @@ def plan_of_run(
         prompt_tokens=data.max_prompt_tokens,
         response_tokens=rollout.limits.max_response_tokens,
         trajectories=-(-data.prompts_per_iteration // num_gpus) * at_once,
-        engine=_engine(rollout.engine, stored_bytes),
+        engine=_engine(rollout.sampler.engine, stored_bytes),
     )
 
 

@@ -62,14 +62,14 @@ def _evaluated(
     for prompts in batches:
         with comm.phase(stage):
             rollout.sync_weights(module, data)
-            with rollout.timer("evaluation", undivided=True):
+            with rollout.sampler.timer("evaluation", undivided=True):
                 requests = [
                     RolloutRequest(prompt, derive_seed(rollout.seed, stage, prompt.id, number))
                     for prompt in comm.share(prompts)
                     for number in range(rollout.evaluation.samples)
                 ]
-                trajectories = rollout.agent.run(requests, rollout.evaluation.params)
-                evaluated = list(zip(trajectories, rollout.reward(trajectories), strict=True))
+                trajectories = rollout.sampler.agent.run(requests, rollout.evaluation.params)
+                evaluated = list(zip(trajectories, rollout.sampler.reward(trajectories), strict=True))
         yield evaluated
 
 

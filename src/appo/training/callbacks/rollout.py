@@ -6,7 +6,6 @@ import logging
 import signal
 import warnings
 from collections.abc import Mapping
-from copy import deepcopy
 from time import perf_counter
 from typing import Any
 
@@ -21,29 +20,13 @@ from appo.engines import Engine
 from appo.monitoring.iteration_costs import IterationCosts, iteration_metrics
 from appo.monitoring.rollout_metrics import rollout_metrics
 from appo.monitoring.trajectory_files import trajectory_from_record, trajectory_record
-from appo.policy.text import encode
-from appo.rewards import Reward, RewardRunner
-from appo.rollouts import (
-    Agent,
-    AgentLoop,
-    AsyncAgent,
-    Branching,
-    CandidateFilter,
-    Collector,
-    IterationRunner,
-    Limits,
-    PhaseTimer,
-    Policy,
-    WeightProbe,
-    WeightSync,
-    default_tolerance,
-)
+from appo.rewards import Reward
+from appo.rollouts import Branching, CandidateFilter, Collector, IterationRunner, Limits, Policy
 from appo.scorers import Scorer
-from appo.tools import CallSyntax, ToolProvider, ToolRunner
+from appo.tools import CallSyntax, ToolProvider
 from appo.training.callbacks.common import parts_of, trajectory_file
 from appo.training.callbacks.recording import write_collected
 from appo.training.checks import (
-    can_overlap,
     check_positions,
     check_precision,
     check_ranks,
@@ -53,16 +36,12 @@ from appo.training.checks import (
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 from appo.training.options import EvaluationOptions, RewardOptions, SamplingOptions
-from appo.training.tool_checks import check_tools
+from appo.training.sampler import Sampler
 
 log = logging.getLogger(__name__)
 
 _NO_SPREAD = 1e-3
 """Standard deviation of log-ratios, in nats, below which they are the noise of two implementations of one policy."""
-
-_PROBE_TEXT = "The weights that sample must be the weights that are trained: 3 + 4 = 7."
-
-_PROBE_TOKENS = 16
 
 
 class RolloutCallback(L.Callback):
@@ -112,35 +91,22 @@ class RolloutCallback(L.Callback):
     ) -> None:
         if not rank_timeout_s > 0.0:
             raise ValueError(f"rollout.rank_timeout_s must be positive, got {rank_timeout_s}")
-        self.engine = engine
+        self.sampler = Sampler(engine, tools, syntax, reward, sampling, limits, rewards)
         self.scorer = scorer
         self.advantage = advantage
-        self.reward = RewardRunner(reward, rewards.workers, rewards.timeout_s, rewards.on_failure)
-        self.syntax = syntax
-        self.runner = ToolRunner(tools, max_parallel=limits.max_parallel_tools, attempts=limits.tool_attempts)
         self.branching = branching
         self.sampling = sampling
         self.limits = limits
         self.evaluation = evaluation
-        self.overlaps = can_overlap(sampling.overlap, sampling.lag, engine)
         self.stop_after_tokens = stop_after_tokens
         self.save_trajectories = save_trajectories
         self.rank_timeout_s = rank_timeout_s
         self.seed = seed
-        self.timer = PhaseTimer()
         self.num_generated_tokens = 0
-        self._sync: WeightSync | None = None
-        self._agent: Agent | None = None
         self._iteration: IterationRunner | None = None
         self._restored_pending: list[dict[str, Any]] = []
         self._has_warned = False
         self._epoch_start = 0.0
-
-    @property
-    def agent(self) -> Agent:
-        """Samples trajectories, from `setup` on."""
-        assert self._agent is not None
-        return self._agent
 
     @property
     def iteration(self) -> IterationRunner:
@@ -158,31 +124,14 @@ class RolloutCallback(L.Callback):
         comm.watch(getattr(trainer.strategy.launcher, "procs", ()))
         # Everything is logged of all ranks: averaged over the default process group, it might be that of an engine.
         warnings.filterwarnings("ignore", "It is recommended to use `self.log.*sync_dist=True")
-        check_positions(module, data, self.engine, self.limits)
-        self.reward.start()
-        self.runner.start()
-        if self.syntax.describes_tools and data.tool_schemas is None:
-            # Servers of tools say only now which they have.
-            data.describe_tools(self.runner.schemas())
-        check_tools(data.tokenizer, self.syntax, self.runner, self.limits)
-        self.engine.start(module.policy_folder)
-        self._sync = None
-        self.timer = PhaseTimer(trainer.profiler)  # type: ignore[attr-defined]  # set by the trainer, not declared
-        overlaps = self.overlaps and stage == "fit"
-        # Fast tokenizers refuse to serve two threads at once, and the seconds of a timer belong to one.
-        tokenizer = deepcopy(data.tokenizer) if overlaps else data.tokenizer
-        timer = None if overlaps else self.timer
-        loop = AgentLoop(self.engine, tokenizer, self.runner, self.syntax, self.limits, timer)
-        self._agent = AsyncAgent(loop, self.timer) if overlaps else loop
+        check_positions(module, data, self.sampler.engine, self.limits)
+        profiler = trainer.profiler  # type: ignore[attr-defined]  # set by the trainer, not declared
+        self.sampler.start(module, data, profiler, trains=stage == "fit")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if isinstance(self._agent, AsyncAgent):
-            self._agent.stop()
         if self._iteration is not None:
             self._iteration.abandon()
-        self.engine.stop()
-        self.runner.stop()
-        self.reward.stop()
+        self.sampler.stop()
         comm.leave()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -194,21 +143,21 @@ class RolloutCallback(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module, data = parts_of(trainer, pl_module)
-        has_reference = module.loss.needs_reference
+        timer, has_reference = self.sampler.timer, module.loss.needs_reference
         collector = Collector(
-            agent=self.agent,
+            agent=self.sampler.agent,
             policy=Policy(
-                self.timer.timed("log_probs", module.evaluate),
-                self.timer.timed("reference", module.reference_log_probs) if has_reference else None,
+                timer.timed("log_probs", module.evaluate),
+                timer.timed("reference", module.reference_log_probs) if has_reference else None,
             ),
             scorer=self.scorer,
             advantage=self.advantage,
-            reward=self.reward,
+            reward=self.sampler.reward,
             branching=self.branching,
             candidates=CandidateFilter(data.tokenizer, self.branching.exclude),
             sampling=self.sampling.params,
             seed=self.seed,
-            timer=self.timer,
+            timer=timer,
         )
         self._iteration = IterationRunner(
             collector,
@@ -236,8 +185,8 @@ class RolloutCallback(L.Callback):
         number = trainer.current_epoch
         is_last = trainer.max_epochs == number + 1
         following = data.iteration_prompts(number + 1) if self.sampling.lag and not is_last else ()
-        self.agent.pop_costs()
-        self.timer.pop()
+        self.sampler.agent.pop_costs()
+        self.sampler.timer.pop()
         self._epoch_start = perf_counter()
         replacements = data.replacement_prompts(number) if self.sampling.replacement_rounds else ()
         data.buffer.fill(self.iteration.run(number, data.iteration_prompts(number), following, replacements))
@@ -245,22 +194,22 @@ class RolloutCallback(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._check_sampling()
-        self.timer.start("update")
+        self.sampler.check()
+        self.sampler.timer.start("update")
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        self._check_sampling()
+        self.sampler.check()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.timer.stop()
+        self.sampler.timer.stop()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module, data = parts_of(trainer, pl_module)
         collected = self.iteration.collected
         if self.save_trajectories:
-            with self.timer("writing"):
+            with self.sampler.timer("writing"):
                 write_collected(trajectory_file(trainer, "iteration"), collected)
         self.iteration.join()
         with comm.phase("metrics"):
@@ -290,39 +239,27 @@ class RolloutCallback(L.Callback):
         self._restored_pending = state_dict["pending"]
 
     def sync_weights(self, module: APPOModule, data: RolloutDataModule) -> None:
-        """Brings the engine to the policy's version, and makes sure that it arrived there; nothing may be in flight."""
+        """As `Sampler.sync_weights`, once what is in flight has come to its end."""
         if self._iteration is not None:
             self._iteration.join()
-        if self._sync is None:
-            text = tuple(encode(data.tokenizer, _PROBE_TEXT))[:_PROBE_TOKENS]
-            probe = WeightProbe(self.engine, module.evaluate, text, self.sampling.temperature)
-            tolerance = self.sampling.max_mismatch or default_tolerance(self.engine, module.compute_dtype)
-            self._sync = WeightSync(self.engine, module.named_weights, probe, tolerance)
-        with self.timer("weights"), comm.phase("weights"):
-            self._sync(module.policy_version)
+        self.sampler.sync_weights(module, data)
 
     @property
     def is_budget_spent(self) -> bool:
         """Whether `stop_after_tokens` were sampled."""
         return self.stop_after_tokens is not None and self.num_generated_tokens >= self.stop_after_tokens
 
-    def _check_sampling(self) -> None:
-        """Ends the run as soon as sampling beside it has failed."""
-        if isinstance(self._agent, AsyncAgent):
-            self._agent.check()
-
     def _costs(self, module: APPOModule) -> dict[str, float]:
         """What the iteration took, by the full names of metrics."""
-        assert self._sync is not None
-        seconds, iteration_s = self.timer.pop(), perf_counter() - self._epoch_start
+        seconds, iteration_s = self.sampler.timer.pop(), perf_counter() - self._epoch_start
         seconds["other"] = iteration_s - sum(seconds.values())
         own = IterationCosts(
             seconds,
             iteration_s,
             self.iteration.pop_num_sampled_tokens(),
-            self.agent.pop_costs(),
+            self.sampler.agent.pop_costs(),
             module.pop_work(),
-            self._sync.largest_difference,
+            self.sampler.largest_difference,
             self.iteration.num_replaced,
         )
         parts = comm.gather(own)

@@ -1,0 +1,120 @@
+"""What sampling takes: engine, tools, rewards and the agent that uses them, started and stopped together."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from lightning.pytorch.profilers import Profiler
+
+from appo.distributed import comm
+from appo.engines import Engine
+from appo.policy.text import encode
+from appo.rewards import Reward, RewardRunner
+from appo.rollouts import Agent, AgentLoop, AsyncAgent, Limits, PhaseTimer, WeightProbe, WeightSync, default_tolerance
+from appo.tools import CallSyntax, ToolProvider, ToolRunner
+from appo.training.checks import can_overlap
+from appo.training.datamodule import RolloutDataModule
+from appo.training.module import APPOModule
+from appo.training.options import RewardOptions, SamplingOptions
+from appo.training.tool_checks import check_tools
+
+_PROBE_TEXT = "The weights that sample must be the weights that are trained: 3 + 4 = 7."
+
+_PROBE_TOKENS = 16
+
+
+class Sampler:
+    """Samples and rewards trajectories for training and evaluation alike.
+
+    Args:
+        engine: samples continuations.
+        tools: what the agent may call.
+        syntax: how calls and results are written.
+        reward: what a trajectory is worth.
+        sampling: how trajectories are sampled, and how far ahead of their training.
+        limits: what one trajectory may use.
+        rewards: how rewards are computed.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tools: tuple[ToolProvider, ...],
+        syntax: CallSyntax,
+        reward: Reward,
+        sampling: SamplingOptions,
+        limits: Limits,
+        rewards: RewardOptions,
+    ) -> None:
+        self.engine = engine
+        self.tools = ToolRunner(tools, max_parallel=limits.max_parallel_tools, attempts=limits.tool_attempts)
+        self.syntax = syntax
+        self.reward = RewardRunner(reward, rewards.workers, rewards.timeout_s, rewards.on_failure)
+        self.sampling = sampling
+        self.limits = limits
+        self.overlaps = can_overlap(sampling.overlap, sampling.lag, engine)
+        self.timer = PhaseTimer()
+        self._agent: Agent | None = None
+        self._sync: WeightSync | None = None
+
+    @property
+    def agent(self) -> Agent:
+        """Samples trajectories, once it is started."""
+        assert self._agent is not None
+        return self._agent
+
+    @property
+    def largest_difference(self) -> float:
+        """Of log-probs of engine and trainer after an update of the weights, in nats, the largest so far."""
+        return 0.0 if self._sync is None else self._sync.largest_difference
+
+    def start(self, module: APPOModule, data: RolloutDataModule, profiler: Profiler | None, trains: bool) -> None:
+        """Starts everything.
+
+        Args:
+            module: with the policy that the engine samples from.
+            data: its tokenizer, and the prompts that describe tools.
+            profiler: records the phases of sampling.
+            trains: whether a policy is trained meanwhile.
+
+        Raises:
+            ValueError: if tools, syntax and policy do not fit.
+        """
+        self.reward.start()
+        self.tools.start()
+        if self.syntax.describes_tools and data.tool_schemas is None:
+            # Servers of tools say only now which they have.
+            data.describe_tools(self.tools.schemas())
+        check_tools(data.tokenizer, self.syntax, self.tools, self.limits)
+        self.engine.start(module.policy_folder)
+        self._sync = None
+        self.timer = PhaseTimer(profiler)
+        if self.overlaps and trains:
+            # Fast tokenizers refuse to serve two threads at once, and the seconds of a timer belong to one.
+            loop = AgentLoop(self.engine, deepcopy(data.tokenizer), self.tools, self.syntax, self.limits)
+            self._agent = AsyncAgent(loop, self.timer)
+        else:
+            self._agent = AgentLoop(self.engine, data.tokenizer, self.tools, self.syntax, self.limits, self.timer)
+
+    def stop(self) -> None:
+        """Ends everything; what is in flight is given up. Does nothing if nothing was started."""
+        if isinstance(self._agent, AsyncAgent):
+            self._agent.stop()
+        self.engine.stop()
+        self.tools.stop()
+        self.reward.stop()
+
+    def check(self) -> None:
+        """Raises what has ended sampling beside the training, if anything has."""
+        if isinstance(self._agent, AsyncAgent):
+            self._agent.check()
+
+    def sync_weights(self, module: APPOModule, data: RolloutDataModule) -> None:
+        """Brings the engine to the policy's version, and makes sure that it arrived there; nothing may be in flight."""
+        if self._sync is None:
+            text = tuple(encode(data.tokenizer, _PROBE_TEXT))[:_PROBE_TOKENS]
+            probe = WeightProbe(self.engine, module.evaluate, text, self.sampling.temperature)
+            tolerance = self.sampling.max_mismatch or default_tolerance(self.engine, module.compute_dtype)
+            self._sync = WeightSync(self.engine, module.named_weights, probe, tolerance)
+        with self.timer("weights"), comm.phase("weights"):
+            self._sync(module.policy_version)
