@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from appo.core.batch import TrajectoryBatch
 from appo.distributed import comm
 from appo.distributed.fsdp import Layout, Sharding, clip_gradients, is_sharded
-from appo.distributed.micro_batches import joint_micro_batches, pooled
+from appo.distributed.micro_batches import pooled
 from appo.losses import Loss, ProceduralLoss
-from appo.monitoring.evaluation_metrics import Evaluated, EvaluationMetrics
+from appo.monitoring.evaluation_metrics import Evaluated
 from appo.policy.evaluation import evaluate_rows
 from appo.policy.flops import PolicyFlops, TrainedWork
 from appo.policy.loading import load_policy, load_sharded_policy
@@ -29,6 +26,7 @@ from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.lora import Adapter, LoRA
 from appo.policy.saving import named_weights
 from appo.policy.step_memory import memory_of_step
+from appo.training.gradient import accumulate_gradient
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +105,6 @@ class APPOModule(L.LightningModule):
         self.policy_version = int(lora is not None and lora.quantize is not None)
         """Number of optimizer steps behind the current weights; weights that are quantized begin at 1, since an engine
         that has read the policy's folder does not have them."""
-        self.evaluation = EvaluationMetrics()
         self.policy: PreTrainedModel | None = None
         self.adapter: Adapter | None = None
         self._work = TrainedWork()
@@ -265,25 +262,18 @@ class APPOModule(L.LightningModule):
         self._log({"steps_without_signal": 0.0, **metrics})
 
     def _update(self, batch: TrajectoryBatch) -> dict[str, Tensor | float]:
-        """One optimizer step over the whole batch, in micro-batches whose losses add up."""
+        """One optimizer step over the whole batch."""
         assert self._log_probs is not None
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        micros, num_own = joint_micro_batches(batch, self.max_tokens_per_microbatch)
-        totals: dict[str, Tensor] = {}
-        for number, micro in enumerate(micros):
-            weight = float(number < num_own)
-            log_probs, entropies = self._log_probs(micro.token_ids, micro.response_mask)
-            old = micro.old_log_probs.where(micro.is_evaluated.unsqueeze(-1), log_probs.detach())
-            loss, metrics = self.loss(log_probs, entropies, replace(micro, old_log_probs=old))
-            with nullcontext() if number + 1 == len(micros) else self._keeping_gradients():
-                # Strategies take the mean of the gradients of processes with rows of their own; the step is their sum.
-                self.manual_backward(loss * (weight * comm.data_parallel_size()))
-            for name, value in {"loss": loss.detach(), **metrics}.items():
-                totals[name] = totals.get(name, torch.zeros_like(value)) + weight * value
-        # Those that compute layers together have the same totals.
-        values = comm.total(torch.stack(list(totals.values()))).float() / comm.tensor_parallel_size()
-        summed = dict(zip(totals, values, strict=True))
+        metrics = accumulate_gradient(
+            self._log_probs,
+            self.loss,
+            batch,
+            self.max_tokens_per_microbatch,
+            self.trainer.strategy,
+            self.manual_backward,
+        )
         norm = clip_gradients(self.parameters(), self.max_grad_norm)
         is_finite = bool(norm.isfinite())
         if is_finite:
@@ -294,16 +284,11 @@ class APPOModule(L.LightningModule):
             log.warning("step %d is skipped: the norm of its gradient is %s", self.trainer.global_step, norm.item())
         optimizer.zero_grad(set_to_none=True)
         return {
-            **summed,
+            **metrics,
             "grad_norm": norm.nan_to_num(posinf=0.0),
             "skipped_steps": float(not is_finite),
             "lr": optimizer.param_groups[0]["lr"],
         }
-
-    def _keeping_gradients(self) -> AbstractContextManager[None]:
-        """Gradients stay in the process as yet, where the strategy can wait for the last micro-batch."""
-        strategy = self.trainer.strategy
-        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
     def _step_scheduler(self) -> None:
         scheduler = self.lr_schedulers()
@@ -312,26 +297,14 @@ class APPOModule(L.LightningModule):
             scheduler.step()
 
     def validation_step(self, batch: Evaluated, batch_idx: int) -> None:
-        self.evaluation.update(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_evaluation("validation")
+        """Does nothing: `EvaluationCallback` takes in what was evaluated."""
 
     def test_step(self, batch: Evaluated, batch_idx: int) -> None:
-        self.evaluation.update(batch)
-
-    def on_test_epoch_end(self) -> None:
-        self._log_evaluation("test")
+        """Does nothing, likewise."""
 
     def predict_step(self, batch: Evaluated, batch_idx: int) -> list[dict[str, str | float]]:
         """Prompt, text and reward of every trajectory; the files of the run's folder hold the rest."""
-        return [{"prompt": t.prompt.id, "text": t.text, "reward": outcome.reward} for t, outcome in batch]
-
-    def _log_evaluation(self, stage: str) -> None:
-        with comm.phase(stage):
-            values = self.evaluation.compute()
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
-        self.evaluation.reset()
+        return [{"prompt": t.prompt.id, "text": t.text, "reward": result.reward} for t, result in batch]
 
     def _log(self, metrics: Mapping[str, Tensor | float]) -> None:
         # All ranks have the same values already, on the CPU, where a strategy of GPUs could not sum them up.

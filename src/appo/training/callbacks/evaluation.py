@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import lightning as L
 
 from appo.core.seeding import derive_seed
 from appo.core.trajectory import Prompt
 from appo.distributed import comm
-from appo.monitoring.evaluation_metrics import Evaluated
+from appo.monitoring.evaluation_metrics import Evaluated, EvaluationMetrics
 from appo.prompts import Split
 from appo.rollouts import RolloutRequest
 from appo.training.callbacks.common import parts_of, run_folder, trajectory_file
@@ -20,11 +21,14 @@ from appo.training.module import APPOModule
 
 
 class EvaluationCallback(L.Callback):
-    """Samples and rewards the trajectories of validation, test and prediction.
+    """Samples, rewards and measures the trajectories of validation and test, and samples those of prediction.
 
     It takes engine, tools and reward from the `RolloutCallback` of the same trainer, and its options from there:
     `rollout.evaluation`.
     """
+
+    def __init__(self) -> None:
+        self._metrics = EvaluationMetrics()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._fill(trainer, pl_module, "validation", "validation")
@@ -35,12 +39,46 @@ class EvaluationCallback(L.Callback):
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._fill(trainer, pl_module, "test", "predict")
 
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Evaluated,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._metrics.update(batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Evaluated,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._metrics.update(batch)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._log(pl_module, "validation")
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._log(pl_module, "test")
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "validate":
             _write(trainer, "validation")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         _write(trainer, "test")
+
+    def _log(self, pl_module: L.LightningModule, stage: str) -> None:
+        with comm.phase(stage):
+            values = self._metrics.compute()
+        pl_module.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+        self._metrics.reset()
 
     def _fill(self, trainer: L.Trainer, pl_module: L.LightningModule, split: Split, stage: str) -> None:
         """Hands the evaluation's batches to the buffer that the loader reads, each sampled when it is drawn."""
