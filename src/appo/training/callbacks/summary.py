@@ -51,7 +51,7 @@ def _contents(trainer: L.Trainer, module: APPOModule, data: RolloutDataModule) -
     num_parameters = sum(parameter.numel() for parameter in module.policy.parameters())
     dtype = str(module.policy.dtype).removeprefix("torch.")
     counts = ", ".join(f"{number:,} {split}" for split, number in data.num_prompts.items())
-    branching = rollout.branching
+    branching, sampler = rollout.branching, rollout.sampler
     end = f"trainer.max_epochs={trainer.max_epochs}"
     if rollout.stop_after_tokens is not None:
         end += f", rollout.stop_after_tokens={rollout.stop_after_tokens}"
@@ -59,9 +59,9 @@ def _contents(trainer: L.Trainer, module: APPOModule, data: RolloutDataModule) -
         "policy": f"{module.policy_folder}: {type(module.policy).__name__}, {num_parameters:,} parameters in {dtype}",
         "adapter": "" if module.lora is None else f"rank {module.lora.rank}, {_num_trained(module):,} parameters",
         "data": f"{_name(data.source)}: prompts {counts}; {data.prompts_per_iteration} an iteration",
-        "tools": f"{', '.join(rollout.runner.tools) or 'none'}; {_name(rollout.syntax)}",
-        "engine": _name(rollout.engine),
-        "reward": _name(rollout.reward.reward),
+        "tools": f"{', '.join(sampler.tools.tools) or 'none'}; {_name(sampler.syntax)}",
+        "engine": _name(sampler.engine),
+        "reward": _name(sampler.reward.reward),
         "rollouts": f"{branching.num_roots} roots and {branching.num_branches} branches a prompt, "
         f"{rollout.limits.max_response_tokens:,} tokens at most",
         "method": f"{_name(rollout.scorer)}, {_name(rollout.advantage)}, {_name(module.loss)}",
