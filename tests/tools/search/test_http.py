@@ -144,13 +144,14 @@ def test_a_server_that_asks_to_wait_for_too_long_ends_the_search(search):
 def test_threads_share_the_rate(search):
     backend, received = search(FOUND, requests_per_s=20.0)
     threads = [threading.Thread(target=backend.search, args=("Rome", 1)) for _ in range(6)]
+    begin = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(received) == 6
-    # Five intervals of 0.05 seconds lie between the first and the last.
-    assert max(r.at for r in received) - min(r.at for r in received) >= 0.24
+    # Five intervals of 0.05 seconds lie before the last; a busy machine may hold the first one back.
+    assert max(r.at for r in received) - begin >= 0.25
 
 
 @pytest.mark.parametrize("slow", [Reply({}, hangs=True), Reply(body=b"x" * 1000, drips=True)], ids=["hangs", "drips"])
