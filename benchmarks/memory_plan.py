@@ -28,7 +28,9 @@ from typing import Any, Literal
 import torch
 import transformers
 
-from appo.commands.plan import RUNTIME_BYTES, EnginePlan, PolicySize, Precision, RunPlan, plan_memory
+from appo.commands.plan.plan import RUNTIME_BYTES, plan_memory
+from appo.commands.plan.settings import EngineSettings, Precision, RunSettings
+from appo.commands.plan.size import PolicySize
 from appo.distributed import comm
 from benchmarks.handover import GIVE_BACK
 
@@ -114,9 +116,6 @@ CASES = (
     Case("llama-vocabulary", strategy="tensor", rows=2, row_tokens=64, scored=32),
 )
 
-CHUNK_BYTES = 2**27
-"""Of the vocabulary-sized tensors of a chunk without a GPU."""
-
 SENT_GRADIENTS = 3
 """Times that gradients of embedding and head are there when they are added up over processes on a CPU: as they were
 computed, as they are sent, and as gloo copies them. Activations are gone then, and weights not gathered any more."""
@@ -139,20 +138,20 @@ class Result:
 def predict(case: Case) -> int:
     """The update phase of a plan for processes without a GPU."""
     num_bytes = getattr(torch, case.dtype).itemsize
-    run = RunPlan(
+    run = RunSettings(
         num_gpus=case.num_processes,
         strategy="single" if case.strategy == "single" else "fsdp",
         tensor_parallel=case.tensor_parallel,
         precision=Precision(num_bytes, num_bytes, num_bytes),
-        optimizer_states={"AdamW": 2, "SGD": 0}[case.optimizer],
+        state_bytes={"AdamW": 2, "SGD": 0}[case.optimizer] * num_bytes,
         foreach=False,
         checkpointing=case.checkpointing,
         micro_batch_tokens=case.rows * case.row_tokens,
         scored_tokens=case.rows * case.scored,
         prompt_tokens=case.row_tokens - case.scored,
         response_tokens=case.scored,
-        chunk_bytes=CHUNK_BYTES,
-        engine=EnginePlan("server"),
+        device="cpu",
+        engine=EngineSettings("server"),
     )
     size = PolicySize.of_shape(MODELS[case.model])
     plan = plan_memory(size, run)
@@ -160,7 +159,7 @@ def predict(case: Case) -> int:
     if case.num_processes == 1:
         return expected
     held = sum(item.num_bytes for item in plan.items if item.name in ("weights", "optimizer state", "gradients"))
-    return max(expected, held + SENT_GRADIENTS * (size.embedding_weights + size.head_weights) * num_bytes)
+    return max(expected, held + SENT_GRADIENTS * size.vocabulary_weights * num_bytes)
 
 
 def measure(case: Case) -> int:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
+from appo.commands import cli
 from appo.commands.export import export_policy
+from appo.commands.plan.plan import plan_memory
+from appo.commands.plan.settings import RunSettings
+from appo.commands.plan.size import PolicySize
 from appo.monitoring.trajectory_files import read_trajectories
 from appo.policy.loading import load_policy
 from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.lora import Adapter, LoRA
-from appo.policy.step_memory import memory_of_step
 from appo.policy.weight_layout import WeightLayout
-from tests.small_run import run
+from tests.small_run import CONFIG, run
 from tests.training.callbacks.test_fit import history, weights
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -73,15 +76,28 @@ def test_gradients_reach_the_adapter_through_quantized_layers(folder):
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in trained)
 
 
-def test_the_memory_report_counts_4_bit_weights_and_8_bit_states(folder):
-    model = load_policy(folder)
-    need = memory_of_step(model, None, bitsandbytes.optim.AdamW8bit(model.parameters()), 64)
-    large = sum(p.numel() for p in model.parameters() if p.numel() >= 4096)
-    small = sum(p.numel() for p in model.parameters()) - large
-    assert need.optimizer == pytest.approx(large * 2 * (1 + 4 / 256) + small * 8, rel=0.5)
-    assert need.optimizer < 0.6 * need.weights
-    frozen = quantized(folder).model
-    assert memory_of_step(frozen, None, torch.optim.AdamW([torch.zeros(1)]), 64).weights < 0.5 * need.weights
+def test_a_plan_counts_weights_of_4_bits_states_of_8_and_the_adapter(folder, capsys, monkeypatch):
+    # Made for this machine, the plan needs no GPU.
+    monkeypatch.setattr(LoRA, "check_installed", lambda self: None)
+    config = AutoConfig.from_pretrained(folder)
+    model = quantized(folder).model
+    plan = plan_memory(PolicySize.of_config(config, QLORA), RunSettings(is_quantized=True, state_bytes=2.0))
+    planned = {item.name: item.num_bytes for item in plan.items}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    scales = sum(
+        state.absmax.nbytes + state.state2.absmax.nbytes
+        for state in (getattr(parameter, "quant_state", None) for parameter in frozen)
+        if state is not None
+    )
+    assert planned["adapter"] == planned["gradients"] == sum(parameter.nbytes for parameter in trained)
+    assert planned["optimizer state"] == 2 * sum(parameter.numel() for parameter in trained)
+    assert planned["weights"] == pytest.approx(scales + sum(parameter.nbytes for parameter in frozen), rel=0.01)
+    cli.run(
+        ["plan", "--config", CONFIG, f"--model.policy={folder}", "--gpu-memory-gib=0.001", "--model.lora.quantize=nf4",
+         "--model.optimizer=bitsandbytes.optim.AdamW8bit"]
+    )  # fmt: skip
+    assert "adapter" in capsys.readouterr().out
 
 
 def test_a_run_with_quantized_weights_samples_from_what_it_trains_and_resumes(tmp_path, policy_folder, monkeypatch):

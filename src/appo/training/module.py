@@ -25,7 +25,6 @@ from appo.policy.loading import load_policy, load_sharded_policy
 from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.lora import Adapter, LoRA
 from appo.policy.saving import named_weights
-from appo.policy.step_memory import memory_of_step
 from appo.training.gradient import accumulate_gradient
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,6 @@ class APPOModule(L.LightningModule):
             takes what transformers would.
         lora: trains an adapter beside the policy's weights; none trains the weights.
         compile: compiles the decoder with `torch.compile`, for sequences of all lengths at once.
-        memory_report: logs, before the first step, what it will need.
         sharding: how the policy is spread over processes if `trainer.strategy` does so.
     """
 
@@ -74,7 +72,6 @@ class APPOModule(L.LightningModule):
         attention: str | None = None,
         lora: LoRA | None = None,
         compile: bool = False,
-        memory_report: bool = False,
         sharding: Sharding = _DEFAULT_SHARDING,
     ) -> None:
         super().__init__()
@@ -99,7 +96,6 @@ class APPOModule(L.LightningModule):
         self.attention = attention
         self.lora = lora
         self.is_compiled = compile
-        self.reports_memory = memory_report
         self.sharding = sharding
         self.automatic_optimization = False
         self.policy_version = int(lora is not None and lora.quantize is not None)
@@ -180,21 +176,6 @@ class APPOModule(L.LightningModule):
     def _flops(self) -> PolicyFlops:
         assert self.policy is not None
         return PolicyFlops.of(self.policy)
-
-    def on_train_start(self) -> None:
-        if self.reports_memory:
-            assert self.policy is not None
-            optimizer = self.optimizers()
-            assert not isinstance(optimizer, list)
-            references = {id(each.model): each.model for each in self._reference if each is not self._log_probs}
-            with self.trainer.precision_plugin.forward_context():
-                need = memory_of_step(
-                    self.policy,
-                    next(iter(references.values()), None),
-                    optimizer.optimizer,
-                    self.max_tokens_per_microbatch,
-                )
-            log.info("one step needs about\n%s", need)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["policy_version"] = self.policy_version

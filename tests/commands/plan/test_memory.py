@@ -6,9 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from appo.commands.plan import (
-    PolicySize,
-    Precision,
+from appo.commands.plan.memory import (
     cache_bytes,
     layer_activations,
     log_prob_buffers,
@@ -16,7 +14,10 @@ from appo.commands.plan import (
     step_workspace,
     weight_casts,
 )
+from appo.commands.plan.settings import Precision, RunSettings
+from appo.commands.plan.size import PolicySize
 from appo.engines.hf.kv_cache import SlotCache
+from appo.policy.lora import LoRA
 from appo.policy.packing import RowForward
 
 ROWS, TOKENS, HEAD_SIZE = 2, 32, 16
@@ -68,7 +69,7 @@ def test_activations_are_those_that_autograd_saves(model_type, name):
     size = PolicySize.of(model)
     # Sines and cosines are saved once for all rows and layers; the output head's matrix is not cast by the decoder.
     rotary = 2 * TOKENS * HEAD_SIZE * precision.residual
-    casts = weight_casts(size, precision) - (2 * size.vocab_size * size.hidden_size if autocast else 0)
+    casts = weight_casts(size, precision) - (2 * size.lm_head_weights if autocast else 0)
     expected = ROWS * TOKENS * step_activations(size, precision, checkpointing=False) + rotary + casts
     assert saved_bytes(model, autocast) == expected
 
@@ -79,6 +80,19 @@ def test_checkpointing_leaves_the_inputs_of_layers(name):
     model = tiny("qwen2", dtype, checkpointing=True)
     expected = ROWS * TOKENS * step_activations(PolicySize.of(model), precision, checkpointing=True)
     assert saved_bytes(model, autocast=False) == expected
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_with_an_adapter_activations_are_nearly_those_that_autograd_saves(name):
+    dtype, autocast, precision = PRECISIONS[name]
+    model = tiny("qwen2", dtype)
+    size = PolicySize.of(model, LoRA(rank=8))
+    casts = weight_casts(size, precision) - (2 * size.lm_head_weights if autocast else 0)
+    expected = ROWS * TOKENS * step_activations(size, precision, checkpointing=False) + casts
+    # Of a layer that is not square, autograd saves a bias with its weight.
+    assert saved_bytes(model, autocast) == pytest.approx(expected, rel=0.05)
+    without = PolicySize.of(tiny("qwen2", dtype))
+    assert step_activations(without, precision, False) != step_activations(size, precision, False)
 
 
 def test_a_cache_takes_as_many_bytes_as_the_engine_allocates():
@@ -96,12 +110,11 @@ def test_heads_of_a_cache_are_divided_until_each_process_has_one():
 
 def test_log_prob_buffers_by_hand():
     size = PolicySize.of(tiny("qwen2"))
-    # 10 tokens of 97 float32 logits, four times.
-    assert log_prob_buffers(size, 10, None) == 4 * 10 * 97 * 4
-    # Chunks of 5 tokens: 3880 bytes and half of that, and the head's gradient.
-    assert log_prob_buffers(size, 10, 2 * 5 * 97 * 4) == 3880 * 3 // 2 + 97 * 48 * 4
-    # Fewer tokens than a chunk could hold; a chunk holds at least one token.
-    assert log_prob_buffers(size, 1, 10**9) == log_prob_buffers(size, 1000, 1) == 2 * 97 * 4 * 3 // 2 + 97 * 48 * 4
+    # Two float32 logits of 10 tokens, half of that, and the gradient of the LM head.
+    assert log_prob_buffers(size, 10, "cpu") == log_prob_buffers(size, 10, "cuda") == 7760 * 3 // 2 + 97 * 48 * 4
+    # A chunk of 128 MiB holds 172,960 tokens on a CPU, and 8 times as many on a GPU.
+    assert log_prob_buffers(size, 10**6, "cpu") == 172_960 * 776 * 3 // 2 + 97 * 48 * 4
+    assert log_prob_buffers(size, 10**7, "cuda") == 1_383_687 * 776 * 3 // 2 + 97 * 48 * 4
 
 
 def test_tensor_parallelism_divides_what_is_inside_a_layer():
@@ -115,17 +128,19 @@ def test_tensor_parallelism_divides_what_is_inside_a_layer():
 def test_the_workspace_is_that_of_the_head_or_of_a_layer(checkpointing):
     size, precision = PolicySize.of(tiny("qwen2")), Precision()
 
-    def workspace(num_scored: int) -> int:
-        return step_workspace(size, precision, 1000, num_scored, checkpointing, None)
+    def workspace(num_tokens: int, num_scored: int, **options: object) -> int:
+        run = RunSettings(
+            micro_batch_tokens=num_tokens, scored_tokens=num_scored, prompt_tokens=1, response_tokens=1, device="cpu",
+            checkpointing=checkpointing, **options,
+        )  # fmt: skip
+        return step_workspace(size, run)
 
-    assert workspace(0) == workspace(10)
-    assert workspace(10**5) == log_prob_buffers(size, 10**5, None)
-    # Of a gathered head, the gradient is counted with those of gathered weights.
-    buffers, half = log_prob_buffers(size, 10**5, 10**7), Precision(4, 2, 2)
-    of_gathered = [
-        step_workspace(size, each, 10, 10**5, checkpointing, 10**7, is_gathered=True) for each in (precision, half)
-    ]
-    # It is summed up in float32 beside them where they are shorter.
-    assert of_gathered == [buffers - 97 * 48 * 4, buffers]
+    assert workspace(1000, 0) == workspace(1000, 10)
+    buffers = log_prob_buffers(size, 10**5, "cpu")
+    assert workspace(10, 10**5) == buffers
+    # Of a gathered head, the gradient is counted with those of gathered weights; it is summed up in float32 beside them
+    # where they are shorter.
+    assert workspace(10, 10**5, strategy="fsdp") == buffers - 97 * 48 * 4
+    assert workspace(10, 10**5, strategy="fsdp", precision=Precision(4, 2, 2)) == buffers
     recomputed = 1000 * layer_activations(size, precision) if checkpointing else 0
-    assert workspace(0) == recomputed + 1000 * (3 * 4 * 160 + 2 * 4 * 48) + 4 * 48 * 160
+    assert workspace(1000, 0) == recomputed + 1000 * (3 * 4 * 160 + 2 * 4 * 48) + 4 * 48 * 160

@@ -5,29 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from appo.commands.plan import (
-    PHASES,
-    SHAPES,
-    EnginePlan,
-    MemoryPlan,
-    PolicySize,
-    Precision,
-    RunPlan,
-    advice,
-    cache_bytes,
-    describe,
-    gpus_needed,
-    plan_memory,
-)
-from appo.commands.plan.plan import GIB
+from appo.commands.plan.advice import advice, gpus_needed
+from appo.commands.plan.command import describe
+from appo.commands.plan.memory import cache_bytes
+from appo.commands.plan.plan import PHASES, MemoryPlan, plan_memory
+from appo.commands.plan.settings import GIB, EngineSettings, Precision, RunSettings
+from appo.commands.plan.shapes import SHAPES
+from appo.commands.plan.size import PolicySize
 
 SIZE = PolicySize.of_shape(SHAPES["Qwen2.5-7B"])
-SHARDED = RunPlan(
+SHARDED = RunSettings(
     num_gpus=8,
     strategy="fsdp",
     precision=Precision(4, 2, 2),
     checkpointing=True,
-    engine=EnginePlan("vllm"),
+    engine=EngineSettings("vllm"),
 )
 
 
@@ -57,10 +49,10 @@ def test_phases_add_up_what_is_there_in_them():
 def test_processes_that_compute_layers_together_gather_a_part_of_each_and_the_rest_whole():
     together = replace(SHARDED, tensor_parallel=4)
     alone_plan, plan = plan_memory(SIZE, SHARDED), plan_memory(SIZE, together)
-    whole = SIZE.embedding_weights + SIZE.head_weights
+    whole = SIZE.vocabulary_weights
     for each, layers in ((alone_plan, 2 * SIZE.layer_weights), (plan, 2 * SIZE.layer_weights // 4)):
         assert item(each, "gathered layers") == 2 * (layers + whole)
-        assert item(each, "gradients of gathered layers") == 2 * (layers + SIZE.head_weights)
+        assert item(each, "gradients of gathered layers") == 2 * (layers + SIZE.lm_head_weights)
     for name in ("weights", "optimizer state", "gradients", "weights on their way to the engine"):
         assert item(plan, name) == item(alone_plan, name)
     # Both have the same rows, and put some of them through the head each.
@@ -69,7 +61,7 @@ def test_processes_that_compute_layers_together_gather_a_part_of_each_and_the_re
 
 
 def test_weights_are_gathered_whole_on_their_way_to_an_engine_as_they_are_stored():
-    largest = max(SIZE.layer_weights, SIZE.embedding_weights)
+    largest = max(SIZE.layer_weights, SIZE.lm_head_weights)
     assert item(plan_memory(SIZE, SHARDED), "weights on their way to the engine") == 4 * largest + 64 * 2**20
 
 
@@ -78,8 +70,8 @@ def test_autocast_casts_what_was_gathered():
     cast = plan_memory(SIZE, replace(SHARDED, precision=Precision(4, 2, 4), tensor_parallel=4))
     assert item(gathered_low, "casts of weights") == 0
     layers = 2 * SIZE.layer_weights // 4
-    assert item(cast, "gathered layers") == 4 * (layers + SIZE.embedding_weights + SIZE.head_weights)
-    matrices = SIZE.num_layers * SIZE.linear_layer_weights // 4 + SIZE.head_weights
+    assert item(cast, "gathered layers") == 4 * (layers + SIZE.vocabulary_weights)
+    matrices = SIZE.num_layers * SIZE.linear_layer_weights // 4 + SIZE.lm_head_weights
     assert item(cast, "casts of weights") == 2 * matrices
 
 
@@ -102,7 +94,7 @@ def test_the_cache_of_an_engine_is_what_its_share_leaves():
 
 
 def test_servers_take_nothing_of_the_trainers_gpus():
-    plan = plan_memory(SIZE, replace(SHARDED, engine=EnginePlan("server")))
+    plan = plan_memory(SIZE, replace(SHARDED, engine=EngineSettings("server")))
     assert not any(item.name.startswith("engine") for item in plan.items)
     assert plan.cache_tokens is None
     assert plan.fits
@@ -131,7 +123,7 @@ def test_an_engine_without_room_for_a_trajectory_does_not_fit():
 
 def test_what_fits_on_no_change_is_told_how_many_gpus_it_needs():
     size = PolicySize.of_shape(SHAPES["Llama-3.1-70B"])
-    run = replace(SHARDED, engine=EnginePlan("vllm", tensor_parallel=8, memory_share=0.4))
+    run = replace(SHARDED, engine=EngineSettings("vllm", tensor_parallel=8, memory_share=0.4))
     assert advice(size, run) is None
     number, changes = gpus_needed(size, run)
     assert number in (16, 32)
@@ -141,7 +133,7 @@ def test_what_fits_on_no_change_is_told_how_many_gpus_it_needs():
 
 def test_more_gpus_do_not_change_how_many_compute_a_layer():
     size = PolicySize.of_shape(SHAPES["Llama-3.1-70B"])
-    run = replace(SHARDED, tensor_parallel=8, engine=EnginePlan("vllm", tensor_parallel=8, memory_share=0.4))
+    run = replace(SHARDED, tensor_parallel=8, engine=EngineSettings("vllm", tensor_parallel=8, memory_share=0.4))
     text = describe(plan_memory(size, run))
     assert ", 8 GPUs a layer" in text
     assert "fits on 32 GPUs with data_parallel_size=4" in text
@@ -155,7 +147,7 @@ def test_more_gpus_do_not_change_how_many_compute_a_layer():
         ({"gpu_bytes": 0}, r"gpu_memory_gib must be positive, got 0\.0"),
         ({"tensor_parallel": 3}, "must divide 8 GPUs, got 3"),
         ({"tensor_parallel": 2, "strategy": "ddp"}, "tensor_parallel_size must be 1 without shards, got 2"),
-        ({"engine": EnginePlan("vllm", tensor_parallel=16)}, "must divide 8 GPUs, got 16"),
+        ({"engine": EngineSettings("vllm", tensor_parallel=16)}, "must divide 8 GPUs, got 16"),
     ],
 )
 def test_impossible_runs_are_refused(changes, message):

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, MixtralConfig
 
-from appo.commands.plan import SHAPES, PolicySize
+from appo.commands.plan.shapes import SHAPES
+from appo.commands.plan.size import PolicySize
 
 SMALL = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -21,8 +22,8 @@ def test_counts_are_those_of_the_real_tensors(model_type, tie_word_embeddings):
     assert size.num_weights == sum(p.numel() for p in model.parameters())
     assert size.layer_weights == sum(p.numel() for p in model.model.layers[0].parameters())
     assert size.linear_layer_weights == sum(p.numel() for p in model.model.layers[0].parameters() if p.ndim == 2)
-    assert size.embedding_weights == size.largest_weight == 97 * 32
-    assert size.head_weights == (0 if tie_word_embeddings else 97 * 32)
+    assert size.lm_head_weights == size.largest_weight == 97 * 32
+    assert size.vocabulary_weights == (1 if tie_word_embeddings else 2) * 97 * 32
     assert (size.attention_size, size.kv_size) == (64, 32)
 
 

@@ -16,7 +16,8 @@ from appo.commands.doctor import configs
 from appo.commands.doctor.configs import write_config
 from appo.commands.doctor.policies import policy_folder
 from appo.commands.doctor.result import Figures, Machine, SkipStepError, StepError
-from appo.commands.plan.plan import GIB, PHASES, RUNTIME_BYTES
+from appo.commands.plan.plan import PHASES, RUNTIME_BYTES
+from appo.commands.plan.settings import GIB
 from appo.core.extras import MissingPackageError, require_extra
 
 _PLAN_MARGIN = 1.1

@@ -7,15 +7,16 @@ from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
-from appo.commands.plan.plan import RunPlan, plan_memory
+from appo.commands.plan.plan import plan_memory
+from appo.commands.plan.settings import RunSettings
 from appo.commands.plan.size import PolicySize
 
-Change = Callable[[RunPlan], RunPlan]
+Change = Callable[[RunSettings], RunSettings]
 
 _MOST_GPUS = 4096
 
 
-def advice(size: PolicySize, run: RunPlan) -> list[str] | None:
+def advice(size: PolicySize, run: RunSettings) -> list[str] | None:
     """The fewest changes with which a run fits, each as what to set; None if none of them does.
 
     Args:
@@ -33,7 +34,7 @@ def advice(size: PolicySize, run: RunPlan) -> list[str] | None:
     return None
 
 
-def gpus_needed(size: PolicySize, run: RunPlan) -> tuple[int, list[str]] | None:
+def gpus_needed(size: PolicySize, run: RunSettings) -> tuple[int, list[str]] | None:
     """The smallest number of GPUs, doubling the present one, on which a run fits in shards, and the changes it needs.
 
     As many GPUs as before compute a layer together.
@@ -54,7 +55,7 @@ def gpus_needed(size: PolicySize, run: RunPlan) -> tuple[int, list[str]] | None:
     return None
 
 
-def _changes(size: PolicySize, run: RunPlan) -> Iterator[tuple[str, Change]]:
+def _changes(size: PolicySize, run: RunSettings) -> Iterator[tuple[str, Change]]:
     """What may be set, the cheapest first."""
     if run.engine.kind == "vllm" and not run.engine.sleeps:
         yield (
@@ -76,5 +77,5 @@ def _changes(size: PolicySize, run: RunPlan) -> Iterator[tuple[str, Change]]:
                 yield f"rollout.engine.gpu_memory_utilization={share}", partial(_with_memory_share, share)
 
 
-def _with_memory_share(share: float, run: RunPlan) -> RunPlan:
+def _with_memory_share(share: float, run: RunSettings) -> RunSettings:
     return replace(run, engine=replace(run.engine, memory_share=share))

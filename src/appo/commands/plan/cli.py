@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from appo.commands.errors import in_one_line
 from appo.commands.lightning_cli import AppoCLI
-from appo.commands.plan.command import describe, plan_of_run, policy_config
+from appo.commands.plan.command import describe, policy_config, settings_of_run
 from appo.commands.plan.plan import plan_memory
 from appo.commands.plan.shapes import SHAPES
 from appo.commands.plan.size import PolicySize
@@ -35,8 +35,8 @@ class PlanCLI(AppoCLI):
         with in_one_line():
             parts = self.parser.instantiate_classes(self.config)
             config = policy_config(parts.model.policy_folder, self.config.shape)
-            run = plan_of_run(
+            run = settings_of_run(
                 parts.model, parts.data, parts.rollout, self.config.trainer, config,
                 self.config.gpus, self.config.gpu_memory_gib,
             )  # fmt: skip
-            sys.stdout.write(f"{describe(plan_memory(PolicySize.of_config(config), run))}\n")
+            sys.stdout.write(f"{describe(plan_memory(PolicySize.of_config(config, parts.model.lora), run))}\n")

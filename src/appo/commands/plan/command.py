@@ -10,8 +10,8 @@ from jsonargparse import Namespace
 from transformers import AutoConfig, PreTrainedConfig
 
 from appo.commands.plan.advice import advice, gpus_needed
-from appo.commands.plan.memory import Precision
-from appo.commands.plan.plan import GIB, PHASES, USABLE_SHARE, EnginePlan, MemoryPlan, RunPlan
+from appo.commands.plan.plan import PHASES, USABLE_SHARE, MemoryPlan
+from appo.commands.plan.settings import GIB, EngineSettings, Precision, RunSettings
 from appo.commands.plan.shapes import SHAPES
 from appo.distributed.fsdp import Sharding
 from appo.engines import Engine, HFEngine, VLLMEngine, VLLMServerEngine
@@ -44,7 +44,7 @@ def policy_config(policy: str, shape: str | None) -> PreTrainedConfig:
     return AutoConfig.for_model(**SHAPES[shape], dtype="bfloat16")
 
 
-def plan_of_run(
+def settings_of_run(
     module: APPOModule,
     data: RolloutDataModule,
     rollout: RolloutCallback,
@@ -52,7 +52,7 @@ def plan_of_run(
     config: PreTrainedConfig,
     gpus: int | None,
     gpu_memory_gib: float,
-) -> RunPlan:
+) -> RunSettings:
     """What of a run's settings decides about memory.
 
     Args:
@@ -78,15 +78,18 @@ def plan_of_run(
     precision = _precision(module.dtype_name, mixed, stored_bytes, sharding)
     roots, branches = rollout.branching.num_roots, rollout.branching.num_branches
     at_once = roots + branches if rollout.sampling.lag else max(roots, branches)
-    states, foreach = _optimizer(module.optimizer)
-    return RunPlan(
+    state_bytes, foreach = _optimizer(module.optimizer, 4 if module.lora is not None else precision.weight)
+    # With its adapter off, the policy is its own reference.
+    is_reference = module.lora is not None and module.reference_folder == module.policy_folder
+    return RunSettings(
         num_gpus=num_gpus,
         gpu_bytes=int(gpu_memory_gib * GIB),
         strategy=strategy,
         tensor_parallel=tensor_parallel,
         precision=precision,
-        reference_bytes=precision.weight if module.loss.needs_reference else 0,
-        optimizer_states=states,
+        reference_bytes=precision.weight if module.loss.needs_reference and not is_reference else 0,
+        is_quantized=module.lora is not None and module.lora.quantize is not None,
+        state_bytes=state_bytes,
         foreach=foreach,
         checkpointing=module.gradient_checkpointing,
         micro_batch_tokens=module.max_tokens_per_microbatch,
@@ -134,7 +137,7 @@ def verdict(plan: MemoryPlan) -> list[str]:
     return lines
 
 
-def _what_helps(run: RunPlan, num_gpus: int, changes: list[str]) -> str:
+def _what_helps(run: RunSettings, num_gpus: int, changes: list[str]) -> str:
     where = ""
     if num_gpus != run.num_gpus and run.tensor_parallel > 1:
         where = f" on {num_gpus} GPUs with data_parallel_size={num_gpus // run.tensor_parallel}"
@@ -149,10 +152,10 @@ def _gib(num_bytes: float) -> str:
 
 
 def _row(name: str, values: Iterable[str]) -> str:
-    return f"{name:46}" + "".join(f"{value:>11}" for value in values)
+    return f"{name:46}" + "".join(f"{value:>13}" for value in values)
 
 
-def _strategy_name(run: RunPlan) -> str:
+def _strategy_name(run: RunSettings) -> str:
     names = {"single": "one process", "ddp": "ddp", "fsdp": "shards (fsdp2)"}
     parallel = f", {run.tensor_parallel} GPUs a layer" if run.tensor_parallel > 1 else ""
     return names[run.strategy] + parallel
@@ -207,20 +210,27 @@ def _precision(dtype: str, precision: str, stored_bytes: int, sharding: Sharding
     return Precision(weight, 2 if "mixed" in precision else gathered, gathered)
 
 
-def _optimizer(make: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]) -> tuple[float, bool]:
-    """Numbers that an optimizer keeps for each of a matrix, found by a step, and whether it updates all at once."""
-    matrix = torch.nn.Parameter(torch.zeros(64, 64))
+def _optimizer(
+    make: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer], num_bytes: int
+) -> tuple[float, bool]:
+    """Bytes that an optimizer keeps for each number of a matrix, found by a step, and whether it updates all at once.
+
+    Args:
+        make: the optimizer.
+        num_bytes: of a number of the matrix, 2 or 4.
+    """
+    matrix = torch.nn.Parameter(torch.zeros(512, 512, dtype=torch.bfloat16 if num_bytes == 2 else torch.float32))
     optimizer = make([matrix])
     matrix.grad = torch.zeros_like(matrix)
     optimizer.step()
-    kept = sum(v.numel() for v in optimizer.state[matrix].values() if isinstance(v, torch.Tensor) and v.ndim > 0)
+    kept = sum(v.nbytes for v in optimizer.state[matrix].values() if isinstance(v, torch.Tensor) and v.ndim > 0)
     options = optimizer.param_groups[0]
     return kept / matrix.numel(), options.get("foreach", False) is not False and not options.get("fused")
 
 
-def _engine(engine: Engine, stored_bytes: int) -> EnginePlan:
+def _engine(engine: Engine, stored_bytes: int) -> EngineSettings:
     if isinstance(engine, VLLMServerEngine):
-        return EnginePlan("server")
+        return EngineSettings("server")
     if not isinstance(engine, (HFEngine, VLLMEngine)):
         raise ValueError(
             "rollout.engine must be HFEngine, VLLMEngine or VLLMServerEngine to be planned, "
@@ -233,8 +243,8 @@ def _engine(engine: Engine, stored_bytes: int) -> EnginePlan:
         "prefill_tokens": engine.prefill_tokens,
     }
     if isinstance(engine, HFEngine):
-        return EnginePlan("hf", **shared)
-    return EnginePlan(
+        return EngineSettings("hf", **shared)
+    return EngineSettings(
         "vllm",
         tensor_parallel=engine.tensor_parallel_size,
         memory_share=engine.gpu_memory_utilization,

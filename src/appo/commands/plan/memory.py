@@ -7,35 +7,16 @@ read off the models of transformers (RMSNorm in float32, SwiGLU, `sdpa` or Flash
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import torch
 
+from appo.commands.plan.settings import Precision, RunSettings
 from appo.commands.plan.size import PolicySize
+from appo.functional import chunk_bytes
 
 _FLOAT = 4
 _TOKEN_ID = 8
-
-_UNCHUNKED_BUFFERS = 4
-_CHUNK_BUFFERS = 2
-
-
-@dataclass(frozen=True)
-class Precision:
-    """Bytes of the numbers in a training step.
-
-    Attributes:
-        weight: of parameters, gradients and optimizer state, 2 or 4.
-        compute: of what goes into a matrix product, 2 or 4.
-        residual: of what layers hand on to one another, and of weights that are gathered from shards, 2 or 4.
-    """
-
-    weight: int = 4
-    compute: int = 4
-    residual: int = 4
-
-    @property
-    def is_autocast(self) -> bool:
-        """Whether weights and inputs are cast at every product, and the residual stream is not."""
-        return self.residual > self.compute
+_ADAPTED = 7
+"""Matrices of a layer that have an adapter beside them, at most."""
 
 
 def layer_activations(size: PolicySize, precision: Precision, tensor_parallel: int = 1) -> int:
@@ -50,6 +31,10 @@ def layer_activations(size: PolicySize, precision: Precision, tensor_parallel: i
         compute * products * hidden
         + (compute * (2 * attention + 2 * shared + 4 * mlp) + f * num_heads) / tensor_parallel
 
+    Beside an adapter, a norm does not save the normed input, since its weight is frozen. The adapter itself adds its
+    inner products, ``7 * f * rank``. Its matrices stay in float32: in another precision each of the seven saves a copy
+    of its input, in the place of what the frozen matrix would save.
+
     Left out is a second copy of the attention's output, which `sdpa` makes where rows are packed.
 
     Args:
@@ -57,11 +42,20 @@ def layer_activations(size: PolicySize, precision: Precision, tensor_parallel: i
         precision: of the step.
         tensor_parallel: processes that share every layer.
     """
-    norms = 2 * (_FLOAT + precision.residual) * size.hidden_size + 2 * _FLOAT
-    products = 5 if precision.is_autocast else 2
+    products = precision.compute * (5 if precision.is_autocast else 2) * size.hidden_size
     shared = size.attention_size if precision.compute == _FLOAT else size.kv_size
     inside = precision.compute * (2 * size.attention_size + 2 * shared + 4 * size.mlp_size) + _FLOAT * size.num_heads
-    return norms + precision.compute * products * size.hidden_size + inside // tensor_parallel
+    if size.adapter_rank:
+        inside += _ADAPTED * _FLOAT * size.adapter_rank
+        if precision.compute < _FLOAT and not precision.is_autocast:
+            products = _FLOAT * (5 * size.hidden_size + size.attention_size + size.mlp_size)
+            inside -= precision.compute * size.mlp_size
+    return 2 * _norm_activations(size, precision) + products + inside // tensor_parallel
+
+
+def _norm_activations(size: PolicySize, precision: Precision) -> int:
+    normed = 0 if size.adapter_rank else precision.residual
+    return (_FLOAT + normed) * size.hidden_size + _FLOAT
 
 
 def step_activations(size: PolicySize, precision: Precision, checkpointing: bool, tensor_parallel: int = 1) -> int:
@@ -75,10 +69,9 @@ def step_activations(size: PolicySize, precision: Precision, checkpointing: bool
         checkpointing: whether layers are computed again in the backward pass.
         tensor_parallel: processes that share every layer.
     """
-    last_norm = (_FLOAT + precision.residual) * size.hidden_size + _FLOAT
     kept = precision.residual * size.hidden_size
     layer = kept if checkpointing else layer_activations(size, precision, tensor_parallel)
-    return _TOKEN_ID + last_norm + size.num_layers * layer
+    return _TOKEN_ID + _norm_activations(size, precision) + size.num_layers * layer
 
 
 def layer_workspace(size: PolicySize, precision: Precision, tensor_parallel: int = 1) -> int:
@@ -95,26 +88,22 @@ def weight_casts(size: PolicySize, precision: Precision, tensor_parallel: int = 
     if not precision.is_autocast:
         return 0
     layers = size.num_layers * size.linear_layer_weights // tensor_parallel
-    return precision.compute * (layers + size.vocab_size * size.hidden_size)
+    return precision.compute * (layers + size.lm_head_weights)
 
 
-def log_prob_buffers(size: PolicySize, num_tokens: int, chunk_bytes: int | None) -> int:
-    """Bytes of vocabulary-sized tensors while log-probs of tokens are taken.
+def log_prob_buffers(size: PolicySize, num_tokens: int, device: str) -> int:
+    """Bytes of vocabulary-sized tensors while log-probs of tokens are taken, and of the gradient of the LM head.
 
-    All at once it is logits, their log-softmax, its exponential and its clamp: ``4 * f * vocab`` a token. In chunks it
-    is two such tensors of a chunk, a third of the chunk that is kept for the backward pass, and the head's gradient,
-    which is summed over chunks in float32: ``1.5 * chunk + f * vocab * hidden``.
+    A chunk is two such tensors, of which a third of its size is kept for the backward pass; the gradient is summed over
+    chunks in float32: ``1.5 * chunk + f * vocab * hidden``, the latter where the head is trained.
 
     Args:
         size: of the model.
         num_tokens: scored tokens of a micro-batch.
-        chunk_bytes: memory of the two tensors of a chunk; None takes all tokens at once.
+        device: type of the device, such as `cuda`.
     """
-    token = _FLOAT * size.vocab_size
-    if chunk_bytes is None:
-        return _UNCHUNKED_BUFFERS * num_tokens * token
-    chunk = min(num_tokens * _CHUNK_BUFFERS * token, max(chunk_bytes, _CHUNK_BUFFERS * token))
-    return chunk * 3 // 2 + token * size.hidden_size
+    chunk = chunk_bytes(num_tokens, size.vocab_size, torch.float32, device)
+    return chunk * 3 // 2 + (0 if size.adapter_rank else _FLOAT * size.lm_head_weights)
 
 
 def cache_bytes(size: PolicySize, num_bytes: int, tensor_parallel: int = 1) -> int:
@@ -134,42 +123,22 @@ def cache_bytes(size: PolicySize, num_bytes: int, tensor_parallel: int = 1) -> i
     return 2 * size.num_layers * heads * size.head_size * num_bytes
 
 
-def step_workspace(
-    size: PolicySize,
-    precision: Precision,
-    num_tokens: int,
-    num_scored: int,
-    checkpointing: bool,
-    chunk_bytes: int | None,
-    tensor_parallel: int = 1,
-    is_gathered: bool = False,
-) -> int:
+def step_workspace(size: PolicySize, run: RunSettings) -> int:
     """Bytes that the worst moment of a micro-batch takes beside what it saves.
 
-    That is the output head (`log_prob_buffers`, or one of them beside the gradient of the head), or the backward pass
-    of the last layer: `layer_workspace`, the gradient of one matrix before it is added to that of earlier
-    micro-batches, and with checkpointing `layer_activations` of that layer.
-
-    Args:
-        size: of the model.
-        precision: of the step.
-        num_tokens: of a micro-batch.
-        num_scored: tokens whose log-probs one process takes.
-        checkpointing: whether layers are computed again in the backward pass.
-        chunk_bytes: see `log_prob_buffers`.
-        tensor_parallel: processes that share every layer.
-        is_gathered: whether the gradient of the head is that of a gathered weight, which counts for itself.
+    That is the LM head (`log_prob_buffers`), or the backward pass of the last layer: `layer_workspace`, the gradient of
+    one matrix before it is added to that of earlier micro-batches, and with checkpointing `layer_activations` of that
+    layer.
     """
-    head = log_prob_buffers(size, num_scored, chunk_bytes)
-    head_size = size.vocab_size * size.hidden_size
-    if chunk_bytes is None:
-        gradient = 0 if is_gathered else head_size * precision.weight
-        head = max(head, size.vocab_size * num_scored * _FLOAT + gradient)
-    elif is_gathered and precision.residual == _FLOAT:
-        # It is summed up where it stays; in low precision, it is cast afterwards.
-        head -= head_size * _FLOAT
-    layer = layer_workspace(size, precision, tensor_parallel) * num_tokens
-    layer += size.hidden_size * size.mlp_size * precision.weight // tensor_parallel
-    if checkpointing:
-        layer += layer_activations(size, precision, tensor_parallel) * num_tokens
+    precision = run.precision
+    head = log_prob_buffers(size, run.step_scored, run.device)
+    if run.strategy == "fsdp" and precision.residual == _FLOAT and not size.adapter_rank:
+        # The gradient of a gathered head counts for itself: it is summed up where it stays. In low precision, it is
+        # summed up in float32 beside it and cast afterwards.
+        head -= size.lm_head_weights * _FLOAT
+    layer = layer_workspace(size, precision, run.tensor_parallel) * run.step_tokens
+    if not size.adapter_rank:
+        layer += size.hidden_size * size.mlp_size * precision.weight // run.tensor_parallel
+    if run.checkpointing:
+        layer += layer_activations(size, precision, run.tensor_parallel) * run.step_tokens
     return max(head, layer)

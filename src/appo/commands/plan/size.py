@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from appo.policy.architecture import empty_model, head_size, num_kv_heads
+from appo.policy.lora import Adapter, LoRA
 
 _GATED_LAYER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -21,8 +22,6 @@ class PolicySize:
     Attributes:
         num_weights: numbers in all parameters, tied ones counted once.
         layer_weights: of the largest decoder layer.
-        embedding_weights: of the input embedding.
-        head_weights: of the output head; 0 if it is tied to the embedding.
         largest_weight: numbers in the largest single parameter.
         num_layers: decoder layers.
         hidden_size: width of the residual stream.
@@ -30,13 +29,14 @@ class PolicySize:
         num_heads: attention heads.
         num_kv_heads: heads of keys and values.
         head_size: width of a head.
-        vocab_size: rows of the output head.
+        vocab_size: rows of the LM head.
+        head_is_tied: whether the LM head is the input embedding.
+        adapter_weights: numbers in an adapter, which alone is trained; 0 without one.
+        adapter_rank: of the adapter; 0 without one.
     """
 
     num_weights: int
     layer_weights: int
-    embedding_weights: int
-    head_weights: int
     largest_weight: int
     num_layers: int
     hidden_size: int
@@ -45,6 +45,9 @@ class PolicySize:
     num_kv_heads: int
     head_size: int
     vocab_size: int
+    head_is_tied: bool
+    adapter_weights: int = 0
+    adapter_rank: int = 0
 
     @property
     def attention_size(self) -> int:
@@ -57,13 +60,27 @@ class PolicySize:
         return self.num_kv_heads * self.head_size
 
     @property
+    def lm_head_weights(self) -> int:
+        """``vocab * hidden``: of the LM head, and of the input embedding."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def vocabulary_weights(self) -> int:
+        """Of LM head and input embedding, which are one matrix where they are tied."""
+        return self.lm_head_weights * (1 if self.head_is_tied else 2)
+
+    @property
     def linear_layer_weights(self) -> int:
         """``2 * hidden * (attention + kv) + 3 * hidden * mlp``: the matrices of one decoder layer."""
         return self.hidden_size * (2 * self.attention_size + 2 * self.kv_size + 3 * self.mlp_size)
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> PolicySize:
+    def of(cls, model: PreTrainedModel, lora: LoRA | None = None) -> PolicySize:
         """The size of a model; the data of its parameters is not looked at.
+
+        Args:
+            model: it may be on the meta device.
+            lora: adapter that it gets in place, if any.
 
         Raises:
             ValueError: if its layers are not attention with separate projections and one gated MLP.
@@ -76,12 +93,9 @@ class PolicySize:
                 f"model.policy must have layers of {', '.join(_GATED_LAYER)} to be planned, got {type(model).__name__}"
             )
         text = model.config.get_text_config(decoder=True)
-        head_is_tied = head.weight is embedding.weight
-        return cls(
+        size = cls(
             num_weights=_count(model),
             layer_weights=max(_count(layer) for layer in layers),
-            embedding_weights=_count(embedding),
-            head_weights=0 if head_is_tied else _count(head),
             largest_weight=max(parameter.numel() for parameter in model.parameters()),
             num_layers=len(layers),
             hidden_size=text.hidden_size,
@@ -90,12 +104,17 @@ class PolicySize:
             num_kv_heads=num_kv_heads(text),
             head_size=head_size(text),
             vocab_size=head.weight.shape[0],
+            head_is_tied=head.weight is embedding.weight,
         )
+        if lora is None:
+            return size
+        trained = Adapter(model, lora).trained().values()
+        return replace(size, adapter_weights=sum(each.numel() for each in trained), adapter_rank=lora.rank)
 
     @classmethod
-    def of_config(cls, config: PreTrainedConfig) -> PolicySize:
-        """The size of a model that is not loaded."""
-        return cls.of(empty_model(config))
+    def of_config(cls, config: PreTrainedConfig, lora: LoRA | None = None) -> PolicySize:
+        """The size of a model that is not loaded, with or without an adapter."""
+        return cls.of(empty_model(config), lora)
 
     @classmethod
     def of_shape(cls, shape: Mapping[str, Any]) -> PolicySize:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from appo.commands.plan.command import verdict
-from appo.commands.plan.memory import Precision
-from appo.commands.plan.plan import GIB, PHASES, EnginePlan, MemoryPlan, RunPlan, plan_memory
+from appo.commands.plan.plan import PHASES, MemoryPlan, plan_memory
+from appo.commands.plan.settings import GIB, EngineSettings, Precision, RunSettings
 from appo.commands.plan.shapes import SHAPES
 from appo.commands.plan.size import PolicySize
 
@@ -42,7 +42,7 @@ def scale_plan(
         response_tokens: of the longest response; a micro-batch has room for a trajectory with it.
     """
     tensor_parallel, memory_share = ENGINES[model, num_gpus]
-    run = RunPlan(
+    run = RunSettings(
         num_gpus=num_gpus,
         strategy="fsdp",
         tensor_parallel=tensor_parallel_size,
@@ -52,7 +52,7 @@ def scale_plan(
         micro_batch_tokens=max(MICRO_BATCH_TOKENS, PROMPT_TOKENS + response_tokens),
         prompt_tokens=PROMPT_TOKENS,
         response_tokens=response_tokens,
-        engine=EnginePlan("vllm", tensor_parallel=tensor_parallel, memory_share=memory_share),
+        engine=EngineSettings("vllm", tensor_parallel=tensor_parallel, memory_share=memory_share),
     )
     return plan_memory(PolicySize.of_shape(SHAPES[model]), run)
 
