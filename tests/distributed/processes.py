@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
 import torch.multiprocessing
 
+# Read once, in a process that every process of a test is a copy of: reading them takes longer than what tests do.
+multiprocessing.set_forkserver_preload(["torch.distributed.tensor", "lightning.pytorch", "transformers", "appo.sft"])
+
 
 def as_processes(work: Callable[..., None], folder: Path, *args: object, num: int = 2) -> None:
     """Runs a function on some connected processes, with its rank as first argument."""
-    torch.multiprocessing.spawn(_connected, (num, work, str(folder / "store"), *args), nprocs=num)
+    torch.multiprocessing.start_processes(
+        _connected, (num, work, str(folder / "store"), *args), nprocs=num, start_method="forkserver"
+    )
 
 
 def _connected(rank: int, num: int, work: Callable[..., None], store: str, *args: object) -> None:
