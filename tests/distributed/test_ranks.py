@@ -1,10 +1,7 @@
-"""Runs on two processes, started by the command line as a user would start them, against runs on one."""
+"""Runs on two processes against runs on one."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from time import perf_counter
 
@@ -16,55 +13,9 @@ from transformers import AutoModelForCausalLM
 from appo.commands.export import export_policy
 from appo.monitoring.trajectory_files import read_trajectories
 from tests.distributed.failing_parts import TIMED_OUT
-from tests.small_run import CONFIG, SMALL, metrics
+from tests.distributed.whole_runs import ADAPTED, TRAINED, difference, fit, fit_by_command, iterations
 
 pytestmark = pytest.mark.distributed
-
-ROOT = Path(__file__).parents[2]
-TRAINED = [
-    # Three prompts an update on two processes, and few tokens a micro-batch: one of the two has more of them.
-    "--data.prompts_per_iteration=6",
-    "--data.prompts_per_minibatch=3",
-    "--model.max_tokens_per_microbatch=128",
-    "--rollout.reward=tests.small_run.EvenTokens",
-    "--rollout.advantage=GlobalBatchAdvantage",
-    "--rollout.sampling.lag=1",
-    "--trainer.max_epochs=3",
-    "--trainer.check_val_every_n_epoch=3",
-]
-
-ADAPTED = [*TRAINED[:-3], "--model.lora.rank=4", "--model.optimizer.lr=0.01"]
-
-TENSOR_PARALLEL = [
-    "--trainer.strategy=ModelParallelStrategy",
-    "--trainer.strategy.data_parallel_size=1",
-    "--trainer.strategy.tensor_parallel_size=2",
-]
-
-
-def fit(folder: Path, policy: Path, strategy: str, processes: int, *options: str) -> subprocess.CompletedProcess[str]:
-    """`appo fit` in processes of its own; with strategy `tensor`, two that compute every layer together."""
-    chosen = TENSOR_PARALLEL if strategy == "tensor" else [f"--trainer.strategy={strategy}"]
-    command = [
-        sys.executable, "-m", "appo", "fit", "--config", CONFIG, *SMALL, f"--model.policy={policy}",
-        f"--trainer.default_root_dir={folder}", *chosen, f"--trainer.devices={processes}",
-        "--rollout.rank_timeout_s=60", *options,
-    ]  # fmt: skip
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=300
-    )
-
-
-def difference(folder: Path, other: Path) -> float:
-    """Largest difference of two policies' weights."""
-    ours, theirs = (AutoModelForCausalLM.from_pretrained(each).state_dict() for each in (folder, other))
-    return max(float((ours[name] - theirs[name]).abs().max()) for name in theirs)
-
-
-def iterations(folder: Path) -> list[dict[str, float]]:
-    rows = [{name: float(value) for name, value in row.items() if value} for row in metrics(folder)]
-    return [row for row in rows if "train/loss" in row]
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +34,9 @@ def alone_with_adapter(tmp_path_factory, policy_folder) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "tensor"])
-def test_two_processes_train_as_one_does(tmp_path, policy_folder, alone, strategy):
-    done = fit(tmp_path, policy_folder, strategy, 2, *TRAINED)
+@pytest.mark.parametrize(("start", "strategy"), [(fit_by_command, "ddp"), (fit, "fsdp2"), (fit, "tensor")])
+def test_two_processes_train_as_one_does(tmp_path, policy_folder, alone, start, strategy):
+    done = start(tmp_path, policy_folder, strategy, 2, *TRAINED)
     assert done.returncode == 0, done.stderr[-3000:]
     assert difference(tmp_path / "policy", alone / "policy") <= 1e-5
     assert difference(tmp_path / "policy", policy_folder) > 1e-3
@@ -204,27 +155,29 @@ def newest(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("option", "strategy", "phase"),
+    ("start", "option", "strategy", "phase"),
     [
-        ("--rollout.reward=tests.distributed.failing_parts.KilledInSampling", "ddp", "sampling"),
-        ("--model.loss=tests.distributed.failing_parts.KilledInUpdate", "ddp", "update"),
-        ("--model.loss=tests.distributed.failing_parts.KilledInUpdate", "fsdp2", "update"),
-        ("--model.loss=tests.distributed.failing_parts.HangingInUpdate", "ddp", "update"),
-        ("--model.loss=tests.distributed.failing_parts.HangingInUpdate", "fsdp2", "update"),
-        ("--model.loss=tests.distributed.failing_parts.HangingInUpdate", "tensor", "update"),
-        ("--rollout.engine=tests.distributed.failing_parts.HangingEngine", "ddp", "weights"),
+        (fit_by_command, "--rollout.reward=tests.distributed.failing_parts.KilledInSampling", "ddp", "sampling"),
+        (fit, "--model.loss=tests.distributed.failing_parts.KilledInUpdate", "ddp", "update"),
+        (fit, "--model.loss=tests.distributed.failing_parts.KilledInUpdate", "fsdp2", "update"),
+        (fit, "--model.loss=tests.distributed.failing_parts.HangingInUpdate", "ddp", "update"),
+        (fit_by_command, "--model.loss=tests.distributed.failing_parts.HangingInUpdate", "fsdp2", "update"),
+        (fit, "--model.loss=tests.distributed.failing_parts.HangingInUpdate", "tensor", "update"),
+        (fit, "--rollout.engine=tests.distributed.failing_parts.HangingEngine", "ddp", "weights"),
     ],
 )
-def test_a_process_that_dies_or_hangs_ends_the_run_and_is_named(tmp_path, policy_folder, option, strategy, phase):
-    start = perf_counter()
-    done = fit(
+def test_a_process_that_dies_or_hangs_ends_the_run_and_is_named(
+    tmp_path, policy_folder, start, option, strategy, phase
+):
+    began = perf_counter()
+    done = start(
         tmp_path, policy_folder, strategy, 2, "--trainer.max_epochs=1", "--rollout.reward=tests.small_run.EvenTokens",
         "--rollout.rank_timeout_s=8", option,
     )  # fmt: skip
     assert done.returncode != 0
     assert f"in phase '{phase}'" in done.stderr
     assert "rank 1 has stopped or did not answer rank 0" in done.stderr or "rank 1 ended with exit code" in done.stderr
-    assert perf_counter() - start < 120
+    assert perf_counter() - began < 120
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from appo.monitoring.trajectory_files import read_trajectories
-from tests.distributed.test_ranks import difference, fit, iterations
+from tests.distributed.whole_runs import difference, fit, iterations
 from tests.engines.vllm_server.served_policy import ServedPolicy
 
 pytestmark = [pytest.mark.vllm, pytest.mark.distributed]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.distributed.test_ranks import TENSOR_PARALLEL, TRAINED, fit
 from tests.distributed.traps import Trap, trap_index, trap_rest, trap_value
+from tests.distributed.whole_runs import TENSOR_PARALLEL, TRAINED, fit
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 ONE_PROCESS = [*TENSOR_PARALLEL, "--trainer.strategy.tensor_parallel_size=1"]

@@ -11,7 +11,7 @@ import torch
 from appo.engines import HFEngine
 from appo.monitoring.trajectory_files import read_trajectories
 from appo.training.checks import can_overlap
-from tests.distributed.test_ranks import TRAINED, difference, fit, iterations
+from tests.distributed.whole_runs import TRAINED, difference, fit, iterations
 from tests.rollouts.async_engines import AsideEngine, meet, sampling_threads
 from tests.small_run import run
 from tests.training.callbacks.test_fit import history, weights
