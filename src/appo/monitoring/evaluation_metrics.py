@@ -76,21 +76,21 @@ class EvaluationMetrics:
     def update(self, batch: Evaluated) -> None:
         """Takes in finished trajectories."""
         by_prompt: dict[str, list[RewardResult]] = defaultdict(list)
-        for trajectory, outcome in batch:
-            by_prompt[trajectory.prompt.id].append(outcome)
+        for trajectory, result in batch:
+            by_prompt[trajectory.prompt.id].append(result)
             tools = Counter(f"{_OF_TOOL}{call.tool}" for call in trajectory.tool_calls)
-            for name, value in {**_values(trajectory, outcome), **tools}.items():
+            for name, value in {**_values(trajectory, result), **tools}.items():
                 self._moments[name].add(value)
-        for outcomes in by_prompt.values():
-            if all("accuracy" in outcome.parts for outcome in outcomes):
-                self._update_prompt(outcomes)
+        for results in by_prompt.values():
+            if all("accuracy" in result.parts for result in results):
+                self._update_prompt(results)
 
-    def _update_prompt(self, outcomes: Sequence[RewardResult]) -> None:
-        num_right = sum(outcome.parts["accuracy"] >= _RIGHT for outcome in outcomes)
-        for k in _ks(len(outcomes)):
-            self._moments[f"pass@{k}"].add(pass_at_k(num_right, len(outcomes), k))
-            if k > 1 and any(outcome.answer is not None for outcome in outcomes):
-                self._moments[f"maj@{k}"].add(majority_accuracy(outcomes[:k]))
+    def _update_prompt(self, results: Sequence[RewardResult]) -> None:
+        num_right = sum(result.parts["accuracy"] >= _RIGHT for result in results)
+        for k in _ks(len(results)):
+            self._moments[f"pass@{k}"].add(pass_at_k(num_right, len(results), k))
+            if k > 1 and any(result.answer is not None for result in results):
+                self._moments[f"maj@{k}"].add(majority_accuracy(results[:k]))
 
     def compute(self) -> dict[str, float]:
         """The values since the last `reset`, by name, over all processes, which call it together."""
@@ -137,34 +137,34 @@ def productivity(accuracy: float, calls: float) -> float:
     return 100.0 * accuracy * calls / (calls + 0.1)
 
 
-def majority_accuracy(outcomes: Sequence[RewardResult]) -> float:
+def majority_accuracy(results: Sequence[RewardResult]) -> float:
     """Accuracy of the answer that most trajectories give; the mean over those that are tied.
 
     Args:
-        outcomes: of one prompt; those without an answer do not vote, and without any vote the accuracy is 0.
+        results: of one prompt; those without an answer do not vote, and without any vote the accuracy is 0.
     """
-    votes = Counter(outcome.answer for outcome in outcomes if outcome.answer is not None)
+    votes = Counter(result.answer for result in results if result.answer is not None)
     most = max(votes.values(), default=0)
     tied = {answer for answer, count in votes.items() if count == most}
-    accuracy = {outcome.answer: outcome.parts["accuracy"] for outcome in outcomes if outcome.answer in tied}
+    accuracy = {result.answer: result.parts["accuracy"] for result in results if result.answer in tied}
     return sum(accuracy.values()) / max(1, len(accuracy))
 
 
-def _values(trajectory: Trajectory, outcome: RewardResult) -> dict[str, float]:
+def _values(trajectory: Trajectory, result: RewardResult) -> dict[str, float]:
     """What is averaged over trajectories."""
     values = {
-        "reward": outcome.reward,
-        **outcome.parts,
+        "reward": result.reward,
+        **result.parts,
         "response_length": float(trajectory.response_length),
         "tool_calls": float(len(trajectory.tool_calls)),
         "tool_use": float(bool(trajectory.tool_calls)),
         "tool_failures": float(sum(call.failure is not None for call in trajectory.tool_calls)),
         "finished": float(trajectory.finish_reason == "eos"),
     }
-    if "accuracy" in outcome.parts:
+    if "accuracy" in result.parts:
         values[_CALLS] = float(len(trajectory.tool_calls))
         if trajectory.prompt.source:
-            values[f"accuracy/{trajectory.prompt.source}"] = outcome.parts["accuracy"]
+            values[f"accuracy/{trajectory.prompt.source}"] = result.parts["accuracy"]
     return values
 
 

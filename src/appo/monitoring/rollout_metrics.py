@@ -71,7 +71,7 @@ def rollout_columns(collected: Sequence[IterationData]) -> Columns:
     branches = [trajectory for part in collected for trajectory in part.branches]
     return {
         **_rewards(collected),
-        **_outcomes([outcome for part in collected for outcome in part.results]),
+        **_reward_parts([result for part in collected for result in part.results]),
         **_log_ratios(collected),
         **_scores(collected),
         **_branches(collected),
@@ -97,6 +97,7 @@ def column_metrics(columns: Mapping[str, Tensor]) -> dict[str, float]:
         **{name: float(column.sum()) / number for name, column in _named(columns, _PART)},
         **_summary("log_ratio", columns["log_ratio"], mean=_mean, std=_std, max_abs=_max_abs),
         **_quantiles("log_ratio", columns["log_ratio"], (0.05, 0.5, 0.95)),
+        **_summary("roots_changed", columns["changed"], share=_mean),
     }
     if len(columns["entropy"]):
         metrics["entropy"] = _mean(columns["entropy"])
@@ -132,10 +133,10 @@ def _named(columns: Mapping[str, Tensor], prefix: str) -> list[tuple[str, Tensor
     return sorted((name.removeprefix(prefix), column) for name, column in columns.items() if name.startswith(prefix))
 
 
-def _outcomes(outcomes: Sequence[RewardResult]) -> Columns:
-    """Every part of the rewards; an outcome without a part counts as 0."""
-    names = sorted({name for outcome in outcomes for name in outcome.parts})
-    return {f"{_PART}{name}": _column(outcome.parts.get(name, 0.0) for outcome in outcomes) for name in names}
+def _reward_parts(results: Sequence[RewardResult]) -> Columns:
+    """Every part of the rewards; a result without a part counts as 0."""
+    names = sorted({name for result in results for name in result.parts})
+    return {f"{_PART}{name}": _column(result.parts.get(name, 0.0) for result in results) for name in names}
 
 
 def trajectory_columns(trajectories: Sequence[Trajectory]) -> Columns:
@@ -189,10 +190,10 @@ def _flat_groups(collected: Sequence[IterationData], branches: bool) -> list[boo
 def _log_ratios(collected: Sequence[IterationData]) -> Columns:
     """The policy that chose branches, or began the update, against the one that sampled the roots.
 
-    Without spread the likelihood gain says nothing. `mismatch` is the distance of the engine's log-probs from the
-    trainer's where both had the same weights.
+    Where the two are one policy, the likelihood gain says nothing: `changed` tells of each root whether it was sampled
+    by another. `mismatch` is the distance of the engine's log-probs from the trainer's where both had the same weights.
     """
-    ratios, entropies, mismatches = [torch.empty(0)], [torch.empty(0)], [torch.empty(0)]
+    ratios, entropies, mismatches, changed = ([torch.empty(0)] for _ in range(4))
     for part in collected:
         batch = part.batch
         rows = batch.is_evaluated & ~batch.is_branch
@@ -200,11 +201,14 @@ def _log_ratios(collected: Sequence[IterationData]) -> Columns:
         ratio = batch.old_log_probs - batch.behavior_log_probs
         ratios.append(ratio[mask])
         entropies.append(batch.entropies[mask])
-        mismatches.append(ratio[mask & (batch.policy_versions == batch.evaluated_by.unsqueeze(-1))].abs())
+        is_same = batch.policy_versions == batch.evaluated_by.unsqueeze(-1)
+        mismatches.append(ratio[mask & is_same].abs())
+        changed.append((mask & ~is_same).any(-1)[rows].float())
     return {
         "log_ratio": torch.cat(ratios),
         "entropy": torch.cat(entropies),
         "mismatch": torch.cat(mismatches),
+        "changed": torch.cat(changed),
     }
 
 

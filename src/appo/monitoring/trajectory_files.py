@@ -20,14 +20,14 @@ Record = dict[str, Any]
 
 
 def trajectory_record(
-    trajectory: Trajectory, outcome: RewardResult | None = None, per_token: Mapping[str, Tensor] | None = None
+    trajectory: Trajectory, result: RewardResult | None = None, per_token: Mapping[str, Tensor] | None = None
 ) -> Record:
     """All that is known of a trajectory, in types that JSON has.
 
     Args:
         trajectory: an initial one or a branch; a branch names its parent by `parent_id`, which the writer of several
             records fills in.
-        outcome: its reward, if it has been rewarded.
+        result: its reward, if it has been rewarded.
         per_token: ``[T]`` further values by name, such as `entropies` or `scores`; what is not finite becomes null.
     """
     prompt, origin = trajectory.prompt, trajectory.origin
@@ -47,8 +47,8 @@ def trajectory_record(
         "behavior_log_probs": trajectory.behavior_log_probs.tolist(),
         "policy_versions": trajectory.policy_versions.tolist(),
     }
-    if outcome is not None:
-        record |= {"reward": outcome.reward, "reward_parts": dict(outcome.parts), "reward_reason": outcome.reason}
+    if result is not None:
+        record |= {"reward": result.reward, "reward_parts": dict(result.parts), "reward_reason": result.reason}
     for name, values in (per_token or {}).items():
         finite = values.isfinite().tolist()
         record[name] = [value if ok else None for value, ok in zip(values.tolist(), finite, strict=True)]

@@ -33,24 +33,24 @@ class RolloutDataModule(L.LightningDataModule):
         source: where the questions come from.
         tokenizer: Hugging Face folder or name; the command line sets it to `model.policy`.
         prompts_per_iteration: prompts that one iteration samples and trains on.
-        prompts_per_minibatch: prompts of one optimizer step; none takes all of the iteration. Must divide
-            `prompts_per_iteration`.
+        prompts_per_minibatch: prompts of one optimizer step; must divide `prompts_per_iteration`. `null`: all of the
+            iteration.
         update_epochs: passes over the rollouts of an iteration.
         max_prompt_tokens: longest prompt, chat template included; a longer one is unusable.
         unusable_rows: `error` refuses data with a row that makes no prompt (no question, no answer, too long, ...),
             `skip` leaves such rows out. They are counted in the log and listed in ``skipped_rows_<split>.jsonl`` in the
             run's folder.
         system_prompt: text that opens every conversation, of training and evaluation alike, in place of what the
-            source has; none leaves that.
+            source has. `null`: as it is.
         system_addition: text that is put behind every system prompt; a conversation without one gets it as its own.
         tool_schemas: descriptions of the tools for chat templates that take them (``tools=``), in the JSON form of
-            function calls; none leaves them to the system prompt.
+            function calls. `null`: the system prompt tells of them.
         template_options: further variables of the chat template, such as ``{enable_thinking: false}``.
         contamination_sources: sources whose validation and test questions training questions are compared with. Those
             that are equal but for case, white space and punctuation are counted in the log and listed, without
             text, in ``contaminated_rows.jsonl`` in the run's folder.
         contaminated_rows: `report` keeps such training questions, `remove` leaves them out.
-        num_validation: validation questions used, evenly spread over the split; none uses all.
+        num_validation: validation questions used, evenly spread over the split. `null`: all.
         num_test: likewise.
         prompts_per_evaluation_batch: prompts that are evaluated at once.
         seed: of the order of the prompts.

@@ -40,9 +40,9 @@ class APPOModule(L.LightningModule):
         policy: Hugging Face model folder or name of the initial policy.
         loss: what an optimizer step minimizes.
         optimizer: over all parameters that are trained.
-        scheduler: of the learning rate, stepped after every optimizer step; none keeps it constant.
-        reference: Hugging Face model folder or name of the frozen reference, loaded only if the loss needs one; none
-            takes `policy`, which `lora` has in memory already.
+        scheduler: of the learning rate, stepped after every optimizer step. `null`: constant.
+        reference: Hugging Face model folder or name of the frozen reference, loaded only if the loss needs one.
+            `null`: `policy`, which `lora` has in memory already.
         temperature: divides the logits before log-probs are taken; the command line sets it to
             `rollout.sampling.temperature`.
         max_tokens_per_microbatch: tokens that go through the model at once, padding not included; a longer row goes
@@ -50,9 +50,9 @@ class APPOModule(L.LightningModule):
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
         dtype: of the parameters: `float32`, `bfloat16` or `auto` for that of the checkpoint.
         gradient_checkpointing: recomputes activations in the backward pass, which saves memory.
-        attention: implementation of transformers, such as `flash_attention_2`, which needs its package and a GPU; none
-            takes what transformers would.
-        lora: trains an adapter beside the policy's weights; none trains the weights.
+        attention: implementation of transformers, such as `flash_attention_2`, which needs its package and a GPU.
+            `null`: what transformers takes.
+        lora: trains an adapter beside the policy's weights. `null`: trains the weights.
         compile: compiles the decoder with `torch.compile`, for sequences of all lengths at once.
         sharding: how the policy is spread over processes if `trainer.strategy` does so.
     """

@@ -104,6 +104,32 @@ def test_rewards_that_are_all_equal_have_no_gradient_and_the_run_goes_on(tmp_pat
         assert torch.equal(tensor, weights(policy_folder)[name]), name
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--rollout.branching.when=iteration",), "see rollout.branching.when, rollout.sampling.lag"),
+        (("--rollout.branching.when=minibatch",), "no step in between had a gradient"),
+        (("--rollout.branching.when=iteration", "--rollout.sampling.lag=1"), "no step in between had a gradient"),
+    ],
+)
+def test_an_unchanged_policy_is_told_with_the_reason(tmp_path, policy_folder, caplog, options, reason):
+    run(
+        "fit", tmp_path, policy_folder, *options, "--trainer.max_epochs=2",
+        "--rollout.reward=tests.small_run.Constant",
+    )  # fmt: skip
+    (message,) = [text for text in caplog.messages if "has not changed between sampling and branching" in text]
+    assert reason in message
+
+
+def test_a_policy_that_changes_is_not_warned_of(tmp_path, policy_folder, caplog):
+    folder = run(
+        "fit", tmp_path, policy_folder, "--trainer.max_epochs=2", "--rollout.sampling.lag=1",
+        "--rollout.branching.when=iteration", "--rollout.reward=tests.small_run.EvenTokens",
+    )  # fmt: skip
+    assert "has not changed" not in caplog.text
+    assert [row["rollout/roots_changed_share"] for row in history(folder)] == [0.0, 1.0]
+
+
 def test_a_reward_of_several_parts_is_an_overlay_and_failures_are_counted(tmp_path, policy_folder):
     overlay = tmp_path / "reward.yaml"
     overlay.write_text(

@@ -40,9 +40,6 @@ from appo.training.sampler import Sampler
 
 log = logging.getLogger(__name__)
 
-_NO_SPREAD = 1e-3
-"""Standard deviation of log-ratios, in nats, below which they are the noise of two implementations of one policy."""
-
 
 class RolloutCallback(L.Callback):
     """Samples, branches and credits trajectories for every iteration.
@@ -107,6 +104,8 @@ class RolloutCallback(L.Callback):
         self._restored_pending: list[dict[str, Any]] = []
         self._has_warned = False
         self._epoch_start = 0.0
+        self._first_epoch = 0
+        """Of this process, which may have resumed a run."""
 
     @property
     def iteration(self) -> IterationRunner:
@@ -175,6 +174,7 @@ class RolloutCallback(L.Callback):
         if (layout := Layout.of(pl_module.device_mesh)) is not None:
             for group in layout.groups:
                 comm.wait_no_longer(group)
+        self._first_epoch = trainer.current_epoch
         self.iteration.pending = [trajectory_from_record(record) for record in self._restored_pending]
         self._restored_pending = []
         # A run that had spent its budget before it was interrupted has only to write what it ends with.
@@ -214,7 +214,7 @@ class RolloutCallback(L.Callback):
         self.iteration.join()
         with comm.phase("metrics"):
             metrics = rollout_metrics(collected)
-            self._warn_without_spread(metrics)
+            self._warn_of_unchanged_policy(metrics, trainer.current_epoch)
             named = {f"rollout/{name}": float(value) for name, value in metrics.items()} | self._costs(module)
             data.record_responses([trajectory for part in collected for trajectory in part.trajectories])
         pl_module.log_dict(named)
@@ -267,17 +267,17 @@ class RolloutCallback(L.Callback):
         total = {"rollout/generated_tokens_total": float(self.num_generated_tokens)}
         return iteration_metrics(parts, module.device) | total
 
-    def _warn_without_spread(self, metrics: Mapping[str, float]) -> None:
-        spread = metrics.get("log_ratio_std", _NO_SPREAD)
-        if spread >= _NO_SPREAD or not self.branching.num_branches or self._has_warned:
+    def _warn_of_unchanged_policy(self, metrics: Mapping[str, float], epoch: int) -> None:
+        """Says once that the likelihood gain says nothing, and why."""
+        if metrics.get("roots_changed_share", 1.0) > 0.0 or not self.branching.num_branches or self._has_warned:
             return
+        if self.sampling.lag and epoch == self._first_epoch:
+            return  # whose roots nobody could sample ahead
         self._has_warned = True
-        could_change = self.sampling.lag or self.iteration.num_parts > 1
         log.warning(
-            "the policy has not changed between sampling and branching (spread of log-ratios %.1e nats), so the "
-            "likelihood gain says nothing and scores rest on entropy alone; %s",
-            spread,
+            "the policy has not changed between sampling and branching, so the likelihood gain says nothing and scores "
+            "rest on entropy alone; %s",
             "no step in between had a gradient: all rewards of its groups were equal"
-            if could_change
+            if self.sampling.lag or self.iteration.num_parts > 1
             else "see rollout.branching.when, rollout.sampling.lag",
         )
