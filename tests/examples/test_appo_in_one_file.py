@@ -1,0 +1,269 @@
+"""The whole method in one file: it learns, and it computes what the framework computes on the same trajectories."""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+import re
+import subprocess
+import sys
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from appo.advantages import ProceduralAdvantage
+from appo.commands import cli
+from appo.core.batch import TrajectoryBatch
+from appo.core.collate import collate
+from appo.core.trajectory import NOT_SAMPLED, BranchPoint, Prompt, Trajectory
+from appo.losses import ProceduralLoss
+from appo.monitoring.trajectory_files import Record, read_trajectories
+from appo.rollouts import Branching, CandidateFilter
+from appo.rollouts.branching import choose_branch_points
+from appo.scorers import BranchingScore
+from examples import appo_in_one_file as one_file
+from tests.examples.calculator import make_tokenizer
+from tests.small_run import CONFIG, metrics
+
+FILE = Path(one_file.__file__)
+QUESTIONS = [f"{a}+{b}+{12 - a - b}=" for a in (1, 3, 5, 7) for b in (2, 4)]
+ROWS = [question for question in QUESTIONS[:4] for _ in range(one_file.NUM_ROOTS)]
+BRANCHING = Branching(num_trajectories=one_file.NUM_ROOTS + one_file.NUM_BRANCHES, num_roots=one_file.NUM_ROOTS)
+
+
+def test_the_file_stands_alone_and_is_short():
+    text = FILE.read_text()
+    assert len(text.splitlines()) <= 250
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+    assert imported - set(sys.stdlib_module_names) == {"torch", "transformers"}
+
+
+def test_it_learns_from_nothing():
+    done = subprocess.run([sys.executable, str(FILE)], capture_output=True, text=True, check=True)
+    rewards = [float(value) for value in re.findall(r"reward (\d\.\d+)", done.stdout)]
+    assert len(rewards) == 12
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.25
+
+
+@pytest.fixture(scope="module")
+def sampler() -> PreTrainedModel:
+    """A policy that knows the task, in double precision: a difference is one of the method, not of rounding."""
+    random.seed(0)
+    torch.manual_seed(0)
+    return one_file.make_policy().double()
+
+
+def changed(sampler: PreTrainedModel, distance: float) -> PreTrainedModel:
+    """What earlier mini-batches have made of it."""
+    policy = deepcopy(sampler)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += distance * torch.randn_like(parameter)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def policy(sampler) -> PreTrainedModel:
+    return changed(sampler, 0.01)
+
+
+@pytest.fixture(scope="module")
+def roots(sampler) -> list[one_file.Trajectory]:
+    torch.manual_seed(1)
+    return one_file.rollout(sampler, list(map(one_file.encode, ROWS)))
+
+
+def as_trajectory(tokens: one_file.Trajectory, origin: BranchPoint | None = None) -> Trajectory:
+    question = one_file.decode(tokens).partition("=")[0] + "="
+    prompt = Prompt(question, question, tuple(token.id for token in one_file.encode(question)), ())
+    is_sampled = torch.tensor([token.is_sampled for token in tokens])
+    return Trajectory(
+        prompt=prompt,
+        token_ids=torch.tensor([token.id for token in tokens]),
+        response_mask=is_sampled,
+        behavior_log_probs=torch.tensor([token.log_prob for token in tokens], dtype=torch.float64),
+        policy_versions=torch.where(is_sampled, 0, NOT_SAMPLED),
+        segments=(),
+        tool_calls=(),
+        finish_reason="eos",
+        origin=origin,
+    )
+
+
+def evaluated(policy: PreTrainedModel, roots: list[one_file.Trajectory]) -> TrajectoryBatch:
+    """The roots as the framework has them, with log-probs and entropies that the file has computed."""
+    batch = collate([as_trajectory(root) for root in roots])
+    log_probs, entropies = (
+        x.detach().where(batch.response_mask, 0.0) for x in one_file.evaluate(policy, batch.token_ids)
+    )
+    batch = replace(batch, old_log_probs=batch.old_log_probs.double(), entropies=batch.entropies.double())
+    return batch.evaluated(torch.arange(len(batch)), log_probs, entropies, 0)
+
+
+@pytest.mark.parametrize("distance", [0.0, 1e-7, 0.01])
+def test_branching_scores_and_branch_points(sampler, roots, distance):
+    batch = evaluated(changed(sampler, distance), roots)
+    ours = BranchingScore()(batch, torch.Generator())
+    log_ratio = batch.old_log_probs - batch.behavior_log_probs
+    scores, is_preferred = one_file.branching_scores(log_ratio, batch.entropies, batch.response_mask)
+    torch.testing.assert_close(scores.where(batch.response_mask, float("-inf")), ours.values)
+    assert torch.equal(is_preferred, ours.preferred)
+    allowed = CandidateFilter(make_tokenizer(), BRANCHING.exclude)(batch)
+    assert not allowed[batch.response_mask].all()
+    our_points = choose_branch_points(ours, allowed, batch, [as_trajectory(root) for root in roots], BRANCHING)
+    points = one_file.choose_branch_points(roots, scores, is_preferred)
+    assert [t for _, t in points] == [point.position for point in our_points]
+    assert [roots[row] for row, _ in points] == [
+        [
+            one_file.Token(*token)
+            for token in zip(
+                point.trajectory.token_ids.tolist(),
+                point.trajectory.response_mask.tolist(),
+                point.trajectory.behavior_log_probs.tolist(),
+                strict=True,
+            )
+        ]
+        for point in our_points
+    ]
+    assert len(points) == 4 * one_file.NUM_BRANCHES
+
+
+def test_credit(policy, roots):
+    batch = evaluated(policy, roots)
+    log_ratio = batch.old_log_probs - batch.behavior_log_probs
+    scores = one_file.branching_scores(log_ratio, batch.entropies, batch.response_mask)
+    points = one_file.choose_branch_points(roots, *scores)
+    torch.manual_seed(2)
+    branches = one_file.rollout(policy, [roots[row][: t + 1] for row, t in points])
+    ours = [as_trajectory(root) for root in roots]
+    for (row, t), branch in zip(points, branches, strict=True):
+        assert branch[: t + 1] == roots[row][: t + 1]
+        ours.append(as_trajectory(branch, BranchPoint(ours[row], t, 0.0)))
+    rewards = [one_file.reward(trajectory) for trajectory in [*roots, *branches]]
+    advantages = ProceduralAdvantage()(collate(ours, rewards))[: len(roots), : batch.token_ids.shape[1]]
+    credit = one_file.credit(roots, points, branches)
+    assert (credit != credit[:, :1]).any(-1).sum() > 4  # it differs within roots
+    torch.testing.assert_close(credit.where(batch.response_mask, 0.0), advantages)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 1.5])
+def test_loss_and_its_gradient(policy, roots, spread):
+    batch = evaluated(policy, roots)
+    mask = batch.response_mask
+    torch.manual_seed(4)
+    advantages, noise = torch.randn(mask.shape).double(), spread * torch.randn(mask.shape)
+    batch = replace(
+        batch,
+        advantages=advantages,
+        behavior_log_probs=batch.behavior_log_probs + noise,
+        num_tokens=int(mask.sum()),
+        num_rows=len(batch),
+    )
+    log_probs, entropies = one_file.evaluate(policy, batch.token_ids)
+    loss = one_file.policy_loss((log_probs - batch.behavior_log_probs).where(mask, 0.0), advantages, mask)
+    ours, logged = ProceduralLoss(ratio_to="sampling", safety_threshold=None)(log_probs, entropies, batch)
+    torch.testing.assert_close(loss, ours)
+    gradient, our_gradient = (torch.autograd.grad(x, policy.parameters(), retain_graph=True) for x in (loss, ours))
+    torch.testing.assert_close(gradient, our_gradient)
+    for event in ("clip_fraction_high", "clip_fraction_low", "dual_clip_fraction", "filtered_rows"):
+        assert spread < 1.5 or logged[event] > 0, event
+
+
+def tokens_of(record: Record) -> one_file.Trajectory:
+    columns = (record["token_ids"], map(bool, record["response_mask"]), record["behavior_log_probs"])
+    return [one_file.Token(*token) for token in zip(*columns, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def fit(sampler, tmp_path_factory) -> Path:
+    """The folder of a run of `configs/appo.yaml` over one iteration of two mini-batches, with the file's task."""
+    folder = tmp_path_factory.mktemp("fit")
+    policy = deepcopy(sampler)
+    policy.generation_config.eos_token_id = policy.config.eos_token_id = one_file.END
+    policy.save_pretrained(folder / "policy")
+    make_tokenizer().save_pretrained(folder / "policy")
+    rows = [json.dumps({"question": question, "answer": "12"}) for question in QUESTIONS]
+    (folder / "questions.jsonl").write_text("\n".join(rows))
+    config = yaml.safe_load(Path(CONFIG).read_text())
+    branching = config["rollout"]["branching"]
+    assert (branching["num_roots"], branching["num_trajectories"]) == (BRANCHING.num_roots, BRANCHING.num_trajectories)
+    cli.run(
+        [
+            "fit", "--config", CONFIG, f"--model.policy={folder / 'policy'}", "--model.dtype=auto",
+            "--data.source=JsonlQuestions", f"--data.source.train={folder / 'questions.jsonl'}",
+            f"--data.prompts_per_iteration={len(QUESTIONS)}", f"--data.prompts_per_minibatch={len(QUESTIONS) // 2}",
+            "--rollout.tools=[{class_path: tests.examples.calculator.Add}]",
+            "--rollout.reward=tests.examples.calculator.IsSum",
+            "--rollout.syntax=TagSyntax", "--rollout.syntax.result_format=<result>{result}</result>",
+            f"--rollout.limits.max_response_tokens={one_file.MAX_TOKENS - 6}", "--trainer.max_epochs=1",
+            "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
+            f"--trainer.default_root_dir={folder / 'run'}",
+        ]
+    )  # fmt: skip
+    return folder
+
+
+def test_an_iteration_is_the_one_of_the_framework(fit, monkeypatch):
+    (row,) = (row for row in metrics(fit / "run") if row["rollout/reward_mean"])
+    assert float(row["train/steps_without_signal"]) == 0
+    records = list(read_trajectories(fit / "run/trajectories/iteration_00000.jsonl.zst"))
+    assert len(records) == len(QUESTIONS) * BRANCHING.num_trajectories
+    policy = AutoModelForCausalLM.from_pretrained(fit / "policy", dtype="auto")
+    begin = deepcopy(policy.state_dict())
+    options = yaml.safe_load(Path(CONFIG).read_text())["model"]["optimizer"]["init_args"]
+    optimizer = torch.optim.AdamW(policy.parameters(), **options)
+    for part in (records[: len(records) // 2], records[len(records) // 2 :]):
+        roots = [tokens_of(record) for record in part if record["branch_position"] is None]
+        others = [record for record in part if record["branch_position"] is not None]
+
+        def continued(_: PreTrainedModel, starts: list[one_file.Trajectory]) -> list[one_file.Trajectory]:
+            """The branches that the framework has sampled from the same starts."""
+            branches = [tokens_of(record) for record in others]  # noqa: B023 - called within this round
+            shared = [record["branch_position"] + 1 for record in others]  # noqa: B023
+            assert starts == [branch[:end] for branch, end in zip(branches, shared, strict=True)]
+            return branches
+
+        monkeypatch.setattr(one_file, "rollout", continued)
+        one_file.update(policy, optimizer, roots)
+        for record in part:
+            assert one_file.reward(tokens_of(record)) == record["reward"]
+    trained = AutoModelForCausalLM.from_pretrained(fit / "run/policy", dtype="auto").state_dict()
+    for name, values in policy.state_dict().items():
+        torch.testing.assert_close(values, trained[name], rtol=0.0, atol=1e-6)
+        assert (values - begin[name]).abs().max() > 1e-4
+
+
+def test_both_record_the_log_probs_of_the_policy_that_sampled(fit, sampler, roots):
+    records = read_trajectories(fit / "run/trajectories/iteration_00000.jsonl.zst")
+    of_framework = [tokens_of(record) for record in records if record["branch_position"] is None]
+    for trajectories, tolerance in ((roots, 1e-6), (of_framework, 1e-5)):  # the engine samples in float32
+        token_ids, mask, recorded = one_file.collate(trajectories)
+        log_probs, _ = one_file.evaluate(sampler, token_ids)
+        torch.testing.assert_close(recorded.double(), log_probs.where(mask, 0.0), rtol=0.0, atol=tolerance)
+
+
+def test_tokens_are_drawn_as_often_as_their_probability_says(sampler, monkeypatch):
+    question, num_draws = one_file.encode(QUESTIONS[0]), 4000
+    monkeypatch.setattr(one_file, "MAX_TOKENS", len(question) + 1)
+    torch.manual_seed(5)
+    drawn = one_file.rollout(sampler, [[*question] for _ in range(num_draws)])
+    number = torch.bincount(torch.tensor([row[-1].id for row in drawn]), minlength=len(one_file.VOCABULARY))
+    with torch.no_grad():
+        expected = num_draws * sampler(one_file.collate([question])[0]).logits[0, -1].softmax(-1)
+    is_likely = expected > 5
+    assert is_likely.sum() > 3
+    # The statistic of 10 degrees of freedom exceeds 36 once in 10,000 times.
+    assert ((number - expected).square() / expected)[is_likely].sum() < 36
+    assert number[~is_likely].sum() < 3 * expected[~is_likely].sum() + 10
