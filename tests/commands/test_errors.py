@@ -74,6 +74,10 @@ def test_a_missing_policy_is_one_line(command, appo, tmp_path):
         ),
         ("--trainer.precision=bf16-true", "trainer.precision must be 32-true or bf16-mixed, got bf16-true"),
         ("--trainer.devices=[]", "devices"),
+        (
+            "--rollout.tools=[{class_path: MCPTools, init_args: {command: [/no/such]}}]",
+            "the MCP server '/no/such' could not be started or reached",
+        ),
         ("--rollout.scorer.discount=1.5", "error: discount must lie in [0, 1], got 1.5"),
         ("--rollout.branching.num_roots=many", "error: rollout.branching.num_roots"),
     ],

@@ -18,7 +18,7 @@ def has_namespaces() -> bool:
     tool = PythonTool(require_isolation=True)
     try:
         tool.start()
-    except RuntimeError:
+    except ValueError:
         return False
     tool.stop()
     return True

@@ -305,14 +305,18 @@ def test_stop_fails_the_calls_in_flight_and_start_works_again():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"command": ["/no/such/program"]}, RuntimeError, "the MCP server '/no/such/program' could not be started"),
-        ({"command": [sys.executable, "-c", ""]}, RuntimeError, "could not be started or reached: Connection closed"),
-        ({"url": "http://127.0.0.1:9/mcp"}, RuntimeError, "could not be started or reached: "),
+        ({"command": ["/no/such/program"]}, ConnectionError, "the MCP server '/no/such/program' could not be started"),
+        (
+            {"command": [sys.executable, "-c", ""]},
+            ConnectionError,
+            "could not be started or reached: Connection closed",
+        ),
+        ({"url": "http://127.0.0.1:9/mcp"}, ConnectionError, "could not be started or reached: "),
         ({"command": SERVER, "include": ["nope"]}, ValueError, r"include must name tools of .*shout, .* got 'nope'"),
         ({"command": SERVER, "env": {"A": "{NOT_SET}"}}, ValueError, "env must name .* that are set, got {NOT_SET}"),
         (
             {"command": [sys.executable, "-c", "input(); input()"], "start_timeout_s": 1.0},
-            RuntimeError,
+            ConnectionError,
             "could not be started or reached: no answer within 1 seconds",
         ),
     ],

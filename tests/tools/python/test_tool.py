@@ -224,7 +224,7 @@ def test_packages_can_be_imported_and_preloaded_where_that_is_allowed():
 def test_module_that_cannot_be_preloaded_stops_the_start():
     others = interpreters()
     tool = PythonTool(preload=["numpy"])
-    with pytest.raises(RuntimeError, match=r"preload must name modules that calls can import, got No module .*numpy"):
+    with pytest.raises(ValueError, match=r"preload must name modules that calls can import, got No module .*numpy"):
         tool.start()
     assert interpreters() == others
 
@@ -283,7 +283,7 @@ def test_machine_without_namespaces_is_told_in_a_warning_and_limits_hold():
 
 def test_machine_without_namespaces_is_refused_where_isolation_is_required():
     out, _ = in_container(
-        "try:\n    PythonTool(require_isolation=True).start()\nexcept RuntimeError as error:\n    print(error)"
+        "try:\n    PythonTool(require_isolation=True).start()\nexcept ValueError as error:\n    print(error)"
     )
     assert "require_isolation must be false on a machine without namespaces, got true (unshare: Operation not" in out
 

@@ -111,7 +111,7 @@ class MCPTools(ToolProvider):
             server = self.url or " ".join(self.command)
             is_late = isinstance(error, TimeoutError)
             reason = f"no answer within {self.start_timeout_s:g} seconds" if is_late else str(error)
-            raise RuntimeError(f"the MCP server {server!r} could not be started or reached: {reason}") from error
+            raise ConnectionError(f"the MCP server {server!r} could not be started or reached: {reason}") from error
         names = list(remotes) if self.include is None else list(self.include)
         if missing := [name for name in names if name not in remotes]:
             connection.close()

@@ -61,7 +61,8 @@ class Interpreter:
 
     Raises:
         NoNamespacesError: if the settings ask for namespaces and the machine gives none.
-        RuntimeError: if it does not start, or a module to preload cannot be imported.
+        RuntimeError: if it does not start.
+        ValueError: if a module to preload cannot be imported.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -100,7 +101,7 @@ class Interpreter:
         if report.no_namespaces is not None:
             raise NoNamespacesError(report.no_namespaces)
         if report.no_module is not None:
-            raise RuntimeError(f"preload must name modules that calls can import, got {report.no_module}")
+            raise ValueError(f"preload must name modules that calls can import, got {report.no_module}")
         return report
 
     def open(self) -> Session:

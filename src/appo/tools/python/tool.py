@@ -87,7 +87,7 @@ class PythonTool(Tool):
         """Starts the interpreter and logs which isolation is in force.
 
         Raises:
-            RuntimeError: if `require_isolation` is set and the machine offers none, or a module to preload cannot be
+            ValueError: if `require_isolation` is set and the machine offers none, or a module to preload cannot be
                 imported.
         """
         with self._lock:
@@ -111,7 +111,7 @@ class PythonTool(Tool):
                 self._interpreter = Interpreter(settings)
             except NoNamespacesError as error:
                 if self.require_isolation:
-                    raise RuntimeError(
+                    raise ValueError(
                         f"require_isolation must be false on a machine without namespaces, got true ({error})"
                     ) from error
                 settings = replace(settings, namespaces=False)
