@@ -74,6 +74,11 @@ def test_a_missing_policy_is_one_line(command, appo, tmp_path):
         ),
         ("--trainer.precision=bf16-true", "trainer.precision must be 32-true or bf16-mixed, got bf16-true"),
         ("--trainer.devices=[]", "devices"),
+        ("--ckpt_path=/no.ckpt", "/no.ckpt"),
+        ("--model.lora.rank=0", "error: model.lora.rank must be at least 1, got 0"),
+        ("--trainer.max_epochs=x", "error: trainer.max_epochs: Expected a int. Got value: x"),
+        ("--trainer.default_root_dir=/proc/no", "/proc/no"),
+        ("--model.dtype=float7", "error: model.dtype: Expected a Literal['float32', 'bfloat16', 'auto']"),
         (
             "--rollout.tools=[{class_path: MCPTools, init_args: {command: [/no/such]}}]",
             "the MCP server '/no/such' could not be started or reached",
@@ -89,6 +94,15 @@ def test_what_setup_refuses_is_one_line(option, words, appo, tmp_path, policy_fo
     *_, line = error.splitlines()
     assert line.startswith("error: ")
     assert words in line
+
+
+def test_a_policy_that_cannot_be_read_is_one_line(appo, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    error, status = appo("fit", *fit(tmp_path, tmp_path))
+    assert status == 2
+    assert "Traceback" not in error
+    *_, line = error.splitlines()
+    assert line.startswith(f"error: model.policy must be a model that transformers can read, got '{tmp_path}': ")
 
 
 @pytest.mark.parametrize(

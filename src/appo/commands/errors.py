@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import os
+import re
 import sys
 import sysconfig
 import traceback
@@ -19,6 +20,21 @@ _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
 _RAISE = dis.opmap["RAISE_VARARGS"]
 _RUNNING = "_run_stage"
 """Function of Lightning's trainer below which a run has begun; what is checked before is what a user has typed."""
+
+_PLAINER = (
+    (r"(?s)Does not validate against any of the Union.*?Errors:\s*(.*)Given value: (?!Namespace)", r"\1Got value: "),
+    (r"(?s)Does not validate against any of the Union.*?Errors:\s*(.*)Given value: .*", r"\1"),
+    (r"\s*Given value type: .*", "."),
+    (r"\s*- Expected a (<class ')?NoneType('>)?", ""),
+    # What a component may look like in a file: not what is wrong with this one.
+    (r"\s*- Expected a path but .* either not accessible or invalid", ""),
+    (r"(?s)\n\s*Subclass types expect one of:.*", ""),
+    (r'Parser key "([\w.]+)":', r"\1:"),
+    (r"^([\w.]+:)?\s*- ", r"\1 "),
+    (r"<class '(\w+)'>", r"\1"),
+    (r"\btyping\.", ""),
+)
+"""Parts of jsonargparse's messages, and what they say to a user."""
 
 _NOT_FOR_TEXT = ("torchvision", "torchaudio", "torchcodec")
 
@@ -40,6 +56,8 @@ def refuse(message: str, error: BaseException | None = None) -> NoReturn:
     """Ends the process with status 2 and one line, behind the traceback of `error` if that was asked for."""
     if error is not None and is_debugging():
         traceback.print_exception(error)
+    for pattern, text in _PLAINER:
+        message = re.sub(pattern, text, message)
     rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
     where = "" if rank == "0" else f" on rank {rank}"
     sys.stderr.write(f"error{where}: {' '.join(message.split())}\n")
@@ -54,21 +72,21 @@ def is_debugging() -> bool:
 def is_mistake(error: BaseException) -> bool:
     """Whether an error says what a user has to change.
 
-    It does if a check of this package has raised it, by a statement, before the run has begun, and no code of the
-    user's had a part in it, whose traceback the user needs to see. Likewise what Lightning calls a misconfiguration.
+    It does if a check of this package has raised it by a statement, or if it is about a file or a connection. Neither
+    holds once the run has begun, nor where code of the user's had a part, whose traceback the user needs to see. What
+    Lightning calls a misconfiguration is one.
     """
     if any(cls.__name__ == "MisconfigurationException" for cls in type(error).__mro__):
         return True
     frames = list(_frames(error.__traceback__))
-    if not isinstance(error, (ValueError, OSError, ImportError)) or not frames:
+    has_begun = any(frame.tb_frame.f_code.co_name == _RUNNING for frame in frames)
+    if not frames or has_begun or any(_is_users(name) for each in _chain(error) for name in _files(each)):
         return False
     code = frames[-1].tb_frame.f_code
-    return (
-        code.co_filename.startswith(_APPO)
-        and code.co_code[frames[-1].tb_lasti] == _RAISE
-        and not any(frame.tb_frame.f_code.co_name == _RUNNING for frame in frames)
-        and not any(_is_users(name) for each in _chain(error) for name in _files(each))
-    )
+    # Where several types may stand, jsonargparse raises what the checks of each have said.
+    is_ours = code.co_filename.startswith(_APPO) or f"{os.sep}jsonargparse{os.sep}" in code.co_filename
+    is_check = is_ours and code.co_code[frames[-1].tb_lasti] == _RAISE
+    return isinstance(error, OSError) or (is_check and isinstance(error, (ValueError, ImportError)))
 
 
 def _unfit_package(error: BaseException) -> str | None:

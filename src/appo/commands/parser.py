@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, _typehints
 
 from appo.commands.errors import refuse
-
-_PLAINER = (
-    (r'Parser key "([\w.]+)":', r"\1:"),
-    (r"<class '(\w+)'>", r"\1"),
-    # What a component may look like in a file: not what is wrong with this one.
-    (r"\s*- Expected a path but .* either not accessible or invalid", ""),
-    (r"^([\w.]+):\s+- ", r"\1: "),
-    (r"\btyping\.", ""),
-    (r"(?s)\n\s*Subclass types expect one of:.*", ""),
-)
-"""Parts of jsonargparse's messages, and what they say to a user."""
 
 
 class AppoParser(ArgumentParser):
@@ -31,8 +19,6 @@ class AppoParser(ArgumentParser):
         super().__init__(*args, **{"prog": self.command, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        for pattern, text in _PLAINER:
-            message = re.sub(pattern, text, message)
         refuse(message, ex)
 
 

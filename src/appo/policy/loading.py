@@ -21,15 +21,23 @@ from appo.policy.architecture import empty_model
 
 
 def check_policy_folder(policy: str) -> None:
-    """Refuses a path that is no model folder; what reads as a hub's ``owner/name`` passes.
+    """Refuses what is neither a model folder nor the name of a model on the hub.
 
     Raises:
         FileNotFoundError: if `policy` looks like a path and has no ``config.json``.
+        ValueError: if its configuration cannot be read.
     """
     path = Path(policy).expanduser()
     looks_like_path = path.is_absolute() or policy.startswith((".", "~")) or policy.count("/") != 1 or path.is_dir()
     if looks_like_path and not (path / "config.json").is_file():
         raise FileNotFoundError(f"model.policy must be a Hugging Face model folder with a config.json, got {policy!r}")
+    try:
+        AutoConfig.from_pretrained(policy)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"model.policy must be a model that transformers can read, got {policy!r}: {reason}"
+        ) from error
 
 
 def load_tokenizer(policy: str) -> PreTrainedTokenizerBase:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -67,7 +67,7 @@ class APPOModule(L.LightningModule):
         temperature: float = 1.0,
         max_tokens_per_microbatch: int = 16384,
         max_grad_norm: float = 1.0,
-        dtype: str = "float32",
+        dtype: Literal["float32", "bfloat16", "auto"] = "float32",
         gradient_checkpointing: bool = False,
         attention: str | None = None,
         lora: LoRA | None = None,
