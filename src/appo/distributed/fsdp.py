@@ -62,10 +62,25 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().setup_environment()
 
 
-def execute_nothing_on_resume(strategy: Strategy) -> None:
-    """Has a strategy that shards load checkpoints by `resume`; Lightning's own would run what stands in their index."""
+def amend(strategy: Strategy) -> None:
+    """Has a strategy that shards do two things otherwise than Lightning does.
+
+    It loads checkpoints by `resume`, where Lightning's own would run what stands in their index. And it leaves shards
+    on the device that they were loaded to, which is the CPU with ``model.sharding.cpu_offload``.
+
+    Args:
+        strategy: before it is set up; one that does not shard stays as it is.
+    """
     if isinstance(strategy, ModelParallelStrategy):
         strategy.load_checkpoint = partial(resume, strategy)  # type: ignore[method-assign]
+        strategy.model_to_device = partial(_move_all_but_shards, strategy)  # type: ignore[method-assign]
+
+
+def _move_all_but_shards(strategy: ModelParallelStrategy) -> None:
+    module, device = strategy.lightning_module, strategy.root_device
+    assert module is not None
+    module._apply(lambda tensor: tensor if isinstance(tensor, DTensor) else tensor.to(device))
+    module._device = device  # as `LightningModule.to` would have set it
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +184,7 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == number:
             return module
     raise ValueError(
-        f"model.policy must have a list of its {number} decoder layers to be sharded by, got none in "
+        f"model.policy must have a list of its {number} decoder layers to be sharded or compiled by, got none in "
         f"{type(model).__name__}"
     )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from appo.advantages import AdvantageEstimator
 from appo.distributed import comm
 from appo.distributed.comm import RankError
-from appo.distributed.fsdp import Layout, execute_nothing_on_resume
+from appo.distributed.fsdp import Layout, amend
 from appo.engines import Engine
 from appo.monitoring.iteration_costs import IterationCosts, iteration_metrics
 from appo.monitoring.rollout_metrics import rollout_metrics
@@ -118,7 +118,7 @@ class RolloutCallback(L.Callback):
         check_precision(str(trainer.precision))
         warn_of_float32(trainer.strategy.root_device, str(trainer.precision), module)
         check_ranks(trainer, module, data, self.scorer)
-        execute_nothing_on_resume(trainer.strategy)
+        amend(trainer.strategy)
         comm.join(trainer.world_size, self.rank_timeout_s, check_tensor_parallel(module))
         comm.watch(getattr(trainer.strategy.launcher, "procs", ()))
         # Everything is logged of all ranks: averaged over the default process group, it might be that of an engine.
