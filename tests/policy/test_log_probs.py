@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from functools import partialmethod
+
 import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedModel
 
-from appo.policy.loading import load_policy, load_tokenizer
+from appo.policy.loading import compile_layers, load_policy, load_tokenizer
 from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.saving import named_weights, save_policy
 
@@ -14,7 +16,7 @@ from appo.policy.saving import named_weights, save_policy
 def tiny(**changes) -> PreTrainedModel:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=31, **sizes, **changes))
+    return AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=31, **{**sizes, **changes}))
 
 
 def definition(model: PreTrainedModel, row: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,3 +113,24 @@ def test_a_generation_config_that_cannot_be_saved_is_copied_and_the_policy_kept(
     assert model.generation_config.temperature == 0.7
     for name, tensor in model.state_dict().items():
         assert torch.equal(saved.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("num_layers", [1, 4])
+def test_layers_are_compiled_once_for_all_of_them_and_for_no_probe(num_layers, monkeypatch):
+    model, graphs = tiny(num_hidden_layers=num_layers), []
+
+    def compiler(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=compiler))
+    torch.compiler.reset()
+    compile_layers(model)
+    evaluate = PolicyLogProbs(model)
+    assert evaluate._rows.packs
+    assert not graphs
+    for length in (7, 9):
+        token_ids = torch.randint(0, 31, (2, length))
+        evaluate(token_ids, (torch.arange(length) > 2).expand(2, length))
+    # What comes before the attention, and what comes after it.
+    assert 2 <= len(graphs) <= 4

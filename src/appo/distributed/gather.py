@@ -105,7 +105,8 @@ def gathered(model: PreTrainedModel) -> Iterator[None]:
         return
     model.set_reshard_after_forward(False, recurse=False)
     # The first use of a sharded model must be that of the whole.
-    model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), use_cache=False)
+    with torch.compiler.set_stance("force_eager"):
+        model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), use_cache=False)
     try:
         yield
     finally:

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from appo.distributed.broadcast import Blueprint
-from appo.distributed.fsdp import Layout, Sharding, check_replicas
+from appo.distributed.fsdp import Layout, Sharding, check_replicas, decoder_layers
 from appo.policy.architecture import empty_model
 
 
@@ -131,6 +131,21 @@ def load_sharded_policy(
     network.eval()
     check_replicas(model, layout)
     return model
+
+
+def compile_layers(model: PreTrainedModel) -> None:
+    """Compiles decoder layers one by one, for sequences of all lengths.
+
+    Layers that are alike share what is compiled, where that of a whole decoder grows with their number.
+
+    Args:
+        model: any causal language model of transformers.
+
+    Raises:
+        ValueError: if it has no list of decoder layers.
+    """
+    for layer in decoder_layers(model):
+        layer.compile(dynamic=True)
 
 
 def _checkpoint_gradients(model: PreTrainedModel) -> None:

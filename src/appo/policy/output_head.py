@@ -30,6 +30,7 @@ class LinearHead:
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")
 def find_linear_head(model: PreTrainedModel) -> LinearHead | None:
     """The head of a model, if its logits are one linear layer of the decoder's hidden states, scaled and soft-capped.
 

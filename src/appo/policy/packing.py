@@ -151,6 +151,7 @@ class RowForward:
         return torch.cat(parts)
 
     @torch.no_grad()
+    @torch.compiler.set_stance("force_eager")
     def _attends_in_rows(self, model: PreTrainedModel) -> bool:
         """Switches the model to attention in rows if that changes nothing but the padding."""
         if model.config._attn_implementation != "sdpa":

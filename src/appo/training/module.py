@@ -21,7 +21,7 @@ from appo.losses import Loss, ProceduralLoss
 from appo.monitoring.evaluation_metrics import Evaluated
 from appo.policy.evaluation import evaluate_rows
 from appo.policy.flops import PolicyFlops, TrainedWork
-from appo.policy.loading import load_policy, load_sharded_policy
+from appo.policy.loading import compile_layers, load_policy, load_sharded_policy
 from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.lora import Adapter, LoRA
 from appo.policy.saving import named_weights
@@ -53,7 +53,7 @@ class APPOModule(L.LightningModule):
         attention: implementation of transformers, such as `flash_attention_2`, which needs its package and a GPU.
             `null`: what transformers takes.
         lora: trains an adapter beside the policy's weights. `null`: trains the weights.
-        compile: compiles the decoder with `torch.compile`, for sequences of all lengths at once.
+        compile: compiles decoder layers with `torch.compile`, for sequences of all lengths at once.
         sharding: how the policy is spread over processes if `trainer.strategy` does so.
     """
 
@@ -119,7 +119,7 @@ class APPOModule(L.LightningModule):
             self.strict_loading = False  # a checkpoint has the adapter alone
         self.policy.train()
         if self.is_compiled:
-            self.policy.get_decoder().compile(dynamic=True)
+            compile_layers(self.policy)
         self._log_probs = self._evaluator(self.policy)
         if self.loss.needs_reference:
             self._reference = [self._make_reference(self._log_probs)]
