@@ -112,9 +112,8 @@ def write_config(machine: Machine, folder: Path, **trainer: Any) -> Path:
         },
         "rollout": {
             "reward": {"class_path": f"{__name__}.EvenTokens"},
-            "num_trajectories": 6,
-            "num_initial": 4,
-            "max_response_tokens": length,
+            "branching": {"num_trajectories": 6, "num_roots": 4},
+            "limits": {"max_response_tokens": length},
         },
     }
     folder.mkdir(parents=True, exist_ok=True)

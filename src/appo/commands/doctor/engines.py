@@ -70,7 +70,7 @@ def _check(machine: Machine, figures: Figures, engine: Engine, dtype: torch.dtyp
     """Everything that a training asks of an engine, with a policy that is evaluated in `dtype`."""
     folder = str(policy_folder(machine))
     tokens = tuple(encode(load_tokenizer(folder), _TEXT))
-    before, memory, threads = _state(machine), _memory(machine), _threads()
+    before, memory, tensors, threads = _state(machine), _memory(machine), _tensor_memory(machine), _threads()
     started = perf_counter()
     engine.start(folder)
     figures["start s"] = perf_counter() - started
@@ -80,6 +80,7 @@ def _check(machine: Machine, figures: Figures, engine: Engine, dtype: torch.dtyp
     finally:
         engine.stop()
     figures["device MiB not given back by stop"] = _memory(machine) - memory
+    figures["MiB of them in tensors"] = _tensor_memory(machine) - tensors
     figures["threads left behind"] = ", ".join(sorted(_threads() - threads)) or "none"
     changed = {name: f"{before[name]} -> {value}" for name, value in _state(machine).items() if before[name] != value}
     figures |= {f"changed {name}": text for name, text in changed.items()}
@@ -174,6 +175,14 @@ def _memory(machine: Machine) -> float:
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(machine.device)
     return (total - free) / 2**20
+
+
+def _tensor_memory(machine: Machine) -> float:
+    """MiB in tensors; the rest of what a first use leaves on a device is kernels, and workspaces of libraries."""
+    if not machine.is_gpu:
+        return 0.0
+    torch._C._cuda_clearCublasWorkspaces()
+    return torch.cuda.memory_allocated(machine.device) / 2**20
 
 
 def _threads() -> set[str]:

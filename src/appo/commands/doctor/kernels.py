@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
@@ -12,17 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
 
 from appo.commands.doctor.measuring import measure
-from appo.commands.doctor.policies import on_device
-from appo.commands.doctor.result import Figures, Machine, SkipStepError, StepError
+from appo.commands.doctor.result import Figures, Machine, StepError
 from appo.engines.base import SamplingParams
 from appo.engines.hf.sampling import SamplingRules, sample
 from appo.functional import linear_log_probs, token_log_probs
-from appo.policy.log_probs import PolicyLogProbs
-from appo.policy.packing import RowForward, sdpa_in_rows
+from appo.policy.packing import sdpa_in_rows
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -71,7 +66,8 @@ def _layer(num_groups: int) -> nn.Module:
 
 
 def _as_the_policy(layer: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> None:
-    sdpa_in_rows(layer, query, key, value, None)[0].float().sum().backward()
+    bounds = torch.tensor([0, query.shape[2]], dtype=torch.int32)
+    sdpa_in_rows(layer, query, key, value, None, cu_seq_lens_q=bounds)[0].float().sum().backward()
 
 
 def _plainly(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -119,36 +115,6 @@ def _values_and_gradients(outputs: tuple[Tensor, Tensor], *leaves: Tensor) -> li
     return [log_probs.detach(), entropies.detach(), *gradients]
 
 
-def packing(machine: Machine, figures: Figures) -> None:
-    """Rows of unlike length one behind the other against padded ones, with gradients."""
-    lengths = [64, 192, 256, 512, 640, 1024, 1536, 2048] if machine.is_gpu else [16, 32, 48, 64]
-    figures |= {"rows": len(lengths), "tokens": sum(lengths)}
-    for name, dtype, mixed in (("32-true", torch.float32, False), ("bf16-mixed", torch.bfloat16, True)):
-        model = on_device(machine)
-        generator = torch.Generator().manual_seed(0)
-        rows = [torch.randint(4, model.config.vocab_size, (length,), generator=generator) for length in lengths]
-        token_ids = pad_sequence(rows, batch_first=True).to(machine.device)
-        is_wanted = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in rows], batch_first=True)
-        is_wanted = is_wanted.to(machine.device)
-        packed, padded = (RowForward(model, model.get_decoder()) for _ in range(2))
-        if not packed.packs:
-            raise StepError("rows are padded where they could be packed", "see the step `attention`")
-        padded.packs = False
-
-        works = {
-            name: partial(_rows, rows, model, token_ids, is_wanted, mixed)
-            for name, rows in (("packed", packed), ("padded", padded))
-        }
-        _compare(machine, figures, name, dtype, works)
-
-
-def _rows(rows: RowForward, model: PreTrainedModel, token_ids: Tensor, is_wanted: Tensor, mixed: bool) -> list[Tensor]:
-    with torch.autocast(token_ids.device.type, torch.bfloat16, enabled=mixed):
-        output = rows(token_ids, is_wanted)
-    first = next(model.get_decoder().layers[0].parameters())
-    return [output.detach(), *torch.autograd.grad(output.float().square().mean(), [first])]
-
-
 def _compare(
     machine: Machine, figures: Figures, title: str, dtype: torch.dtype, works: Mapping[str, Callable[[], list[Tensor]]]
 ) -> None:
@@ -158,12 +124,13 @@ def _compare(
         measured = measure(machine.device, work)
         figures[f"{title} {name}"] = str(measured)
         results.append(measured.result)
-    figures[f"{title} distance"] = distance = max(map(_distance, *results))
-    if not distance <= _TOLERANCES[dtype]:
-        raise StepError(f"{' and '.join(works)} values differ in {title} by {distance:.2g}", "another torch or driver")
+    figures[f"{title} distance"] = largest = max(map(distance, *results))
+    if not largest <= _TOLERANCES[dtype]:
+        raise StepError(f"{' and '.join(works)} values differ in {title} by {largest:.2g}", "another torch or driver")
 
 
-def _distance(a: Tensor, b: Tensor) -> float:
+def distance(a: Tensor, b: Tensor) -> float:
+    """Of a tensor from another one, as a share of the other's norm."""
     return float((a.double() - b.double()).norm() / b.double().norm())
 
 
@@ -208,42 +175,10 @@ def optimizer(machine: Machine, figures: Figures) -> None:
         figures[name] = str(measure(machine.device, steps.step, repeats=4))
         values = [parameter.detach() for parameter in parameters]
         expected = expected or values
-        distance = max(_distance(a, b) for a, b in zip(values, expected, strict=True))
-        figures[f"{name} distance"] = distance
-        if not distance <= 1e-4:
+        largest = max(distance(a, b) for a, b in zip(values, expected, strict=True))
+        figures[f"{name} distance"] = largest
+        if not largest <= 1e-4:
             raise StepError(f"AdamW {name} arrives elsewhere", "another torch")
-
-
-def compiled(machine: Machine, figures: Figures) -> None:
-    """Log-probs by the decoder that ``model.compile=true`` compiles, for rows of several lengths."""
-    if not machine.is_gpu and not shutil.which("g++") and not shutil.which("clang++"):
-        raise SkipStepError("torch.compile needs a C++ compiler on a CPU")
-    plain, fast = on_device(machine), on_device(machine)
-    if not machine.is_gpu:
-        for model in (plain, fast):  # compilers for CPUs take a minute for the rest
-            del model.get_decoder().layers[1:]
-            model.requires_grad_(False)
-    fast.get_decoder().compile(dynamic=True)
-    evaluators = [PolicyLogProbs(model) for model in (plain, fast)]
-    distances = []
-    for length in (48, 64) if not machine.is_gpu else (512, 768, 1024):
-        token_ids = torch.randint(4, plain.config.vocab_size, (4, length), device=machine.device)
-        mask = torch.ones_like(token_ids, dtype=torch.bool)
-        mask[:, 0] = False
-        measured = [
-            measure(machine.device, partial(_step, evaluate, token_ids, mask), repeats=2) for evaluate in evaluators
-        ]
-        figures[f"{length} tokens plain"], figures[f"{length} tokens compiled"] = map(str, measured)
-        distances += [_distance(a, b) for a, b in zip(measured[1].result, measured[0].result, strict=True)]
-    figures["distance"] = max(distances)
-    if not max(distances) <= _TOLERANCES[torch.float32]:
-        raise StepError("the compiled decoder computes something else", "model.compile=false")
-
-
-def _step(evaluate: PolicyLogProbs, token_ids: Tensor, mask: Tensor) -> list[Tensor]:
-    log_probs, _ = evaluate(token_ids, mask)
-    leaves = [parameter for parameter in evaluate.model.parameters() if parameter.requires_grad][:2]
-    return [log_probs.detach(), *(torch.autograd.grad(log_probs.sum(), leaves) if leaves else ())]
 
 
 def _short(dtype: torch.dtype) -> str:
