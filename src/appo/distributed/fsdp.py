@@ -79,7 +79,8 @@ def amend(strategy: Strategy) -> None:
 def _move_all_but_shards(strategy: ModelParallelStrategy) -> None:
     module, device = strategy.lightning_module, strategy.root_device
     assert module is not None
-    module._apply(lambda tensor: tensor if isinstance(tensor, DTensor) else tensor.to(device))
+    network: nn.Module = module
+    network._apply(lambda tensor: tensor if isinstance(tensor, DTensor) else tensor.to(device))
     module._device = device  # as `LightningModule.to` would have set it
 
 

@@ -30,7 +30,6 @@ class LinearHead:
 
 
 @torch.no_grad()
-@torch.compiler.set_stance("force_eager")
 def find_linear_head(model: PreTrainedModel) -> LinearHead | None:
     """The head of a model, if its logits are one linear layer of the decoder's hidden states, scaled and soft-capped.
 
@@ -47,8 +46,9 @@ def find_linear_head(model: PreTrainedModel) -> LinearHead | None:
     probe = torch.arange(4, device=linear.weight.device).unsqueeze(0)
     was_training = model.training
     model.eval()  # with dropout, no two passes are equal
-    hidden = model.get_decoder()(input_ids=probe, use_cache=False)[0]
-    expected = model(input_ids=probe, use_cache=False).logits
+    with torch.compiler.set_stance("force_eager"):
+        hidden = model.get_decoder()(input_ids=probe, use_cache=False)[0]
+        expected = model(input_ids=probe, use_cache=False).logits
     model.train(was_training)
     if hidden.shape[-1] != linear.in_features:
         return None

@@ -151,7 +151,6 @@ class RowForward:
         return torch.cat(parts)
 
     @torch.no_grad()
-    @torch.compiler.set_stance("force_eager")
     def _attends_in_rows(self, model: PreTrainedModel) -> bool:
         """Switches the model to attention in rows if that changes nothing but the padding."""
         if model.config._attn_implementation != "sdpa":
@@ -162,7 +161,7 @@ class RowForward:
         embeddings = next(model.get_input_embeddings().parameters())
         token_ids = torch.arange(8, device=embeddings.device).view(2, 4)
         is_wanted = token_ids != 7
-        with torch.autocast(model.device.type, enabled=False):
+        with torch.autocast(model.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
             padded = self._padded(token_ids, is_wanted, [4, 3], is_wanted)
             model.set_attn_implementation(_SDPA_IN_ROWS)
             packed = self._packed(token_ids, is_wanted, [4, 3], is_wanted)
