@@ -31,6 +31,8 @@ from examples import appo_in_one_file as one_file
 from tests.examples.calculator import make_tokenizer
 from tests.small_run import CONFIG, metrics
 
+pytestmark = pytest.mark.slow  # a policy is trained from nothing
+
 FILE = Path(one_file.__file__)
 QUESTIONS = [f"{a}+{b}+{12 - a - b}=" for a in (1, 3, 5, 7) for b in (2, 4)]
 ROWS = [question for question in QUESTIONS[:4] for _ in range(one_file.NUM_ROOTS)]
@@ -173,7 +175,7 @@ def test_loss_and_its_gradient(policy, roots, spread):
     )
     log_probs, entropies = one_file.evaluate(policy, batch.token_ids)
     loss = one_file.policy_loss((log_probs - batch.behavior_log_probs).where(mask, 0.0), advantages, mask)
-    ours, logged = ProceduralLoss(ratio_to="sampling", safety_threshold=None)(log_probs, entropies, batch)
+    ours, logged = ProceduralLoss(ratio_to="sampling")(log_probs, entropies, batch)
     torch.testing.assert_close(loss, ours)
     gradient, our_gradient = (torch.autograd.grad(x, policy.parameters(), retain_graph=True) for x in (loss, ours))
     torch.testing.assert_close(gradient, our_gradient)

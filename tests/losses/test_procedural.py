@@ -62,6 +62,21 @@ def test_a_batch_without_trained_tokens_costs_nothing():
     assert all(value == 0 for value in metrics.values())
 
 
+def test_a_safety_threshold_changes_gradients_below_the_dual_clip_alone():
+    batch, log_probs = runaway_batch()  # two ratios of 4 with a negative advantage
+
+    def gradient(**options: float) -> torch.Tensor:
+        # What follows has become likelier: the weight is above 1 and would be brought down.
+        later = log_probs.detach().clone()
+        later[:, -1] += 0.1
+        later.requires_grad_()
+        ProceduralLoss(sequence_filter=False, **options)(later, torch.zeros(2, 4), batch)[0].backward()
+        return later.grad
+
+    assert torch.equal(gradient(safety_threshold=3.5, dual_clip=3.0), gradient(dual_clip=3.0))
+    assert not torch.equal(gradient(safety_threshold=3.5, dual_clip=9.0), gradient(dual_clip=9.0))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -35,9 +35,9 @@ class ProceduralLoss(SurrogateLoss):
     """Half-width of the range around 1 that the future likelihood is clipped to; 0 bounds it by 10 alone."""
     high_only: bool = True
     """Never lets the future likelihood fall below 1."""
-    safety_threshold: float | None = 6.0
+    safety_threshold: float | None = None
     """Where the advantage is negative and the importance ratio above this, the future likelihood is brought into
-    [0.8, 1]; acts on gradients only if it is below `dual_clip`. None never does."""
+    [0.8, 1]. Above `dual_clip` it changes no gradient: none flows there. `null`: never."""
     sequence_filter: bool = True
     """Leaves out rows with two or more tokens above `dual_clip` that have a negative advantage."""
 
