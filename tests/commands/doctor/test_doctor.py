@@ -72,7 +72,7 @@ def test_it_goes_on_after_a_step_that_fails_hangs_or_does_not_apply(tmp_path, ca
     assert [found[name]["status"] for name in ("loading", "other-device", "sampling")] == ["FAIL", "SKIP", "PASS"]
     assert str(tmp_path / "loading.log") in found["loading"]["advice"]
     assert "Traceback" in (tmp_path / "loading.log").read_text()
-    code, found = diagnosed(tmp_path, "--only=compile", "--limit-s=0.2")
+    code, found = diagnosed(tmp_path / "whole", "--only=compile", "--limit-s=0.2")
     assert (code, found["compile"]["status"]) == (1, "FAIL")
     assert found["compile"]["message"] == "not done within 0.2 s"
     assert "FAIL  compile" in capsys.readouterr().out
