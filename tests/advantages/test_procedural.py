@@ -1,10 +1,6 @@
-from dataclasses import replace
-
-import pytest
 import torch
 
 from appo.advantages import GroupAdvantage, ProceduralAdvantage
-from appo.core.batch import NO_PARENT
 from tests.advantages.released_example import released_example
 
 
@@ -31,17 +27,3 @@ def test_the_divisor_is_an_option():
     torch.testing.assert_close(advantages[0], torch.tensor([0.5, 0.5, -0.25, -0.25, 0.5]))
     sample = GroupAdvantage(std="sample")(released_example((1.0, 0.0)))
     torch.testing.assert_close(sample[0, 0], torch.tensor(0.5 / (1 / 3) ** 0.5), atol=1e-4, rtol=0.0)
-
-
-def test_reward_scaling_acts_on_a_trajectory_branched_at_its_last_token():
-    batch = released_example()
-    scaled = ProceduralAdvantage(std="none", reward_scale_discount=0.9)
-    torch.testing.assert_close(scaled(batch), ProceduralAdvantage(std="none")(batch))
-    at_end = replace(batch, branch_position=torch.tensor([NO_PARENT, NO_PARENT, 4, 3]))
-    # Branch 2 has the largest score and leaves at the end: M = 2 there, and 1 of branch 3, so 1.5 in the mean.
-    torch.testing.assert_close(scaled(at_end)[1, 0], torch.tensor(-0.75))
-
-
-def test_a_bad_discount_is_refused():
-    with pytest.raises(ValueError, match=r"reward_scale_discount must lie in \[0, 1\], got 2.0"):
-        ProceduralAdvantage(reward_scale_discount=2.0)

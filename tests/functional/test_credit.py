@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appo.functional import prefix_credit, reward_scale
+from appo.functional import prefix_credit
 
 
 def test_the_released_example_by_hand():
@@ -37,26 +37,3 @@ def test_initial_rows_are_never_read():
     advantages = torch.tensor([float("nan"), 2.0])
     credit = prefix_credit(advantages, torch.tensor([-1, 0]), torch.tensor([-1, 1]), 3)
     assert credit.tolist() == [[2.0, 2.0, 0.0], [0.0, 0.0, 0.0]]
-
-
-def test_reward_scale_by_hand():
-    # The branch of row 0 leaves at 3 with half the largest score: 1 + 0.5 * 0.9**(3 - t).
-    scale = reward_scale(
-        torch.tensor([-1, -1, 0, 1]), torch.tensor([-1, -1, 3, 0]), torch.tensor([0.0, 0.0, 1.0, 2.0]), 6, 0.9
-    )
-    expected = torch.ones(4, 6)
-    expected[0] = torch.tensor([1.3645, 1.405, 1.45, 1.5, 1.0, 1.0])
-    expected[1, 0] = 2.0
-    torch.testing.assert_close(scale, expected)
-
-
-def test_reward_scale_averages_over_branches_and_ignores_scores_below_0():
-    # max score 1; position 0: (1 + 1 + 1) / 2 with the branch of score -5 counting 1, and M = 2 of the other
-    scale = reward_scale(torch.tensor([-1, 0, 0]), torch.tensor([-1, 0, 1]), torch.tensor([0.0, 1.0, -5.0]), 2, 0.9)
-    torch.testing.assert_close(scale[0], torch.tensor([1.5, 1.0]))
-
-
-def test_reward_scale_without_a_positive_score_or_a_branch_is_1():
-    parent, position = torch.tensor([-1, 0]), torch.tensor([-1, 1])
-    assert (reward_scale(parent, position, torch.tensor([0.0, -1.0]), 3, 0.9) == 1).all()
-    assert (reward_scale(parent[:1], position[:1], torch.zeros(1), 3, 0.9) == 1).all()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,16 +30,15 @@ from appo.functional import (
     group_standardize,
     kl_estimate,
     masked_standardize,
-    masked_standardize_by_row,
     masked_std,
     prefix_credit,
-    reward_scale,
     rows_within_dual_clip,
     select_branch_points,
 )
 from appo.losses import ProceduralLoss
 from appo.scorers import BranchingScore
 from tests.parity.golden import load_cases
+from tests.parity.release import reward_scale, standardize_by_row
 
 GOLDEN = Path(os.environ.get("APPO_GOLDEN", Path(__file__).with_name("appo_release.json")))
 CASES = load_cases(GOLDEN)
@@ -130,9 +130,7 @@ def assert_branches_equal(case: dict, scores: Tensor, preferred: Tensor) -> None
 
 def score_of_release(case: dict) -> BranchingScore:
     params = case["params"]
-    return BranchingScore(
-        discount=params["gamma"], clip=max(params["clip_eps"], 0.0), entropy_fallback=False, released_rounding=True
-    )
+    return BranchingScore(discount=params["gamma"], clip=max(params["clip_eps"], 0.0), entropy_fallback=False)
 
 
 @each_case
@@ -158,13 +156,14 @@ def test_branches_of_the_functions(case):
     gain = future_likelihood_gain(
         batch.old_log_probs - batch.behavior_log_probs, mask, params["gamma"], params["clip_eps"]
     )
-    z_entropy, z_gain = masked_standardize_by_row(batch.entropies, mask), masked_standardize_by_row(gain, mask)
+    z_entropy, z_gain = standardize_by_row(batch.entropies, mask), standardize_by_row(gain, mask)
     scores = z_entropy * z_gain
     assert_branches_equal(case, scores, (z_entropy > 0) & (z_gain > 0) & (scores > 0))
 
 
 @each_case
-def test_branches_of_the_scorer(case):
+def test_branches_of_the_scorer(case, monkeypatch):
+    monkeypatch.setattr("appo.scorers.branching.masked_standardize", standardize_by_row)
     scores = score_of_release(case)(initial_batch(case), torch.Generator())
     assert_branches_equal(case, scores.values, scores.preferred)
 
@@ -173,7 +172,7 @@ def test_branches_of_the_scorer(case):
 def test_the_released_rounding_matters_only_where_a_gain_is_constant(case):
     batch = initial_batch(case)
     gain, mask = whole_sequence(case, case["future_values"]), batch.response_mask
-    ours, theirs = masked_standardize(gain, mask), masked_standardize_by_row(gain, mask)
+    ours, theirs = masked_standardize(gain, mask), standardize_by_row(gain, mask)
     # A mean that is off by a few units in the last place moves z-scores by that over the standard deviation.
     spread = masked_std(gain, mask)
     allowed = ATOL + 4 * torch.finfo(gain.dtype).eps / (spread + 1e-6)
@@ -186,14 +185,18 @@ def test_initial_rows_come_before_branches(case):
     assert case["advantage"]["kind"] == ["init"] * len(case["prompt_of_row"]) + ["branch"] * len(case["branches"])
 
 
+def scaled_rewards(case: dict) -> Tensor:
+    """``[B, T]``: rewards stand on the last token."""
+    batch = rewarded_batch(case)
+    width, discount = batch.token_ids.shape[1], case["advantage"]["discount"]
+    scale = reward_scale(batch.parent, batch.branch_position, batch.branch_score, width, discount)
+    return batch.rewards.unsqueeze(-1) * torch.nn.functional.one_hot(batch.lengths - 1, width) * scale
+
+
 @each_case
 def test_scaled_rewards(case):
-    batch, golden = rewarded_batch(case), case["advantage"]
-    width = batch.token_ids.shape[1]
-    scale = reward_scale(batch.parent, batch.branch_position, batch.branch_score, width, golden["discount"])
-    last = torch.nn.functional.one_hot(batch.lengths - 1, width)
-    scaled = batch.rewards.unsqueeze(-1) * last * scale
-    assert_equal_to_release(scaled[:, prompt_length(case) :], golden["scaled_token_rewards"])
+    scaled = scaled_rewards(case)[:, prompt_length(case) :]
+    assert_equal_to_release(scaled, case["advantage"]["scaled_token_rewards"])
 
 
 @each_case
@@ -208,9 +211,9 @@ def test_advantages_of_the_functions(case):
 
 @each_case
 def test_advantages_of_the_estimator(case):
-    golden = case["advantage"]
-    advantages = ProceduralAdvantage(reward_scale_discount=golden["discount"])(rewarded_batch(case))
-    assert_equal_to_release(advantages[:, prompt_length(case) :], golden["advantages"])
+    batch = replace(rewarded_batch(case), rewards=scaled_rewards(case).sum(-1))
+    advantages = ProceduralAdvantage()(batch)[:, prompt_length(case) :]
+    assert_equal_to_release(advantages, case["advantage"]["advantages"])
 
 
 def rows_of_release(mode: str, mask: Tensor) -> int | None:

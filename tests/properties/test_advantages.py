@@ -65,8 +65,7 @@ def test_the_advantages_of_a_prompt_add_up_to_nothing(name, data):
 @given(st.data())
 def test_equal_rewards_and_groups_of_one_give_exactly_nothing(name, data):
     estimator, batch = data.draw(estimators(name)), data.draw(trajectory_batches())
-    scaled = getattr(estimator, "reward_scale_discount", None) is not None
-    equal = replace(batch, rewards=torch.full_like(batch.rewards, 0.0 if scaled else batch.rewards[0].item()))
+    equal = replace(batch, rewards=torch.full_like(batch.rewards, batch.rewards[0].item()))
     assert not estimator(equal).any()
     alone = replace(without_branches(batch), group=torch.arange(len(batch.group)))
     assert not estimator(alone).any()
@@ -111,11 +110,3 @@ def test_rewards_of_one_prompt_do_not_act_on_another(name, data):
     first = batch.group == batch.group[0]
     rewards = batch.rewards.where(first, 9.0 - batch.rewards)
     torch.testing.assert_close(estimator(replace(batch, rewards=rewards))[first], estimator(batch)[first])
-
-
-@few
-@given(trajectory_batches(), st.sampled_from([0.0, 1.0]))
-def test_scaled_rewards_do_not_depend_on_their_discount(batch, discount):
-    # The reward stands on the last token, where a branch leaves at distance 0 or not at all.
-    scaled, other = (ADVANTAGES["ProceduralAdvantage"](reward_scale_discount=d) for d in (discount, 0.5))
-    torch.testing.assert_close(scaled(batch), other(batch))

@@ -18,7 +18,6 @@ from appo.functional import (
     kl_estimate,
     masked_standardize,
     prefix_credit,
-    reward_scale,
     select_branch_points,
     sequence_log_ratio,
     shared_prefix_mean,
@@ -28,7 +27,6 @@ from appo.scorers import SCORERS
 from tests.properties.batches import HIDDEN, Step, few, steps, trajectory_batches
 from tests.properties.naive import common
 from tests.properties.naive.advantages import branches_at
-from tests.properties.naive.advantages import reward_scale as naive_reward_scale
 from tests.properties.naive.losses import divergence
 
 HUNDREDTHS = st.integers(-200, 200).map(lambda number: number / 100)
@@ -75,23 +73,6 @@ def test_the_future_weight_is_of_the_token_alone_or_of_all_that_follows_at_the_e
             log_ratio, step.batch.advantages, mask, half_life=half_life, clip=0.0, high_only=False
         )
         torch.testing.assert_close(weight, summed.exp())
-
-
-@few
-@given(trajectory_batches(), st.sampled_from([0.0, 0.9, 1.0]))
-def test_reward_scale_equals_its_definition_at_every_position(batch, discount):
-    width = batch.token_ids.shape[1]
-    scale = reward_scale(batch.parent, batch.branch_position, batch.branch_score, width, discount)
-    rows = common.rows_of(batch)
-    expected = [[naive_reward_scale(rows, row, t, discount) for t in range(width)] for row in range(len(rows))]
-    torch.testing.assert_close(scale, torch.tensor(expected, dtype=torch.float64))
-    if discount == 0.0:
-        leaves_here = torch.zeros(scale.shape, dtype=torch.bool)
-        branches = batch.is_branch
-        leaves_here[batch.parent[branches], batch.branch_position[branches]] = True
-        assert (scale[~leaves_here] == 1).all()
-    if discount == 1.0:
-        assert (scale.diff(dim=-1) <= 1e-12).all()
 
 
 @few

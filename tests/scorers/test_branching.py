@@ -54,16 +54,6 @@ def test_without_the_fallback_an_unchanged_policy_scores_0():
     assert not scores.preferred.any()
 
 
-def test_the_released_rounding_finds_spread_where_there_is_none():
-    # Ten gains of 1.2: their float32 mean is one unit in the last place below them.
-    batch = one_row([0.0] * 9 + [1.0], [float(i) for i in range(10)])
-    options = {"entropy_fallback": False}
-    assert (BranchingScore(**options)(batch, generator()).values[0, 1:] == 0).all()
-    released = BranchingScore(**options, released_rounding=True)(batch, generator())
-    assert released.values[0, -1] > 0.1
-    assert released.preferred[0, -1]
-
-
 def test_without_the_strict_rule_no_position_is_preferred(batch):
     assert BranchingScore(strict=False)(batch, generator()).preferred is None
 
@@ -102,8 +92,3 @@ def test_the_branching_score_is_the_product_of_its_factors_alone(batch):
 def test_bad_options_are_refused(scorer, option, value, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         scorer(**{option: value})
-
-
-def test_the_released_rounding_knows_no_wider_scope():
-    with pytest.raises(ValueError, match="scope must be trajectory with released_rounding=true, got prompt"):
-        BranchingScore(released_rounding=True, scope="prompt")

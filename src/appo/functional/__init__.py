@@ -13,9 +13,8 @@ from appo.functional.log_probs import (
     scatter_scored,
     token_log_probs,
 )
-from appo.functional.masked import masked_mean, masked_standardize, masked_standardize_by_row, masked_std
+from appo.functional.masked import masked_mean, masked_standardize, masked_std
 from appo.functional.returns import MAX_LOG_RATIO, discounted_suffix_sum, future_likelihood_gain
-from appo.functional.reward_scale import reward_scale
 from appo.functional.surrogate import (
     ClipEvents,
     clip_balanced_surrogate,
@@ -54,12 +53,10 @@ __all__ = [
     "linear_log_probs",
     "masked_mean",
     "masked_standardize",
-    "masked_standardize_by_row",
     "masked_std",
     "penalized_draws",
     "predicting_positions",
     "prefix_credit",
-    "reward_scale",
     "rows_near_behavior",
     "rows_within_dual_clip",
     "scatter_scored",

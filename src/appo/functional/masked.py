@@ -51,25 +51,6 @@ def masked_standardize(x: Tensor, mask: Tensor, group: Tensor | None = None, eps
     return centered / (std.unsqueeze(-1) + eps)
 
 
-def masked_standardize_by_row(x: Tensor, mask: Tensor, eps: float = 1e-6) -> Tensor:
-    """The z-scores of `masked_standardize` with the rounding of the released code, for comparison with it.
-
-    Each row's selected values are averaged on their own, and equal values may end up as far as 0.1 from 0: their mean
-    differs from them in the last bit, and `eps` blows that up. Which branches the release picks depends on this.
-
-    Args:
-        x: ``[B, T]`` values.
-        mask: ``[B, T]`` bool, True on the values to standardize.
-        eps: added to the standard deviation.
-
-    Returns:
-        ``[B, T]`` z-scores; 0 elsewhere.
-    """
-    rows = [row for row in x[mask].split(mask.sum(-1).tolist()) if len(row)]
-    z_scores = [(row - row.mean()) / (row.std(correction=0) + eps) for row in rows]
-    return torch.zeros_like(x).masked_scatter(mask, torch.cat([x.new_empty(0), *z_scores]))
-
-
 def _deviations(x: Tensor, mask: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
     """``[B, T]`` distances from the mean of the row's group, 0 where masked, and ``[B]`` their standard deviations."""
     index = torch.arange(len(x), device=x.device) if group is None else group.unique(return_inverse=True)[1]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
-from appo.functional import future_likelihood_gain, masked_standardize, masked_standardize_by_row, masked_std
+from appo.functional import future_likelihood_gain, masked_standardize, masked_std
 from appo.scorers.base import SCORERS, Scorer, Scores
 
 Scope = Literal["trajectory", "prompt", "batch"]
@@ -64,23 +64,15 @@ class BranchingScore(Scorer):
     min_spread: float = 1e-4
     """Smallest standard deviation of the gain that counts as spread; below it lies what rounding makes."""
 
-    released_rounding: bool = False
-    """Standardizes row by row with the release's rounding, to reproduce its choices; slower, and of no other use."""
-
     def __post_init__(self) -> None:
         _check(self.discount, self.clip, self.scope)
         if not self.min_spread >= 0.0:
             raise ValueError(f"min_spread must not be negative, got {self.min_spread}")
-        if self.released_rounding and self.scope != "trajectory":
-            raise ValueError(f"scope must be trajectory with released_rounding=true, got {self.scope}")
 
     def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
         mask, group = batch.response_mask, _groups(batch, self.scope)
         gain = _likelihood_gain(batch, self.discount, self.clip)
-        if self.released_rounding:
-            z_entropy, z_gain = (masked_standardize_by_row(x, mask) for x in (batch.entropies, gain))
-        else:
-            z_entropy, z_gain = (masked_standardize(x, mask, group) for x in (batch.entropies, gain))
+        z_entropy, z_gain = (masked_standardize(x, mask, group) for x in (batch.entropies, gain))
         if self.entropy_fallback:
             is_flat = masked_std(gain, mask, group) <= self.min_spread
             z_gain = torch.where(is_flat.unsqueeze(-1), 1.0, z_gain)

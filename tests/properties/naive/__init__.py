@@ -100,7 +100,6 @@ SCORERS = {
             "strict": st.booleans(),
             "entropy_fallback": st.booleans(),
             "min_spread": choice(0.0, 1e-4, 0.5),
-            "released_rounding": st.booleans(),
         },
     ),
     "Entropy": ScorerDefinition(scorers.entropy, {}),
@@ -125,10 +124,7 @@ ADVANTAGES = {
     "GroupAdvantage": AdvantageDefinition(advantages.group_advantage, {"std": STD}, sums_to_zero={}),
     "LeaveOneOut": AdvantageDefinition(advantages.leave_one_out, {}, sums_to_zero={}),
     "ProceduralAdvantage": AdvantageDefinition(
-        advantages.procedural_advantage,
-        {"std": STD, "reward_scale_discount": choice(None, 0.0, 0.9, 1.0)},
-        sums_to_zero={},
-        with_branches=False,
+        advantages.procedural_advantage, {"std": STD}, sums_to_zero={}, with_branches=False
     ),
     "SharedPrefixAdvantage": AdvantageDefinition(advantages.shared_prefix_advantage, {"std": STD}, sums_to_zero={}),
     "TreeAdvantage": AdvantageDefinition(advantages.tree_advantage, {"std": STD}, sums_to_zero={}),
@@ -178,6 +174,4 @@ def consistent(options: Mapping[str, Any]) -> dict[str, Any]:
         changed["aggregation_length"] = None
     if options.get("sequence_filter") and options["dual_clip"] is None:
         changed["sequence_filter"] = False
-    if options.get("released_rounding"):
-        changed["scope"] = "trajectory"
     return changed

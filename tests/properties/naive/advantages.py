@@ -79,28 +79,10 @@ def shared_prefix_advantage(estimator: Any, rows: list[Row]) -> list[list[float]
     return of_trained(rows, advantage)
 
 
-def reward_scale(rows: list[Row], row: int, t: int, discount: float) -> float:
-    """The release's factor `M` of the reward at position `t`."""
-    highest = max((other.branch_score for other in rows if other.parent is not None), default=0.0)
-    factors = []
-    for other in rows:
-        if other.parent == row:
-            reaches = t <= other.branch_position and other.branch_score > 0 and highest > 0
-            factors.append(
-                1 + other.branch_score / highest * discount ** (other.branch_position - t) if reaches else 1.0
-            )
-    return sum(factors) / len(factors) if factors else 1.0
-
-
 def procedural_advantage(estimator: Any, rows: list[Row]) -> list[list[float]]:
     """APPO: initial trajectories and branches apart, plus the mean advantage of the branches that share the token."""
-    rewards = [row.reward for row in rows]
-    if estimator.reward_scale_discount is not None:
-        # The reward stands on the last token.
-        for i, row in enumerate(rows):
-            rewards[i] *= reward_scale(rows, i, row.length - 1, estimator.reward_scale_discount)
     kinds = [(row.group, row.parent is None) for row in rows]
-    advantages = z_scores_within(rewards, kinds, estimator.std)
+    advantages = z_scores_within([row.reward for row in rows], kinds, estimator.std)
 
     def advantage(i: int, t: int) -> float:
         if rows[i].parent is not None:
