@@ -1,9 +1,10 @@
 """Where to branch."""
 
 from appo.scorers.base import SCORERS, Scorer, Scores
-from appo.scorers.baselines import Entropy, NoBranching, RandomPosition
 from appo.scorers.branching import BranchingScore, LikelihoodGain
-from appo.scorers.turns import BalancedEntropy, ToolBoundary, TreeUniform
+from appo.scorers.entropy import Entropy
+from appo.scorers.random import NoBranching, RandomPosition, TreeUniform
+from appo.scorers.tool_boundary import BalancedEntropy, ToolBoundary
 
 __all__ = [
     "SCORERS",

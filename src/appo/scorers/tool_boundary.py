@@ -1,4 +1,4 @@
-"""Scorers that branch where turns begin: behind tool results, or behind the prompt."""
+"""Scorers that branch behind tool results, where the entropy says how likely."""
 
 from __future__ import annotations
 
@@ -120,21 +120,3 @@ class BalancedEntropy(ToolEntropyScorer):
         drawn = torch.zeros_like(is_result)
         drawn[rows, positions] = penalized_draws(odds, batch.group[rows], self.penalty, self.threshold)
         return drawn
-
-
-@SCORERS.register
-@dataclass(frozen=True)
-class TreeUniform(Scorer):
-    """Uniform over the nodes of a trajectory that have a successor: the prompt and every tool result.
-
-    A node is chosen again only when all of them are; that takes `rollout.branching.repeat`.
-
-    See "Tree Search for LLM Agent Reinforcement Learning" (https://arxiv.org/abs/2509.21240), section 3.2.
-    """
-
-    reads_log_probs = False
-
-    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
-        mask = batch.response_mask
-        uniform = torch.rand(mask.shape, generator=generator, device=generator.device).to(mask.device)
-        return Scores(uniform.where(turn_starts(mask), float("-inf")), at_turns=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from appo.scorers import BalancedEntropy, ToolBoundary, TreeUniform
+from appo.scorers import BalancedEntropy, ToolBoundary
 from tests.scorers.scored_batches import INF, generator, two_results
 
 
@@ -52,16 +52,6 @@ def test_balanced_entropy_counts_each_prompt_on_its_own():
     # Prompt 0: rows 0, 2, 0, 2, of which the third is refused. Prompt 1: row 1 twice.
     assert drawn[:, 4].tolist() == [True, True, True]
     assert drawn[:, 7].tolist() == [False, True, True]
-
-
-def test_tree_nodes_are_the_prompt_and_every_tool_result_equally_likely():
-    batch = two_results([1.0] * 6, rows=3000)
-    values = TreeUniform()(batch, generator()).values
-    assert (values > -INF).nonzero()[:3].tolist() == [[0, 1], [0, 4], [0, 7]]
-    best = values.argmax(-1)
-    # 3,000 draws of a third: standard deviation 0.0086
-    for position in (1, 4, 7):
-        assert (best == position).float().mean().item() == pytest.approx(1 / 3, abs=0.035)
 
 
 @pytest.mark.parametrize(

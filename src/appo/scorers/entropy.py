@@ -1,0 +1,20 @@
+"""The entropy alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from appo.core.batch import TrajectoryBatch
+from appo.scorers.base import SCORERS, Scorer, Scores
+
+
+@SCORERS.register
+@dataclass(frozen=True)
+class Entropy(Scorer):
+    """Entropy of the distribution that the token was drawn from, in nats."""
+
+    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
+        values = batch.entropies.where(batch.response_mask, float("-inf"))
+        return Scores(values, factors={"entropy": batch.entropies})
