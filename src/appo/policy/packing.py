@@ -158,10 +158,10 @@ class RowForward:
         was_training = model.training
         model.eval()
         # Where the weights are when they are used: a shard may lie on the CPU.
-        embeddings = next(model.get_input_embeddings().parameters())
-        token_ids = torch.arange(8, device=embeddings.device).view(2, 4)
+        device = next(model.get_input_embeddings().parameters()).device
+        token_ids = torch.arange(8, device=device).view(2, 4)
         is_wanted = token_ids != 7
-        with torch.autocast(model.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+        with torch.autocast(device.type, enabled=False), torch.compiler.set_stance("force_eager"):
             padded = self._padded(token_ids, is_wanted, [4, 3], is_wanted)
             model.set_attn_implementation(_SDPA_IN_ROWS)
             packed = self._packed(token_ids, is_wanted, [4, 3], is_wanted)
