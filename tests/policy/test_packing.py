@@ -105,15 +105,17 @@ def test_padding_is_at_most_five_percent_and_none_where_rows_are_packed(name):
 
 
 class Attended(TorchFunctionMode):
-    """Notes how many heads of queries and of keys reach torch's attention."""
+    """Notes how many heads of queries and of keys reach torch's attention, and whether cuDNN's may compute it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.heads: set[tuple[int, int]] = set()
+        self.cudnn: set[bool] = set()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is F.scaled_dot_product_attention:
             self.heads.add((args[0].shape[1], args[1].shape[1]))
+            self.cudnn.add(torch.backends.cuda.cudnn_sdp_enabled())
         return func(*args, **(kwargs or {}))
 
 
@@ -131,6 +133,18 @@ def test_in_float32_each_head_has_its_keys_since_no_kernel_of_a_gpu_for_shared_o
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast), Attended() as attended:
         forward(torch.arange(3, 13).view(2, 5), torch.ones(2, 5, dtype=torch.bool))
     assert attended.heads == {expected}
+
+
+def test_no_kernel_that_is_planned_anew_for_every_length_computes_rows():
+    model = model_of("attention")
+    with Attended() as attended:
+        RowForward(model, model.get_decoder())(*rows())
+    # The probe of padded rows comes before the model's attention is exchanged.
+    assert False in attended.cudnn
+    with Attended() as attended:
+        RowForward(model, model.get_decoder())(*rows())
+    assert attended.cudnn == {False}
+    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_what_stands_behind_the_last_wanted_position_is_not_computed():

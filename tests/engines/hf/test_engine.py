@@ -1,5 +1,7 @@
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 from appo.engines import HFEngine, Request, SamplingParams
@@ -40,6 +42,25 @@ def test_ragged_rows_that_join_and_leave_have_the_log_probs_of_a_forward_pass(
         actual = torch.tensor(completions[request.id].behavior_log_probs, dtype=torch.float64)
         expected = forward_log_probs(model, request, completions[request.id])
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
+class Attended(TorchFunctionMode):
+    """Notes whether cuDNN's kernel may compute torch's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cudnn: set[bool] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.scaled_dot_product_attention:
+            self.cudnn.add(torch.backends.cuda.cudnn_sdp_enabled())
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_kernel_that_is_planned_anew_for_every_length_samples(policies):
+    with Attended() as attended:
+        run(start(policies["llama"]), [Request(0, (5, 6, 7), max_tokens=3)])
+    assert attended.cudnn == {False}
 
 
 def test_a_group_computes_its_prompt_once(policies, tokenizer):

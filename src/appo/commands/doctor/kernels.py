@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import product
+from time import perf_counter
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ _BACKENDS = (
     SDPBackend.MATH,
 )
 
+_NUM_LENGTHS = 8
+
 
 def attention(machine: Machine, figures: Figures) -> None:
     """Forward and backward pass of one layer with grouped heads; on a GPU no kernel may hold all scores at once."""
@@ -51,6 +54,9 @@ def attention(machine: Machine, figures: Figures) -> None:
         figures[f"{_short(dtype)} as the policy attends"] = str(own)
         if own.peak_mib is not None and own.peak_mib > score_mib:
             too_large.append(_short(dtype))
+    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+        title = f"bfloat16 {backend.name.lower()}, {_NUM_LENGTHS} lengths"
+        figures[title] = _lengths_figure(machine, backend, num_tokens // 4, num_heads, size)
     if too_large:
         raise StepError(
             f"attention in {', '.join(too_large)} holds the scores of all pairs of tokens",
@@ -81,6 +87,28 @@ def _attention_figure(machine: Machine, backend: SDPBackend, query: Tensor, key:
             return str(measure(machine.device, partial(_plainly, query, key, value)))
     except RuntimeError as error:
         return "out of memory" if "out of memory" in str(error) else "no such kernel"
+
+
+def _lengths_figure(machine: Machine, backend: SDPBackend, longest: int, num_heads: int, size: int) -> str:
+    """How much slower a kernel is where no row has been as long before."""
+    rows = [
+        torch.randn(1, num_heads, length, size, dtype=torch.bfloat16, device=machine.device, requires_grad=True)
+        for length in range(longest - _NUM_LENGTHS, longest)
+    ]
+    try:
+        with sdpa_kernel(backend):
+            _plainly(*[rows[0][:, :, :16]] * 3)  # loads the kernel
+            seconds = []
+            for _ in range(2):
+                started = perf_counter()
+                for row in rows:
+                    _plainly(row, row, row)
+                if machine.is_gpu:
+                    torch.cuda.synchronize(machine.device)
+                seconds.append(perf_counter() - started)
+    except RuntimeError:
+        return "no such kernel"
+    return f"{1e3 * seconds[0]:.1f} ms, and {1e3 * seconds[1]:.1f} ms when they come again"
 
 
 def log_probs(machine: Machine, figures: Figures) -> None:
