@@ -32,7 +32,7 @@ from appo.commands.plan.plan import RUNTIME_BYTES, plan_memory
 from appo.commands.plan.settings import EngineSettings, Precision, RunSettings
 from appo.commands.plan.size import PolicySize
 from appo.distributed import comm
-from benchmarks.handover import GIVE_BACK
+from benchmarks.weight_sync import GIVE_BACK
 
 MODELS: dict[str, dict[str, Any]] = {
     "llama-small": {
@@ -265,7 +265,7 @@ def take_steps(case: Case, folder: str) -> int:
     gc.collect()
     before = resident("VmRSS")
     fit(folder, batches, case.dtype, [Peak()])
-    return max(comm.gather(resident("VmHWM") - before))
+    return max(comm.all_gather(resident("VmHWM") - before))
 
 
 def main() -> None:

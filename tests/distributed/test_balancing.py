@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from appo.core.trajectory import Prompt
-from appo.distributed.balancing import expected_tokens, response_tokens, spread_groups
+from appo.distributed.balancing import balance_groups, expected_tokens, response_tokens
 from tests.core.two_turns import branch_trajectory, parent_trajectory
 
 RANKS = (8, 64, 256, 1024)
@@ -40,18 +40,18 @@ def groups(num_prompts: int, between: float, within: float, longest: int, seed: 
 
 def test_spreads_by_hand():
     # 9 to the first; 5 to the second; 4 to the second (5 < 9), now full; 1 to the first: 10 and 9 tokens.
-    assert spread_groups([5.0, 1.0, 9.0, 4.0], 2) == [[0, 3], [1, 2]]
+    assert balance_groups([5.0, 1.0, 9.0, 4.0], 2) == [[0, 3], [1, 2]]
 
 
 def test_the_slowest_rank_exchanges_a_prompt_with_the_fastest():
     # 8 | 7, then 6 to the second: 8 | 13; 5 and 5 to the first, which is full with 18; 1 to the second: 18 | 14. Half
     # of the excess is 2: a 5 and the 1 (4), 8 and 6 (2) or 8 and 7 (1) may change places, and 8 with 6 leaves nothing.
-    assert spread_groups([8.0, 7.0, 6.0, 5.0, 5.0, 1.0], 2) == [[0, 1, 5], [2, 3, 4]]
+    assert balance_groups([8.0, 7.0, 6.0, 5.0, 5.0, 1.0], 2) == [[0, 1, 5], [2, 3, 4]]
 
 
 @pytest.mark.parametrize("num_ranks", RANKS)
 def test_every_rank_gets_as_many_prompts_and_every_prompt_goes_to_one_rank(num_ranks):
-    ranks = spread_groups(groups(4 * num_ranks, 1.0, 1.0, 16384), num_ranks)
+    ranks = balance_groups(groups(4 * num_ranks, 1.0, 1.0, 16384), num_ranks)
     assert {len(prompts) for prompts in ranks} == {4}
     assert sorted(prompt for prompts in ranks for prompt in prompts) == list(range(4 * num_ranks))
 
@@ -63,7 +63,7 @@ def test_every_rank_gets_as_many_prompts_and_every_prompt_goes_to_one_rank(num_r
 )
 def test_the_slowest_rank_is_at_most_a_tenth_over_the_mean(num_ranks, between, within, longest, per_rank):
     tokens = groups(per_rank * num_ranks, between, within, longest)
-    assert slowest(tokens, spread_groups(tokens, num_ranks)) <= 1.10 * mean(tokens, num_ranks)
+    assert slowest(tokens, balance_groups(tokens, num_ranks)) <= 1.10 * mean(tokens, num_ranks)
     # In the order in which prompts are drawn, it would be more.
     drawn = [list(range(rank * per_rank, (rank + 1) * per_rank)) for rank in range(num_ranks)]
     assert slowest(tokens, drawn) > 1.10 * mean(tokens, num_ranks)
@@ -76,7 +76,7 @@ def test_the_slowest_rank_is_at_most_a_tenth_over_what_no_assignment_undercuts(
     num_ranks, per_rank, between, within, longest
 ):
     tokens = groups(per_rank * num_ranks, between, within, longest)
-    assert slowest(tokens, spread_groups(tokens, num_ranks)) <= 1.10 * least_tokens(tokens, num_ranks)
+    assert slowest(tokens, balance_groups(tokens, num_ranks)) <= 1.10 * least_tokens(tokens, num_ranks)
 
 
 @pytest.mark.parametrize("num_ranks", RANKS)
@@ -84,7 +84,7 @@ def test_a_huge_group_gets_the_shortest_ones_beside_it(num_ranks):
     tokens = groups(8 * num_ranks, 0.5, 0.5, 2048)
     huge = tokens.index(max(tokens))
     tokens[huge] = 3.0 * mean(tokens, num_ranks)
-    (own,) = (prompts for prompts in spread_groups(tokens, num_ranks) if huge in prompts)
+    (own,) = (prompts for prompts in balance_groups(tokens, num_ranks) if huge in prompts)
     assert sum(tokens[prompt] for prompt in own) == pytest.approx(least_tokens(tokens, num_ranks))
     assert least_tokens(tokens, num_ranks) > 1.10 * mean(tokens, num_ranks)
 
@@ -93,7 +93,7 @@ def test_a_huge_group_gets_the_shortest_ones_beside_it(num_ranks):
 @pytest.mark.parametrize("num_ranks", RANKS)
 def test_recorded_lengths_are_spread_within_a_tenth(num_ranks):
     tokens = recorded_lengths(4 * num_ranks)
-    assert slowest(tokens, spread_groups(tokens, num_ranks)) <= 1.10 * mean(tokens, num_ranks)
+    assert slowest(tokens, balance_groups(tokens, num_ranks)) <= 1.10 * mean(tokens, num_ranks)
 
 
 def recorded_lengths(number: int) -> list[float]:
@@ -105,14 +105,14 @@ def recorded_lengths(number: int) -> list[float]:
 
 
 def test_equal_groups_go_to_the_same_ranks_every_time():
-    assert spread_groups([1.0] * 6, 3) == spread_groups([1.0] * 6, 3) == [[0, 3], [1, 4], [2, 5]]
+    assert balance_groups([1.0] * 6, 3) == balance_groups([1.0] * 6, 3) == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_ranks_must_divide_the_prompts():
     with pytest.raises(ValueError, match="must be a multiple of 4 ranks, got 6"):
-        spread_groups([1.0] * 6, 4)
+        balance_groups([1.0] * 6, 4)
     with pytest.raises(ValueError, match="num_ranks must be positive, got 0"):
-        spread_groups([1.0], 0)
+        balance_groups([1.0], 0)
 
 
 def test_prompts_are_expected_to_be_answered_as_before_and_others_like_them():

@@ -12,8 +12,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from appo.distributed import gather
-from appo.distributed.fsdp import Layout, Sharding
-from appo.distributed.gather import whole
+from appo.distributed.fsdp import Meshes, Sharding
+from appo.distributed.gather import full_tensor
 from appo.policy.loading import load_policy, load_sharded_policy
 from tests.distributed.processes import as_processes
 from tests.engines.tiny_policy import make_model, make_tokenizer
@@ -26,11 +26,11 @@ SHARDING = Sharding()
 def compare(rank: int, policy: str, dtype: str) -> None:
     """The policy as the first process hands it out, and as each process reads and shards it for itself."""
     mesh = init_device_mesh("cpu", (2,))
-    layout = Layout(mesh, mesh)
+    meshes = Meshes(mesh, mesh)
     read_here = load_policy(policy, dtype)
-    SHARDING(read_here, layout)
+    SHARDING(read_here, meshes)
     received = load_sharded_policy(
-        lambda: load_policy(policy if rank == 0 else "no/such/policy", dtype), SHARDING, layout
+        lambda: load_policy(policy if rank == 0 else "no/such/policy", dtype), SHARDING, meshes
     )
     assert received.training == read_here.training
     ours, theirs = dict(received.named_parameters()), dict(read_here.named_parameters())
@@ -39,7 +39,7 @@ def compare(rank: int, policy: str, dtype: str) -> None:
         assert isinstance(ours[name], DTensor)
         assert ours[name].dtype == parameter.dtype
         assert ours[name].to_local().shape == parameter.to_local().shape
-        assert torch.equal(whole(ours[name]), whole(parameter)), name
+        assert torch.equal(full_tensor(ours[name]), full_tensor(parameter)), name
     tied = [
         {
             name
@@ -79,7 +79,7 @@ def gather_in_pieces(rank: int) -> None:
     # Fewer rows than processes, an odd number of them, rows that are a piece by themselves.
     for shape in ((1, 40), (7, 5), (5, 100), (64, 3, 2), (200,)):
         numbers = torch.arange(math.prod(shape), dtype=torch.float32).view(shape)
-        gathered = whole(distribute_tensor(numbers, mesh, [Shard(0)]))
+        gathered = full_tensor(distribute_tensor(numbers, mesh, [Shard(0)]))
         assert torch.equal(gathered, numbers), shape
 
 
@@ -99,7 +99,7 @@ def gather_parts_in_pieces(rank: int, sizes: tuple[int, int]) -> None:
             part = nn.Module()
             part.weight = nn.Parameter(distribute_tensor(numbers, mesh["tensor"], [Shard(dim)]))
             fully_shard(part, mesh=mesh["data"])
-            assert torch.equal(whole(part.weight.detach()), numbers), (shape, dim, part.weight.placements)
+            assert torch.equal(full_tensor(part.weight.detach()), numbers), (shape, dim, part.weight.placements)
 
 
 @pytest.mark.parametrize("sizes", [(1, 2), (3, 2)])

@@ -58,7 +58,7 @@ class Unsendable:
 
 
 def while_it_is_sent(error: Exception) -> None:
-    comm.gather(Unsendable(error))
+    comm.all_gather(Unsendable(error))
 
 
 PLACES: tuple[Callable[[Exception], None], ...] = (directly, in_a_thread, in_the_backward_pass, while_it_is_sent)
@@ -104,7 +104,7 @@ def sum_gradients(model: nn.Module) -> None:
 
 
 def total(model: nn.Module) -> None:
-    comm.total(torch.ones(1))
+    comm.all_reduce(torch.ones(1))
 
 
 def meet(model: nn.Module) -> None:

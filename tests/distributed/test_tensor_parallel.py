@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
 from transformers import AutoConfig, Qwen3Config
 
-from appo.distributed.fsdp import Layout, Sharding, clip_gradients
+from appo.distributed.fsdp import Meshes, Sharding, clip_gradients
 from appo.distributed.tensor_parallel import check_split
 from appo.policy.loading import load_policy, load_sharded_policy
 from appo.policy.log_probs import PolicyLogProbs
@@ -23,11 +23,11 @@ from tests.engines.tiny_policy import make_model, make_tokenizer
 SHARDING = Sharding()
 
 
-def split(policy: str, rank: int) -> tuple[Layout, torch.nn.Module]:
+def split(policy: str, rank: int) -> tuple[Meshes, torch.nn.Module]:
     shape = (dist.get_world_size() // 2, 2)
-    layout = Layout.of(init_device_mesh("cpu", shape, mesh_dim_names=("data_parallel", "tensor_parallel")))
-    assert layout is not None
-    return layout, load_sharded_policy(lambda: load_policy(policy if rank == 0 else "no/such/policy"), SHARDING, layout)
+    meshes = Meshes.of(init_device_mesh("cpu", shape, mesh_dim_names=("data_parallel", "tensor_parallel")))
+    assert meshes is not None
+    return meshes, load_sharded_policy(lambda: load_policy(policy if rank == 0 else "no/such/policy"), SHARDING, meshes)
 
 
 def largest_distance(model: torch.nn.Module, alone: torch.nn.Module) -> float:
@@ -41,17 +41,17 @@ def largest_distance(model: torch.nn.Module, alone: torch.nn.Module) -> float:
 
 def compare(rank: int, policy: str) -> None:
     """Log-probs, entropies, gradients and their norm; every two processes have rows of their own."""
-    layout, model = split(policy, rank)
+    meshes, model = split(policy, rank)
     alone = load_policy(policy)
     weights = dict(alone.named_parameters(remove_duplicate=False))
     for name, weight in named_weights(model):
         assert torch.equal(weight, weights.pop(name)), name
     assert not weights
     parts = dict(model.named_parameters())
-    num_groups = layout.data.size()
+    num_groups = meshes.data.size()
     for name in ("up", "down"):
         assert parts[f"model.layers.0.mlp.{name}_proj.weight"].to_local().numel() == 48 * 64 / 2 / num_groups
-    evaluate, evaluate_alone = PolicyLogProbs(model, 0.7, layout.tensor), PolicyLogProbs(alone, 0.7)
+    evaluate, evaluate_alone = PolicyLogProbs(model, 0.7, meshes.tensor), PolicyLogProbs(alone, 0.7)
     generator = torch.Generator().manual_seed(0)
     several = torch.rand(3, 12, generator=generator) < 0.5
     several[:, 0] = False
@@ -63,7 +63,7 @@ def compare(rank: int, policy: str) -> None:
             token_ids = torch.arange(36).view(3, 12) + group
             expected = torch.stack(evaluate_alone(token_ids, mask))
             ((expected * coefficients).sum() / num_groups).backward()
-            if group == layout.data.get_local_rank():
+            if group == meshes.data.get_local_rank():
                 values = torch.stack(evaluate(token_ids, mask))
                 torch.testing.assert_close(values, expected, atol=2e-6, rtol=1e-5)
                 (values * coefficients).sum().backward()
@@ -107,14 +107,14 @@ def test_a_layer_takes_four_collectives_and_leaves_nothing_in_memory(tmp_path):
 
 
 def forget_norms_of_heads(rank: int, policy: str) -> None:
-    plan = Qwen3Config.base_model_tp_plan
-    Qwen3Config.base_model_tp_plan = {name: style for name, style in plan.items() if "_norm" not in name}
-    with pytest.raises(ValueError, match=r"must have a plan of model\.layers\.0\.self_attn\.q_norm\.weight"):
+    styles = Qwen3Config.base_model_tp_plan
+    Qwen3Config.base_model_tp_plan = {name: style for name, style in styles.items() if "_norm" not in name}
+    with pytest.raises(ValueError, match=r"must say how model\.layers\.0\.self_attn\.q_norm\.weight"):
         split(policy, rank)
 
 
 @pytest.mark.distributed
-def test_a_weight_that_a_plan_forgets_is_found_before_it_is_trained(tmp_path):
+def test_a_weight_that_a_model_says_nothing_of_is_found_before_it_is_trained(tmp_path):
     policy = tmp_path / "policy"
     make_model("qwen3", len(make_tokenizer()), num_kv_heads=2).save_pretrained(policy)
     as_processes(forget_norms_of_heads, tmp_path, str(policy))
@@ -123,8 +123,8 @@ def test_a_weight_that_a_plan_forgets_is_found_before_it_is_trained(tmp_path):
 @pytest.mark.parametrize(
     ("model", "size", "message"),
     [
-        ({"model_type": "gpt2"}, 2, "must have a tensor-parallel plan .* got none for gpt2"),
-        ({"model_type": "mixtral"}, 2, "must split by colwise, .* got .*moe_tp_experts.* in the plan of mixtral"),
+        ({"model_type": "gpt2"}, 2, "must say how its layers are split .* got none for gpt2"),
+        ({"model_type": "mixtral"}, 2, "must be split by colwise, .* got .*moe_tp_experts.* for mixtral"),
         ({"model_type": "qwen2", "num_key_value_heads": 4}, 8, "must divide num_key_value_heads = 4 .*, got 8"),
         ({"model_type": "llama", "attention_dropout": 0.1}, 2, "must have no dropout .* got attention_dropout=0.1"),
     ],

@@ -109,7 +109,7 @@ def unequal_parts(rank: int) -> None:
     # Nobody has joined as yet: the group that connects the two is not the trainer's.
     expected = measured(*BATCHES) if rank == 0 else None
     comm.join(2, timeout_s=20)
-    expected = comm.from_first(expected)
+    expected = comm.broadcast(expected)
     assert (expected["num_trajectories"], expected["maj@2"], expected["tool_calls_python"]) == (6, 0.5, 1 / 6)
     # Only the first process sees an answer and a tool.
     assert measured(BATCHES[rank]) == pytest.approx(expected)

@@ -20,7 +20,7 @@ from transformers import (
     RecurrentGemmaConfig,
 )
 
-from appo.policy.packing import RowForward, padded_spans
+from appo.policy.packing import SequenceForward, padded_spans
 
 SIZES = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -69,7 +69,7 @@ def test_every_row_gives_what_it_gives_alone_with_the_same_gradient(name):
     model = model_of(name)
     alone = copy.deepcopy(model)
     token_ids, is_wanted = rows()
-    outputs = RowForward(model, model.get_decoder())(token_ids, is_wanted)
+    outputs = SequenceForward(model, model.get_decoder())(token_ids, is_wanted)
     expected = torch.cat(
         [
             alone.get_decoder()(input_ids=token_ids[row : row + 1, :length]).last_hidden_state[0][
@@ -91,7 +91,7 @@ def test_every_row_gives_what_it_gives_alone_with_the_same_gradient(name):
 @each_config
 def test_padding_is_at_most_five_percent_and_none_where_rows_are_packed(name):
     model = model_of(name)
-    forward = RowForward(model, model.get_decoder())
+    forward = SequenceForward(model, model.get_decoder())
     computed = []
     model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: computed.append(kwargs["input_ids"].numel()), with_kwargs=True
@@ -128,7 +128,7 @@ def test_in_float32_each_head_has_its_keys_since_no_kernel_of_a_gpu_for_shared_o
     packs, dtype, autocast, expected
 ):
     model = model_of("grouped heads").to(dtype)
-    forward = RowForward(model, model.get_decoder())
+    forward = SequenceForward(model, model.get_decoder())
     forward.packs = packs
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast), Attended() as attended:
         forward(torch.arange(3, 13).view(2, 5), torch.ones(2, 5, dtype=torch.bool))
@@ -149,7 +149,7 @@ def test_no_kernel_that_is_planned_anew_for_every_length_computes_rows():
 
 def test_what_stands_behind_the_last_wanted_position_is_not_computed():
     model = model_of("attention")
-    forward = RowForward(model, model.get_decoder())
+    forward = SequenceForward(model, model.get_decoder())
     seen = []
     model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["input_ids"].tolist()), with_kwargs=True
@@ -164,7 +164,7 @@ def test_what_stands_behind_the_last_wanted_position_is_not_computed():
 def test_a_model_that_was_packed_still_masks_padding_on_the_left_and_is_saved_as_it_was(tmp_path):
     model = model_of("attention")
     plain = copy.deepcopy(model)
-    assert RowForward(model, model.get_decoder()).packs
+    assert SequenceForward(model, model.get_decoder()).packs
     token_ids = torch.randint(3, 32, (2, 5))
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     torch.testing.assert_close(model(token_ids, mask).logits[mask.bool()], plain(token_ids, mask).logits[mask.bool()])
@@ -187,7 +187,7 @@ class WithoutPositions(torch.nn.Module):
 
 def test_a_model_whose_rows_would_see_each_other_is_padded():
     model = model_of("attention")
-    assert not RowForward(model, WithoutPositions(model.get_decoder())).packs
+    assert not SequenceForward(model, WithoutPositions(model.get_decoder())).packs
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -207,7 +207,7 @@ class Recorder(torch.nn.Module):
 def test_flash_attention_is_told_where_rows_begin_and_how_long_the_longest_is():
     model, decoder = model_of("attention"), Recorder()
     model.config._attn_implementation_internal = "flash_attention_2"
-    forward = RowForward(model, decoder)
+    forward = SequenceForward(model, decoder)
     token_ids, is_wanted = rows()
     assert forward.packs
     torch.testing.assert_close(forward(token_ids, is_wanted), decoder.embedding(token_ids[is_wanted]))
@@ -223,7 +223,7 @@ def test_flash_attention_is_told_where_rows_begin_and_how_long_the_longest_is():
 def test_a_state_passes_from_row_to_row_whatever_the_attention(name):
     model = model_of(name)
     model.config._attn_implementation_internal = "flash_attention_2"
-    assert not RowForward(model, model.get_decoder()).packs
+    assert not SequenceForward(model, model.get_decoder()).packs
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ class GlobalBatchAdvantage(TrajectoryAdvantage):
     def by_row(self, batch: TrajectoryBatch) -> Tensor:
         centered = group_standardize(batch.rewards, batch.group, std="none")
         # Deviations of each prompt add up to 0, so their mean over the batch is 0 too.
-        squares, number = comm.total(
+        squares, number = comm.all_reduce(
             torch.stack([centered.square().sum(), torch.tensor(float(len(centered)))])
         ).tolist()
         return centered / (sqrt(squares / number) + _EPS)

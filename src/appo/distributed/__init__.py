@@ -1,1 +1,1 @@
-"""What several processes tell one another, and how they share a policy, its gradients and its rows."""
+"""What several processes tell one another, and how they share a policy, its gradients and its sequences."""

@@ -1,4 +1,4 @@
-"""Which rank samples and trains which prompts, so that none waits long for another."""
+"""Load balancing: which rank samples and trains which prompts, so that none waits long for another."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def expected_tokens(prompts: Sequence[Prompt], recorded: Mapping[str, float]) ->
     return [len(prompt.token_ids) + recorded.get(prompt.id, unseen) for prompt in prompts]
 
 
-def spread_groups(tokens: Sequence[float], num_ranks: int) -> list[list[int]]:
+def balance_groups(tokens: Sequence[float], num_ranks: int) -> list[list[int]]:
     """Gives every rank the same number of prompts, and about the same number of tokens.
 
     Longest first, each prompt goes to the rank with the fewest tokens that has room for one more (of equal ones, the

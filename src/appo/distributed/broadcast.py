@@ -74,7 +74,7 @@ class Blueprint:
 
         Args:
             model: sharded, on the meta device.
-            source: the whole model, on the first process; it is left without weights.
+            source: the unsharded model, on the first process; it is left without weights.
             mesh: of one dimension, all processes.
             device: of the shards.
         """

@@ -26,7 +26,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
-Rows = TypeVar("Rows", bound=Sized)
+Items = TypeVar("Items", bound=Sized)
 
 
 class RankError(RuntimeError):
@@ -34,19 +34,19 @@ class RankError(RuntimeError):
 
 
 @dataclass(eq=False)
-class _Team:
+class _World:
     """What a process knows of the others."""
 
     group: dist.ProcessGroup
     timeout: timedelta
-    partners: dist.ProcessGroup | None = None
+    tensor_parallel: dist.ProcessGroup | None = None
     phase: str = "setup"
     left: threading.Event = field(default_factory=threading.Event)
     watcher: threading.Thread | None = None
 
 
 # Of the process, as torch.distributed's own state is.
-_team: _Team | None = None
+_world: _World | None = None
 
 _LOOK_AROUND = timedelta(seconds=5)
 """How long each of the others is looked for once one of them was lost."""
@@ -67,120 +67,120 @@ def join(world_size: int, timeout_s: float, tensor_parallel_size: int = 1) -> No
     Args:
         world_size: of the training; 1 leaves the process alone, whatever group exists.
         timeout_s: seconds that any of them waits for the others.
-        tensor_parallel_size: processes, one after the other, that compute every layer together.
+        tensor_parallel_size: processes, one after the other, of a tensor-parallel group.
     """
-    global _team
-    if world_size > 1 and _team is None:
+    global _world
+    if world_size > 1 and _world is None:
         timeout = timedelta(seconds=timeout_s)
         group = dist.new_group(backend="gloo", timeout=timeout)
         assert group is not None
-        partners = None
+        tensor_parallel = None
         if tensor_parallel_size > 1:
-            partners, _ = dist.new_subgroups(tensor_parallel_size, timeout=timeout, backend="gloo")
-        _team = _Team(group, timeout, partners)
+            tensor_parallel, _ = dist.new_subgroups(tensor_parallel_size, timeout=timeout, backend="gloo")
+        _world = _World(group, timeout, tensor_parallel)
 
 
-def wait_no_longer(group: dist.ProcessGroup | None = None) -> None:
-    """Gives a group of several processes the time-out of `join`, which may be too short for getting connected.
+def set_timeout(group: dist.ProcessGroup | None = None) -> None:
+    """Gives a process group the time-out of `join`, which may be too short for getting connected.
 
     Args:
-        group: any that exists, such as that of gradients; none takes the one of all processes.
+        group: such as that of gradients; None takes the default one.
     """
-    if _team is not None:
+    if _world is not None:
         # There is no public way but to make the group anew.
-        distributed_c10d._set_pg_timeout(_team.timeout, group)
+        distributed_c10d._set_pg_timeout(_world.timeout, group)
 
 
 def leave() -> None:
     """The process is alone again."""
-    global _team
-    if _team is not None:
-        _team.left.set()
-        if _team.watcher is not None:
+    global _world
+    if _world is not None:
+        _world.left.set()
+        if _world.watcher is not None:
             # It holds the group, which must not be left to a thread that is cut off when the process ends.
-            _team.watcher.join()
-        _team = None
+            _world.watcher.join()
+        _world = None
 
 
 def rank() -> int:
     """Number of this process."""
-    return 0 if _team is None else dist.get_rank(_team.group)
+    return 0 if _world is None else dist.get_rank(_world.group)
 
 
 def num_ranks() -> int:
     """How many there are."""
-    return 1 if _team is None else dist.get_world_size(_team.group)
+    return 1 if _world is None else dist.get_world_size(_world.group)
 
 
 def tensor_parallel_size() -> int:
-    """How many processes compute a layer together."""
-    return 1 if _team is None or _team.partners is None else dist.get_world_size(_team.partners)
+    """How many processes a tensor-parallel group has, which computes every layer together."""
+    return 1 if _world is None or _world.tensor_parallel is None else dist.get_world_size(_world.tensor_parallel)
 
 
 def data_parallel_size() -> int:
-    """How many times the policy is evaluated at the same time, on rows of its own each."""
+    """How many times the policy is evaluated at the same time, on a shard of the global batch each."""
     return num_ranks() // tensor_parallel_size()
 
 
-def share(items: Sequence[Item]) -> Sequence[Item]:
-    """Every `num_ranks()`-th item, beginning with that of this rank's number."""
+def shard(items: Sequence[Item]) -> Sequence[Item]:
+    """This rank's data-parallel shard: every `num_ranks()`-th item, beginning with that of its number."""
     return items[rank() :: num_ranks()]
 
 
-def total(values: Tensor) -> Tensor:
-    """The sum of a tensor over all ranks, in float64; on the CPU."""
+def all_reduce(values: Tensor) -> Tensor:
+    """Adds up a tensor over all ranks, in float64 on the CPU."""
     summed = values.detach().to("cpu", torch.float64)
-    if _team is not None:
-        with _hearing(_team):
+    if _world is not None:
+        with _naming_lost_ranks(_world):
             summed = summed.clone()
-            dist.all_reduce(summed, group=_team.group)
+            dist.all_reduce(summed, group=_world.group)
     return summed
 
 
-def gather(item: Item) -> list[Item]:
-    """What every rank has brought, in the order of ranks, on each of them."""
-    if _team is None:
+def all_gather(item: Item) -> list[Item]:
+    """Lists what every rank has brought, in the order of ranks, on each of them."""
+    if _world is None:
         return [item]
     items = [item] * num_ranks()
-    with _hearing(_team):
-        dist.all_gather_object(items, item, group=_team.group)
+    with _naming_lost_ranks(_world):
+        dist.all_gather_object(items, item, group=_world.group)
     return items
 
 
-def pool_tensor_parallel(rows: Rows) -> tuple[list[Rows], slice]:
-    """What those have brought that compute a layer together, on each of them.
+def all_gather_tensor_parallel(items: Items) -> tuple[list[Items], slice]:
+    """Lists what the ranks of this tensor-parallel group have brought, on each of them.
 
     Args:
-        rows: of this process.
+        items: of this process.
 
     Returns:
-        The rows of each, in the order of ranks; and where those of this one are when all are put one behind the other.
+        The items of each, in the order of ranks; and where those of this one are when all are put one behind the other.
     """
-    if _team is None or _team.partners is None:
-        return [rows], slice(len(rows))
-    parts = [rows] * tensor_parallel_size()
-    with _hearing(_team):
-        dist.all_gather_object(parts, rows, group=_team.partners)
-    start = sum(len(part) for part in parts[: dist.get_rank(_team.partners)])
-    return parts, slice(start, start + len(rows))
+    if _world is None or _world.tensor_parallel is None:
+        return [items], slice(len(items))
+    parts = [items] * tensor_parallel_size()
+    with _naming_lost_ranks(_world):
+        dist.all_gather_object(parts, items, group=_world.tensor_parallel)
+    start = sum(len(part) for part in parts[: dist.get_rank(_world.tensor_parallel)])
+    return parts, slice(start, start + len(items))
 
 
 def gather_on_first(item: Item) -> list[Item]:
-    """What every rank has brought, in the order of ranks, on rank 0; nothing elsewhere."""
-    if _team is None:
+    """Lists what every rank has brought, in the order of ranks, on rank 0; nothing elsewhere."""
+    if _world is None:
         return [item]
     items: list[Item] | None = [item] * num_ranks() if rank() == 0 else None
-    with _hearing(_team):
-        dist.gather_object(item, items, dst=0, group=_team.group)
+    with _naming_lost_ranks(_world):
+        dist.gather_object(item, items, dst=0, group=_world.group)
     return items or []
 
 
-def from_first(item: Item) -> Item:
-    """What rank 0 has brought, on each of them."""
+def broadcast(item: Item) -> Item:
+    """Gives every rank what rank 0 has brought."""
     items = [item]
-    if _team is not None:
-        with _hearing(_team):
-            dist.broadcast_object_list(items, src=0, group=_team.group)
+    if _world is not None:
+        with _naming_lost_ranks(_world):
+            dist.broadcast_object_list(items, src=0, group=_world.group)
     return items[0]
 
 
@@ -191,20 +191,20 @@ def phase(name: str) -> Iterator[None]:
     Raises:
         RankError: if a rank has stopped, or does not come to the end within the time-out after this one.
     """
-    if _team is None:
+    if _world is None:
         yield
         return
-    before, _team.phase = _team.phase, name
+    before, _world.phase = _world.phase, name
     try:
-        with _hearing(_team):
+        with _naming_lost_ranks(_world):
             yield
-            dist.monitored_barrier(_team.group, _team.timeout, wait_all_ranks=True)
+            dist.monitored_barrier(_world.group, _world.timeout, wait_all_ranks=True)
     except RankError:
         raise
     except Exception as error:
         error.add_note(f"raised on rank {rank()} of {num_ranks()} in phase {name!r}")
         raise
-    _team.phase = before
+    _world.phase = before
 
 
 def watch(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -215,29 +215,29 @@ def watch(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     Args:
         processes: of rank 1 and the following ones.
     """
-    if _team is not None and processes:
-        _team.watcher = threading.Thread(target=_watch, args=(_team, list(processes)), name="ranks", daemon=True)
-        _team.watcher.start()
+    if _world is not None and processes:
+        watched = _world, list(processes)
+        _world.watcher = threading.Thread(target=_watch, args=watched, name="ranks", daemon=True)
+        _world.watcher.start()
 
 
-def _watch(team: _Team, processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    while not team.left.wait(0.2):
+def _watch(world: _World, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    while not world.left.wait(0.2):
         for number, process in enumerate(processes, start=1):
             if process.poll():
-                log.error(
-                    "rank %d ended with exit code %d in phase %r; the run ends", number, process.returncode, team.phase
-                )
+                message = "rank %d ended with exit code %d in phase %r; the run ends"
+                log.error(message, number, process.returncode, world.phase)
                 return
 
 
 @contextmanager
-def _hearing(team: _Team) -> Iterator[None]:
+def _naming_lost_ranks(world: _World) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
         if not _tells_of_a_lost_rank(error):
             raise
-        raise _lost(team, error) from error
+        raise _lost(world, error) from error
 
 
 def _tells_of_a_lost_rank(error: RuntimeError) -> bool:
@@ -253,25 +253,25 @@ def _tells_of_a_lost_rank(error: RuntimeError) -> bool:
     return any(module.startswith(_COLLECTIVES) for module in innermost) and _LOST.search(str(error)) is not None
 
 
-def _lost(team: _Team, error: RuntimeError) -> RankError:
+def _lost(world: _World, error: RuntimeError) -> RankError:
     """Names those that do not answer, as far as this rank can tell: only rank 0 hears from each of the others."""
     named = re.search(r"Ranks? ([\d, ]+) failed to pass", str(error))
-    lost = named[1].strip(" ,") if named else ", ".join(map(str, _silent(team)))
+    lost = named[1].strip(" ,") if named else ", ".join(map(str, _silent(world)))
     who = f"rank {lost}" if lost and rank() == 0 else "another rank"
     return RankError(
-        f"{who} has stopped or did not answer rank {rank()} of {num_ranks()} in phase {team.phase!r}, within "
-        f"rollout.rank_timeout_s = {team.timeout.total_seconds():g} at most"
+        f"{who} has stopped or did not answer rank {rank()} of {num_ranks()} in phase {world.phase!r}, within "
+        f"rollout.rank_timeout_s = {world.timeout.total_seconds():g} at most"
     )
 
 
-def _silent(team: _Team) -> list[int]:
+def _silent(world: _World) -> list[int]:
     """On rank 0, the ranks that do not say within a few seconds that they, too, have lost somebody."""
     word, silent = torch.zeros(1), []
     for other in range(1, num_ranks()) if rank() == 0 else [0]:
         try:
             # Connections to a process that has ended are closed, which shows at once.
             talk = dist.irecv if rank() == 0 else dist.isend
-            work = talk(word, other, team.group, _LOST_TAG)
+            work = talk(word, other, world.group, _LOST_TAG)
             assert work is not None
             work.wait(_LOOK_AROUND)
         except RuntimeError:

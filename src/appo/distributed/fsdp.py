@@ -1,4 +1,4 @@
-"""A policy whose weights, gradients and optimizer state are spread over the processes (FSDP2)."""
+"""A policy whose weights, gradients and optimizer state are sharded over the processes (FSDP2)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import PreTrainedModel
 
 from appo.distributed.checkpoint import resume
-from appo.distributed.gather import whole
+from appo.distributed.gather import full_tensor
 from appo.distributed.tensor_parallel import split_layers
 
 # It advises against two collectives where one could do: here they bring weights to an engine, once an update.
@@ -85,22 +85,22 @@ def _move_all_but_shards(strategy: ModelParallelStrategy) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
-    """The processes that hold a sharded policy; meshes of one dimension each.
+class Meshes:
+    """The processes that hold a sharded policy, in meshes of one dimension each.
 
     Attributes:
-        everyone: all of them.
+        world: all of them.
         data: those that hold the same part of every decoder layer, a shard of it each.
-        tensor: those that compute a decoder layer together; None if each computes whole layers.
+        tensor: the tensor-parallel group, which computes every decoder layer together; None without one.
     """
 
-    everyone: DeviceMesh
+    world: DeviceMesh
     data: DeviceMesh
     tensor: DeviceMesh | None = None
 
     @classmethod
-    def of(cls, mesh: DeviceMesh | None) -> Layout | None:
-        """That of Lightning's mesh; None without one."""
+    def of(cls, mesh: DeviceMesh | None) -> Meshes | None:
+        """Takes Lightning's mesh of two dimensions apart; None without one."""
         if mesh is None:
             return None
         data, tensor = mesh["data_parallel"], mesh["tensor_parallel"]
@@ -110,16 +110,16 @@ class Layout:
 
     @property
     def groups(self) -> list[dist.ProcessGroup]:
-        """Of all meshes, as this process belongs to them."""
-        return [mesh.get_group() for mesh in (self.everyone, self.data, self.tensor) if mesh is not None]
+        """The process groups of all meshes."""
+        return [mesh.get_group() for mesh in (self.world, self.data, self.tensor) if mesh is not None]
 
 
 @dataclass(frozen=True)
 class Sharding:
-    """How a policy is sharded; read by strategies that do so alone."""
+    """How a policy is sharded, where `trainer.strategy` does so."""
 
     param_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of the gathered weights, and so of the computation; none keeps that of the parameters, or takes bfloat16 with
+    """Of the unsharded weights, and so of the computation; none keeps that of the parameters, or takes bfloat16 with
     `trainer.precision=bf16-mixed`."""
     reduce_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """In which gradients are added up over processes; none takes `param_dtype`, or float32 with
@@ -133,7 +133,7 @@ class Sharding:
         return None if self.param_dtype is None else _DTYPES[self.param_dtype]
 
     def with_precision(self, precision: str) -> Sharding:
-        """The same where the trainer has that precision: with a mixed one, weights are cast when they are gathered.
+        """Returns the options with which weights are cast as they are all-gathered, where the precision is mixed.
 
         Cast in every operation, as without shards, they would stay in memory until the backward pass.
 
@@ -144,38 +144,38 @@ class Sharding:
             return self
         return replace(self, param_dtype="bfloat16", reduce_dtype=self.reduce_dtype or "float32")
 
-    def __call__(self, model: PreTrainedModel, layout: Layout) -> None:
-        """Shards a model in place: each decoder layer by itself, and the rest with the whole.
+    def __call__(self, model: PreTrainedModel, meshes: Meshes) -> None:
+        """Shards a model in place: each decoder layer by itself, and the rest together.
 
-        Weights are freed again after every use, so that parameters are shards whenever nothing computes. What is not
-        split by tensor parallelism is spread over all processes, but for the norms inside of decoder layers, which
-        each process has that computes a part of the layer.
+        Weights are resharded after every use, so that parameters are shards whenever nothing computes. What tensor
+        parallelism does not split is sharded over all processes, but for the norms inside of decoder layers, of which
+        each process of a tensor-parallel group has a replica.
 
         Args:
             model: any causal language model of transformers.
-            layout: of the processes.
+            meshes: of the processes.
 
         Raises:
             ValueError: if the model has no list of decoder layers, or shards are to leave devices that are CPUs.
         """
-        if self.cpu_offload and layout.everyone.device_type == "cpu":
+        if self.cpu_offload and meshes.world.device_type == "cpu":
             raise ValueError("model.sharding.cpu_offload must be false with trainer.accelerator=cpu, got true")
         reduce_dtype = None if self.reduce_dtype is None else _DTYPES[self.reduce_dtype]
         precision = MixedPrecisionPolicy(self.compute_dtype, reduce_dtype, cast_forward_inputs=False)
         offload = CPUOffloadPolicy() if self.cpu_offload else OffloadPolicy()
         layers = decoder_layers(model)
-        if layout.tensor is not None:
-            split_layers(model, layout.tensor)
+        if meshes.tensor is not None:
+            split_layers(model, meshes.tensor)
         modules: list[tuple[nn.Module, DeviceMesh]] = [
-            *((layer, layout.data) for layer in layers),
-            (model, layout.everyone),
+            *((layer, meshes.data) for layer in layers),
+            (model, meshes.world),
         ]
         for module, mesh in modules:
             fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=precision, offload_policy=offload)
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The layers of a causal language model that follow one another.
+    """Finds the layers of a causal language model that follow one another.
 
     Raises:
         ValueError: if no list of modules has as many entries as the configuration has hidden layers.
@@ -195,41 +195,41 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def check_replicas(model: PreTrainedModel, layout: Layout) -> None:
-    """Refuses a model of which processes that compute layers together hold a weight each that would grow apart.
+def check_replicas(model: PreTrainedModel, meshes: Meshes) -> None:
+    """Refuses a model with replicas of a weight in a tensor-parallel group that would drift apart.
 
-    That is so if something in a layer is computed from a part of it, such as some of the heads, and the model's plan
-    does not say so: each process then has a part of the gradient. A few tokens pass the model, forward and back.
+    They do if what uses the weight sees a part of a layer, such as some of the heads, and the model does not say so:
+    each process then has a part of the gradient. A few tokens pass the model, forward and back, to find it out.
 
     Args:
         model: sharded, with its weights.
-        layout: of the processes; all of them call this.
+        meshes: of the processes; all of them call this.
 
     Raises:
         ValueError: naming the first such parameter.
     """
-    if layout.tensor is None:
+    if meshes.tensor is None:
         return
-    token_ids = torch.arange(_PROBE_TOKENS, device=layout.everyone.device_type).unsqueeze(0)
+    token_ids = torch.arange(_PROBE_TOKENS, device=meshes.world.device_type).unsqueeze(0)
     model(input_ids=token_ids, use_cache=False).logits.float().log_softmax(-1)[..., 0].sum().backward()
     norms: dict[str, float] = {}
     for name, parameter in model.named_parameters():
-        if isinstance(parameter.grad, DTensor) and parameter.grad.device_mesh == layout.data:
+        if isinstance(parameter.grad, DTensor) and parameter.grad.device_mesh == meshes.data:
             norms[name] = float(parameter.grad.to_local().norm())
     model.zero_grad(set_to_none=True)
-    everyones = [norms] * layout.tensor.size()
-    dist.all_gather_object(everyones, norms, group=layout.tensor.get_group())
+    everyones = [norms] * meshes.tensor.size()
+    dist.all_gather_object(everyones, norms, group=meshes.tensor.get_group())
     for name in norms:
         values = [each[name] for each in everyones]
         if max(values) - min(values) > _SAME_NORM * max(values):
             raise ValueError(
-                f"model.policy must have a plan of {name} with trainer.strategy.tensor_parallel_size = "
-                f"{layout.tensor.size()}: it is not split, and norms of its gradient must be equal, got {values}"
+                f"model.policy must say how {name} is split with trainer.strategy.tensor_parallel_size = "
+                f"{meshes.tensor.size()}: it is a replica, and norms of its gradient must be equal, got {values}"
             )
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scales gradients down to a norm, that of all of them on all processes; all must ask.
+    """Scales gradients down to a norm, that of all of them on all processes, which call it together.
 
     Args:
         parameters: those without a gradient are left out.
@@ -244,7 +244,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
         if parameter.grad is not None:
             mesh = parameter.grad.device_mesh if isinstance(parameter.grad, DTensor) else None
             by_mesh[mesh].append(parameter)
-    norms = [whole(get_total_norm([p.grad for p in group if p.grad is not None])) for group in by_mesh.values()]
+    norms = [full_tensor(get_total_norm([p.grad for p in group if p.grad is not None])) for group in by_mesh.values()]
     norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     if max_norm > 0.0:
         for group in by_mesh.values():

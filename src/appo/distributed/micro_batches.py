@@ -1,4 +1,4 @@
-"""The rows of one optimizer step, which all processes take together."""
+"""The sequences of one optimizer step, the global batch, as every process computes them."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ from appo.core.batch import TrajectoryBatch
 from appo.distributed import comm
 
 
-def pooled(batch: TrajectoryBatch | None) -> tuple[TrajectoryBatch | None, slice]:
-    """The rows of all processes of a tensor-parallel group, and which of them are this one's.
+def tensor_parallel_batch(batch: TrajectoryBatch | None) -> tuple[TrajectoryBatch | None, slice]:
+    """Joins the sequences of a tensor-parallel group, and says which of them are this process's.
 
     Args:
-        batch: of this process, or None if it has no rows; without tensor parallelism it is all there is.
+        batch: of this process, or None if it has no sequences; without tensor parallelism it is all there is.
     """
     if comm.tensor_parallel_size() == 1:
         return batch, slice(0 if batch is None else len(batch))
-    parts, own = comm.pool_tensor_parallel(() if batch is None else batch.to(torch.device("cpu")))
-    brought = [part for part in parts if isinstance(part, TrajectoryBatch)]
-    return TrajectoryBatch.cat(brought) if brought else None, own
+    parts, own = comm.all_gather_tensor_parallel(() if batch is None else batch.to(torch.device("cpu")))
+    present = [part for part in parts if isinstance(part, TrajectoryBatch)]
+    return TrajectoryBatch.cat(present) if present else None, own
 
 
-def joint_micro_batches(batch: TrajectoryBatch, max_tokens: int) -> tuple[list[TrajectoryBatch], int]:
-    """Micro-batches that know the totals of all processes, as many on each: the last ones of some are idle.
+def micro_batches_of_step(batch: TrajectoryBatch, max_tokens: int) -> tuple[list[TrajectoryBatch], int]:
+    """Cuts this process's part of the global batch into micro-batches that know the totals of all of it.
+
+    Weights of a sharded policy are all-gathered in every forward pass, so every process makes the same number of them:
+    those with fewer micro-batches end with dummy ones, of one sequence whose loss counts nothing.
 
     Args:
-        batch: from `pooled`.
-        max_tokens: of one micro-batch, padding not included; a longer row forms a micro-batch of its own.
+        batch: from `tensor_parallel_batch`.
+        max_tokens: of one micro-batch, padding not included; a longer sequence forms a micro-batch of its own.
 
     Returns:
         The micro-batches, and how many of them are to be trained, the first ones.
     """
     own = batch.micro_batches(max_tokens)
-    counts = comm.gather((int(batch.response_mask.sum()), len(batch), len(own)))
-    # Those that compute layers together have the same rows.
+    counts = comm.all_gather((int(batch.response_mask.sum()), len(batch), len(own)))
+    # Every process of a tensor-parallel group counts the sequences of all of it.
     num_tokens, num_rows, _ = (sum(column) // comm.tensor_parallel_size() for column in zip(*counts, strict=True))
     micros = [replace(micro, num_tokens=num_tokens, num_rows=num_rows) for micro in own]
-    # Rows come longest first.
+    # Sequences come longest first: the dummy is the shortest.
     last = micros[-1]
-    idle = last.select(torch.tensor([len(last) - 1], device=last.lengths.device))
-    return micros + [idle] * (max(count for _, _, count in counts) - len(own)), len(own)
+    dummy = last.select(torch.tensor([len(last) - 1], device=last.lengths.device))
+    return micros + [dummy] * (max(count for _, _, count in counts) - len(own)), len(own)

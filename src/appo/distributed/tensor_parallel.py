@@ -1,8 +1,8 @@
-"""Decoder layers that several processes compute together, a part of every matrix each (tensor parallelism).
+"""Tensor parallelism: a group of processes computes every decoder layer together, a part of each matrix each.
 
 The model says itself how its matrices are split: ``base_model_tp_plan`` of its configuration in transformers. What is
-done about it is torch's own. Attention heads and inner units of the MLP are spread; hidden states between layers, and
-so the output of every layer, are whole on each process. See "Megatron-LM: Training Multi-Billion Parameter Language
+done about it is torch's own. Attention heads and inner units of the MLP are split; hidden states between layers, and so
+the output of every layer, are replicas on each process. See "Megatron-LM: Training Multi-Billion Parameter Language
 Models Using Model Parallelism" (https://arxiv.org/abs/1909.08053), section 3.
 """
 
@@ -91,7 +91,7 @@ _STYLES: Mapping[str, Callable[[_LastInput], ParallelStyle]] = {
 }
 """What transformers calls them, and what they are in torch."""
 
-_SPREAD_SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+_SPLIT_SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 
 
 def check_split(config: PreTrainedConfig, size: int) -> None:
@@ -99,23 +99,26 @@ def check_split(config: PreTrainedConfig, size: int) -> None:
 
     Args:
         config: of the model.
-        size: processes that compute a layer together.
+        size: processes of a tensor-parallel group.
 
     Raises:
-        ValueError: if it has no plan, a plan with something else than linear layers and norms of heads, sizes that are
-            not divisible, or dropout, which would differ between the processes.
+        ValueError: if it does not say how to split its layers, or splits something else than linear layers and norms of
+            heads, if sizes are not divisible, or if it has dropout, which would differ between the processes.
     """
     text = config.get_text_config(decoder=True)
-    plan = _layer_plan(text)
+    styles = _layer_styles(text)
     kind = text.model_type
-    if not plan:
-        raise ValueError(f"model.policy must have a tensor-parallel plan with {_SIZE} = {size}, got none for {kind}")
-    if unknown := sorted(set(plan.values()) - _STYLES.keys()):
+    if not styles:
         raise ValueError(
-            f"model.policy must split by {', '.join(_STYLES)} with {_SIZE} = {size}, got "
-            f"{', '.join(unknown)} in the plan of {kind}"
+            f"model.policy must say how its layers are split (base_model_tp_plan) with {_SIZE} = {size}, got none for "
+            f"{kind}"
         )
-    for name in _SPREAD_SIZES:
+    if unknown := sorted(set(styles.values()) - _STYLES.keys()):
+        raise ValueError(
+            f"model.policy must be split by {', '.join(_STYLES)} with {_SIZE} = {size}, got {', '.join(unknown)} for "
+            f"{kind}"
+        )
+    for name in _SPLIT_SIZES:
         values = getattr(text, name, None) or size
         # Some models have one a layer.
         for value in values if isinstance(values, list) else [values]:
@@ -127,50 +130,52 @@ def check_split(config: PreTrainedConfig, size: int) -> None:
 
 
 def split_layers(model: PreTrainedModel, mesh: DeviceMesh) -> None:
-    """Splits the decoder layers of a model in place; embeddings, output head and norms between layers stay whole.
+    """Splits the decoder layers of a model in place; embeddings, LM head and norms between layers stay as they are.
 
     Args:
         model: it may be on the meta device.
-        mesh: of one dimension, the processes that compute a layer together.
+        mesh: of one dimension, the tensor-parallel group.
 
     Raises:
         ValueError: if `check_split` refuses the model.
     """
     check_split(model.config, mesh.size())
-    plan = _layer_plan(model.config.get_text_config(decoder=True))
+    styles = _layer_styles(model.config.get_text_config(decoder=True))
     last = _LastInput()
-    parallelize_module(model.get_decoder(), mesh, {name: _STYLES[style](last) for name, style in plan.items()})
+    parallelize_module(model.get_decoder(), mesh, {name: _STYLES[style](last) for name, style in styles.items()})
 
 
-def _layer_plan(text: PreTrainedConfig) -> dict[str, str]:
-    plan = getattr(text, "base_model_tp_plan", None) or {}
-    return {name: style for name, style in plan.items() if name.startswith("layers.")}
+def _layer_styles(text: PreTrainedConfig) -> dict[str, str]:
+    styles = getattr(text, "base_model_tp_plan", None) or {}
+    return {name: style for name, style in styles.items() if name.startswith("layers.")}
 
 
 @dataclass(frozen=True)
-class RowSplit:
-    """Rows that several processes have alike, of which each computes some.
+class TokenSplit:
+    """Tokens that a tensor-parallel group has alike, and of which each process computes a shard.
 
-    A weight that is used in between gets the gradient of this process's rows times the number of processes, such that
-    the mean over processes, which sharding takes, is the gradient of all rows.
+    A weight that is used on a shard gets the gradient of its tokens times the number of processes: sharding takes the
+    mean over processes, which is then the gradient of all tokens.
 
     Attributes:
         mesh: of one dimension.
-        num_rows: in all, at any number.
+        num_tokens: in all, any number.
     """
 
     mesh: DeviceMesh
-    num_rows: int
+    num_tokens: int
 
-    def part(self, rows: Tensor) -> Tensor:
-        """This process's share, ``[N', ...]``, of ``[N, ...]`` rows; gradients come back of all of them."""
-        split = DTensor.from_local(rows, self.mesh, [Replicate()], run_check=False).redistribute(placements=[Shard(0)])
+    def shard(self, values: Tensor) -> Tensor:
+        """This process's ``[N', ...]`` of ``[N, ...]`` values; the gradients of all of them come back."""
+        split = DTensor.from_local(values, self.mesh, [Replicate()], run_check=False).redistribute(
+            placements=[Shard(0)]
+        )
         return _scale_gradient(split.to_local(), 1.0 / self.mesh.size())
 
-    def all(self, values: Tensor) -> Tensor:
-        """``[N]`` values of all rows, from the ``[N']`` of this process's share."""
+    def all_gather(self, values: Tensor) -> Tensor:
+        """``[N]`` values of all tokens, from the ``[N']`` of this process's shard."""
         scaled = _scale_gradient(values, self.mesh.size())
-        shape, stride = torch.Size([self.num_rows]), (1,)
+        shape, stride = torch.Size([self.num_tokens]), (1,)
         return DTensor.from_local(
             scaled, self.mesh, [Shard(0)], run_check=False, shape=shape, stride=stride
         ).full_tensor()

@@ -95,7 +95,7 @@ class EvaluationMetrics:
     def compute(self) -> dict[str, float]:
         """The values since the last `reset`, by name, over all processes, which call it together."""
         moments: dict[str, Moments] = defaultdict(Moments)
-        for part in comm.gather(dict(self._moments)):
+        for part in comm.all_gather(dict(self._moments)):
             for name, values in part.items():
                 moments[name] += values
         calls = moments.pop(_CALLS, None)

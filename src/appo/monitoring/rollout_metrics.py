@@ -29,7 +29,7 @@ def rollout_metrics(collected: Sequence[IterationData]) -> dict[str, float]:
     """
     gathered = comm.gather_on_first(rollout_columns(collected))
     # Values of other processes come over the network, millions of them: one process computes for all.
-    return comm.from_first(column_metrics(_joined(gathered)) if gathered else {})
+    return comm.broadcast(column_metrics(_joined(gathered)) if gathered else {})
 
 
 def cost_metrics(

@@ -1,4 +1,4 @@
-"""A policy's log-probs and entropies of whole batches, in passes of bounded size."""
+"""A policy's log-probs and entropies of batches, in passes of bounded size."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from appo.core.batch import TrajectoryBatch, length_buckets
 from appo.distributed import comm
 from appo.distributed.fsdp import is_sharded
-from appo.distributed.micro_batches import pooled
+from appo.distributed.micro_batches import tensor_parallel_batch
 from appo.policy.log_probs import PolicyLogProbs
 
 _SECOND = torch.tensor([[False, True]])
-"""Mask of a row of two tokens, of which one can be scored."""
+"""Mask of a sequence of two tokens, of which one can be scored."""
 
 
 @torch.no_grad()
-def evaluate_rows(
+def evaluate_batch(
     evaluate: PolicyLogProbs,
     batch: TrajectoryBatch | None,
     max_tokens: int,
@@ -30,29 +30,29 @@ def evaluate_rows(
 
     Args:
         evaluate: of the policy or the reference.
-        batch: rows on the CPU; None takes part in what others evaluate, which all ranks do at the same time.
-        max_tokens: that go through the model at once, padding not included; a longer row goes alone.
+        batch: on the CPU; None takes part in what others evaluate, which all ranks do at the same time.
+        max_tokens: that go through the model at once, padding not included; a longer sequence goes alone.
         device: of the model.
         precision: context of the training step, or an importance ratio would not begin at 1.
 
     Returns:
         ``[B, T]`` log-probs and ``[B, T]`` entropies in nats, on the CPU; 0 on tokens that were not sampled.
     """
-    rows, own = pooled(batch)
+    joined, own = tensor_parallel_batch(batch)
     was_training = evaluate.model.training
     evaluate.model.eval()
-    log_probs, entropies = (torch.zeros((0, 0) if rows is None else rows.token_ids.shape) for _ in range(2))
-    buckets = [] if rows is None else length_buckets(rows.lengths, max_tokens)
-    # Weights of a sharded policy are gathered in every pass: processes make the same number of them.
-    num_idle = max(comm.gather(len(buckets))) - len(buckets) if is_sharded(evaluate.model) else 0
+    log_probs, entropies = (torch.zeros((0, 0) if joined is None else joined.token_ids.shape) for _ in range(2))
+    buckets = [] if joined is None else length_buckets(joined.lengths, max_tokens)
+    # Weights of a sharded policy are all-gathered in every pass: processes make the same number of them.
+    num_dummies = max(comm.all_gather(len(buckets))) - len(buckets) if is_sharded(evaluate.model) else 0
     for bucket in buckets:
-        assert rows is not None
-        part = rows.select(bucket)
+        assert joined is not None
+        part = joined.select(bucket)
         with precision():
             values = evaluate(part.token_ids.to(device), part.response_mask.to(device))
         for column, value in zip((log_probs, entropies), values, strict=True):
             column[bucket, : value.shape[1]] = value.to(column)
-    for _ in range(num_idle):
+    for _ in range(num_dummies):
         evaluate(torch.zeros(1, 2, dtype=torch.int64, device=device), _SECOND.to(device))
     evaluate.model.train(was_training)
     width = 0 if batch is None else batch.token_ids.shape[1]

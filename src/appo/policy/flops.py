@@ -26,7 +26,7 @@ class TrainedWork:
     """What went through the policy, forth and back.
 
     Attributes:
-        num_tokens: of the rows that were trained, prompts and tool output included.
+        num_tokens: of the sequences that were trained, prompts and tool output included.
         flops: as `PolicyFlops` counts them.
     """
 
@@ -41,19 +41,19 @@ class TrainedWork:
 class PolicyFlops:
     """Operations of a forward and a backward pass, without those that only save memory.
 
-    ``sum over rows of S * (6 * N + 12 * L * H * S) + 6 * N_head * scored tokens``
+    ``sum over sequences of S * (6 * N + 12 * L * H * S) + 6 * N_head * scored tokens``
 
-    where S is the length of the row, N the active weights of the decoder, L its layers and H the width of all attention
-    heads together. Each weight takes part in one multiplication and one addition forth and in twice as many back, or in
-    half of the latter where it is frozen: 4 instead of 6. Of routed experts those that a token goes through are active;
-    an input embedding is looked up and takes nothing. Attention counts as if every token saw its whole row. What is
-    computed again (gradient checkpointing, chunks of the output head) does not count.
+    where S is the length of the sequence, N the active weights of the decoder, L its layers and H the width of all
+    attention heads together. Each weight takes part in one multiplication and one addition forth and in twice as many
+    back, or in half of the latter where it is frozen: 4 instead of 6. Of routed experts those that a token goes through
+    are active; an input embedding is looked up and takes nothing. Attention counts as if every token saw all of its
+    sequence. What is computed again (gradient checkpointing, chunks of the LM head) does not count.
     See "PaLM: Scaling Language Modeling with Pathways" (https://arxiv.org/abs/2204.02311), Appendix B.
 
     Attributes:
         token: operations a token in the matrices of the decoder.
-        scored_token: operations a token in the output head, which only sampled tokens reach.
-        pair: operations for each pair of tokens of a row.
+        scored_token: operations a token in the LM head, which only sampled tokens reach.
+        pair: operations for each pair of tokens of a sequence.
     """
 
     token: float
@@ -77,7 +77,7 @@ class PolicyFlops:
         )
 
     def of_batch(self, batch: TrajectoryBatch) -> TrainedWork:
-        """What a pass over those rows of a batch takes that have something to train."""
+        """What a pass over those sequences of a batch takes that have something to train."""
         mask = batch.response_mask
         lengths = batch.lengths[mask.any(-1)]
         num_tokens, num_pairs, num_scored = torch.stack([lengths.sum(), lengths.square().sum(), mask.sum()]).tolist()

@@ -1,4 +1,4 @@
-"""Policies and tokenizers from Hugging Face folders, whole or as shards of several processes."""
+"""Policies and tokenizers from Hugging Face folders, unsharded or as shards of several processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from appo.distributed.broadcast import Blueprint
-from appo.distributed.fsdp import Layout, Sharding, check_replicas, decoder_layers
+from appo.distributed.fsdp import Meshes, Sharding, check_replicas, decoder_layers
 from appo.policy.architecture import empty_model
 
 
@@ -78,7 +78,7 @@ def load_policy(
         dtype: of the parameters: `float32`, `bfloat16`, or `auto` for that of the checkpoint.
         gradient_checkpointing: recomputes activations in the backward pass.
         attention: implementation of transformers, such as `sdpa` or `flash_attention_2`; None takes its choice.
-        quantization: of the linear layers but the head, on the present GPU; None leaves them in `dtype`.
+        quantization: of the linear layers but the LM head, on the present GPU; None leaves them in `dtype`.
 
     Raises:
         FileNotFoundError: if the folder is missing.
@@ -95,25 +95,25 @@ def load_policy(
 def load_sharded_policy(
     load: Callable[[], PreTrainedModel],
     sharding: Sharding,
-    layout: Layout,
+    meshes: Meshes,
     gradient_checkpointing: bool = False,
     extend: Callable[[PreTrainedModel], None] | None = None,
 ) -> PreTrainedModel:
     """A policy of which each process holds a shard, and which the first one alone has read.
 
-    The first process has the whole of it in the memory of the CPU while it starts; the others never have more of it
+    The first process has all of it in the memory of the CPU while it starts; the others never have more of it
     than one parameter beside their shard.
 
     Args:
-        load: reads the whole policy; called on the first process.
+        load: reads the policy without shards; called on the first process.
         sharding: how it is spread.
-        layout: of the processes; all of them call this.
+        meshes: of the processes; all of them call this.
         gradient_checkpointing: recomputes activations in the backward pass.
         extend: adds parameters, such as those of an adapter; called on what `load` returns, and on the model that
             becomes the policy, last.
     """
     extend = extend or (lambda model: None)
-    mesh = layout.everyone
+    mesh = meshes.world
     source = load() if mesh.get_local_rank() == 0 else None
     if source is not None:
         extend(source)
@@ -125,11 +125,11 @@ def load_sharded_policy(
     blueprint.set_dtypes(model)
     if gradient_checkpointing:
         _checkpoint_gradients(model)
-    sharding(model, layout)
+    sharding(model, meshes)
     blueprint.fill(model, source, mesh, "cpu" if sharding.cpu_offload else mesh.device_type)
     network: nn.Module = model
     network.eval()
-    check_replicas(model, layout)
+    check_replicas(model, meshes)
     return model
 
 

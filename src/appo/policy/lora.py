@@ -15,7 +15,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from appo.core.extras import require_extra
-from appo.distributed.gather import whole
+from appo.distributed.gather import full_tensor
 from appo.policy.architecture import empty_model
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class LoRA:
     """Share of a layer's inputs that the product does not see while it is trained, in [0, 1); importance ratios then
     begin near 1 instead of at 1."""
     target_modules: tuple[str, ...] = ()
-    """Linear layers by the last parts of their names, such as `q_proj`; none takes all of them but the output head."""
+    """Linear layers by the last parts of their names, such as `q_proj`; none takes all of them but the LM head."""
     quantize: Literal["nf4"] | None = None
     """`nf4` keeps the linear layers' own weights in 4 bits, which needs bitsandbytes and CUDA; none as they are."""
 
@@ -132,7 +132,7 @@ class Adapter:
     def named_weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Every parameter of the policy with the adapter merged into it, by its name in a model without one.
 
-        A layer is gathered, if it is sharded, and merged when its turn comes, so there is never a second copy of more
+        A layer is unsharded and merged when its turn comes, so there is never a second copy of more
         than one; all processes read on to the end. Tied parameters come under each of their names; quantized ones in
         the precision that the layer computes in.
 
@@ -145,10 +145,10 @@ class Adapter:
             name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)
         }
         for name, parameter in self._own_parameters():
-            weight = whole(_full(parameter))
+            weight = full_tensor(_full(parameter))
             kept, layer = dtype or weight.dtype, layers.get(name.removesuffix(".weight"))
             if layer is not None:
-                weight = weight + whole(layer.get_delta_weight(_NAME))
+                weight = weight + full_tensor(layer.get_delta_weight(_NAME))
             yield name, weight.to(kept)
 
     def _own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -200,7 +200,7 @@ class Adapter:
             keep: False on processes that write nothing.
         """
         state = {
-            name: whole(parameter.detach())
+            name: full_tensor(parameter.detach())
             for name, parameter in self.peft.named_parameters()
             if parameter.requires_grad
         }

@@ -1,4 +1,4 @@
-"""Rows of unlike length through a model, packed one behind the other, or padded where the model does not allow it."""
+"""Sequences of unlike length through a model, packed one behind the other, or padded where the model forbids that."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from appo.policy.attention import no_plans
 
 log = logging.getLogger(__name__)
 
-_SDPA_IN_ROWS = "sdpa_in_rows"
+_PACKED_SDPA = "packed_sdpa"
 
 _MAX_PADDING = 0.05
 """Largest share of padding among the positions that a padded forward pass computes."""
@@ -28,10 +28,10 @@ _TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, t
 """Relative distance of a packed forward pass from a padded one that rounding may make."""
 
 
-# It would be compiled anew for every number of rows.
+# It would be compiled anew for every number of sequences.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 @no_plans()
-def sdpa_in_rows(
+def packed_sdpa(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -41,7 +41,7 @@ def sdpa_in_rows(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function of transformers: causal attention of packed rows, each to itself.
+    """An attention function of transformers: causal attention of packed sequences, each to itself.
 
     Without `cu_seq_lens_q` it is the `sdpa` of transformers. Groups of heads that share keys and values have a copy
     each if the precision is float32: of the kernels of a GPU, the one that computes shared ones in float32 holds the
@@ -49,11 +49,11 @@ def sdpa_in_rows(
 
     Args:
         module: the attention layer.
-        query: ``[1, heads, T, head size]``, all rows one behind the other.
+        query: ``[1, heads, T, head size]``, all sequences one behind the other.
         key: ``[1, heads or groups of them, T, head size]``, likewise.
         value: likewise.
         attention_mask: read only without `cu_seq_lens_q`.
-        cu_seq_lens_q: ``[rows + 1]`` where each row begins, and the end of the last; on the CPU.
+        cu_seq_lens_q: ``[sequences + 1]`` where each begins, and the end of the last; on the CPU.
         sliding_window: how many positions back a position may look, itself included; None looks at all.
         **kwargs: for the `sdpa` of transformers.
 
@@ -68,10 +68,10 @@ def sdpa_in_rows(
     if cu_seq_lens_q is None:
         return sdpa_attention_forward(layer, query, key, value, attention_mask, **kwargs)
     lengths = cu_seq_lens_q.diff().tolist()
-    rows = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    sequences = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
     outputs = [
         sdpa_attention_forward(layer, q, k, v, _window_mask(length, sliding_window, query.device), **kwargs)[0]
-        for (q, k, v), length in zip(rows, lengths, strict=True)
+        for (q, k, v), length in zip(sequences, lengths, strict=True)
     ]
     return torch.cat(outputs, dim=1), None
 
@@ -83,17 +83,17 @@ def _window_mask(length: int, window: int | None, device: torch.device) -> Tenso
     return ones.tril().triu(1 - window)
 
 
-AttentionInterface.register(_SDPA_IN_ROWS, sdpa_in_rows)
-AttentionMaskInterface.register(_SDPA_IN_ROWS, sdpa_mask)
+AttentionInterface.register(_PACKED_SDPA, packed_sdpa)
+AttentionMaskInterface.register(_PACKED_SDPA, sdpa_mask)
 
 
-class RowForward:
-    """Runs a decoder over rows of unlike length, and picks what it returns at some positions.
+class SequenceForward:
+    """Runs a decoder over sequences of unlike length, and picks what it returns at some positions.
 
-    Rows are packed without padding if the model attends by FlashAttention, or by `sdpa`, whose attention is then taken
-    row by row; that no row sees another is found out by a probe. Otherwise neighbors are padded to the longest of them,
-    so few at a time that padding stays within 5 %; rows in order of their length need the fewest passes. Those of a
-    sharded model are padded all at once.
+    They are packed without padding if the model attends by FlashAttention, or by `sdpa`, whose attention is then taken
+    sequence by sequence; that none sees another is found out by a probe. Otherwise neighbors are padded to the longest
+    of them, so few at a time that padding stays within 5 %; in order of their length they need the fewest passes. Those
+    of a sharded model are padded all at once.
 
     Args:
         model: the causal language model.
@@ -102,10 +102,10 @@ class RowForward:
 
     def __init__(self, model: PreTrainedModel, module: nn.Module) -> None:
         self.module = module
-        # Layers of a sharded model are gathered in every pass, and processes must make the same number of them.
+        # Layers of a sharded model are unsharded in every pass, and processes must make the same number of them.
         self.max_padding = 1.0 if is_sharded(model) else _MAX_PADDING
         self.is_flash = "flash" in str(model.config._attn_implementation)
-        self.packs = _may_pack(model, module) and (self.is_flash or self._attends_in_rows(model))
+        self.packs = _may_pack(model, module) and (self.is_flash or self._attends_packed(model))
 
     def __call__(self, token_ids: Tensor, is_wanted: Tensor) -> Tensor:
         """Computes no position that nothing wanted depends on.
@@ -134,29 +134,29 @@ class RowForward:
         return picked
 
     def _bounds(self, lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
-        """Tells the attention where rows begin."""
+        """Tells the attention where sequences begin."""
         bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
         if not self.is_flash:
-            # A mask of four dimensions is passed through as it is, and transformers makes none that covers all rows.
+            # A mask of four dimensions is passed through as it is, and transformers makes none that covers all of them.
             return {"cu_seq_lens_q": bounds, "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)}
         bounds, longest = bounds.to(device), max(lengths)
         return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
 
     def _padded(self, token_ids: Tensor, is_needed: Tensor, lengths: Sequence[int], is_wanted: Tensor) -> Tensor:
         parts = []
-        for rows in padded_spans(lengths, self.max_padding):
-            width = max(lengths[rows])
+        for span in padded_spans(lengths, self.max_padding):
+            width = max(lengths[span])
             outputs = self.module(
-                input_ids=token_ids[rows, :width], attention_mask=is_needed[rows, :width].long(), use_cache=False
+                input_ids=token_ids[span, :width], attention_mask=is_needed[span, :width].long(), use_cache=False
             )
-            parts.append(outputs[0][is_wanted[rows, :width]])
+            parts.append(outputs[0][is_wanted[span, :width]])
         return torch.cat(parts)
 
     @torch.no_grad()
-    def _attends_in_rows(self, model: PreTrainedModel) -> bool:
-        """Switches the model to attention in rows if that changes nothing but the padding."""
+    def _attends_packed(self, model: PreTrainedModel) -> bool:
+        """Switches the model to `packed_sdpa` if that changes nothing but the padding."""
         if model.config._attn_implementation != "sdpa":
-            return bool(model.config._attn_implementation == _SDPA_IN_ROWS)
+            return bool(model.config._attn_implementation == _PACKED_SDPA)
         was_training = model.training
         model.eval()
         # Where the weights are when they are used: a shard may lie on the CPU.
@@ -165,7 +165,7 @@ class RowForward:
         is_wanted = token_ids != 7
         with torch.autocast(device.type, enabled=False), torch.compiler.set_stance("force_eager"):
             padded = self._padded(token_ids, is_wanted, [4, 3], is_wanted)
-            model.set_attn_implementation(_SDPA_IN_ROWS)
+            model.set_attn_implementation(_PACKED_SDPA)
             packed = self._packed(token_ids, is_wanted, [4, 3], is_wanted)
         is_equal = bool((packed - padded).norm() <= _TOLERANCES[padded.dtype] * padded.norm())
         if not is_equal:
@@ -175,19 +175,19 @@ class RowForward:
 
 
 def padded_spans(lengths: Sequence[int], max_padding: float) -> Iterator[slice]:
-    """Cuts neighbors into spans that are padded together; rows of length 0 are left out.
+    """Cuts neighbors into spans that are padded together; sequences of length 0 are left out.
 
     Args:
-        lengths: of the rows.
+        lengths: of the sequences.
         max_padding: largest share of padding in a span.
     """
     start = total = longest = 0
-    for row, length in enumerate([*lengths, 0]):
+    for number, length in enumerate([*lengths, 0]):
         widest = max(longest, length)
-        if length == 0 or widest * (row + 1 - start) * (1.0 - max_padding) > total + length:
-            if row > start:
-                yield slice(start, row)
-            start, total, longest = (row, length, length) if length else (row + 1, 0, 0)
+        if length == 0 or widest * (number + 1 - start) * (1.0 - max_padding) > total + length:
+            if number > start:
+                yield slice(start, number)
+            start, total, longest = (number, length, length) if length else (number + 1, 0, 0)
         else:
             total, longest = total + length, widest
 

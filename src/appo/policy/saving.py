@@ -10,16 +10,16 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from appo.distributed import comm
 from appo.distributed.fsdp import is_sharded
-from appo.distributed.gather import whole, whole_state
+from appo.distributed.gather import full_state_dict, full_tensor
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every parameter by name, one at a time, tied ones under each of their names.
 
-    Sharded ones are gathered when they are asked for: all processes read on to the end.
+    Sharded ones are all-gathered when they are asked for: all processes read on to the end.
     """
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        yield name, whole(parameter.detach())
+        yield name, full_tensor(parameter.detach())
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -28,7 +28,7 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     All processes call it if the model is sharded; the first one writes.
     """
     is_first = comm.rank() == 0
-    state = whole_state(model, keep=is_first) if is_sharded(model) else None
+    state = full_state_dict(model, keep=is_first) if is_sharded(model) else None
     if is_first:
         write_model(model, folder, state)
         tokenizer.save_pretrained(folder)

@@ -135,7 +135,7 @@ class IterationRunner:
         if self.needs_old_log_probs:
             # The first is trained by the policy as it is: unless it comes again, its own log-probs are the old ones.
             for batch in batches[1 if self.update_epochs == 1 else 0 :]:
-                if not all(comm.gather(batch.is_evaluated)):
+                if not all(comm.all_gather(batch.is_evaluated)):
                     batch.evaluate(self.policy.evaluate)
         return batches
 
@@ -165,7 +165,7 @@ class IterationRunner:
             # Those of a checkpoint belong to all processes that there were.
             if trajectory.prompt.id in by_prompt:
                 by_prompt[trajectory.prompt.id].append(trajectory)
-        if all(comm.gather(all(by_prompt.values()))):
+        if all(comm.all_gather(all(by_prompt.values()))):
             return [trajectory for trajectories in by_prompt.values() for trajectory in trajectories]
         with comm.phase("sampling"):
             self.sync_weights()
@@ -181,7 +181,7 @@ def _chosen(others: Iterator[Prompt], num: int) -> list[Prompt]:
 
     Processes collect at the same time or not at all: one that has no use for a prompt takes one all the same.
     """
-    wanted = comm.gather(num)
+    wanted = comm.all_gather(num)
     if not any(wanted):
         return []
     if len(wanted) > 1:

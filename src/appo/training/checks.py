@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from transformers import AutoConfig, PreTrainedConfig
 
-from appo.distributed.fsdp import OFFLOADING_BACKENDS, Layout
+from appo.distributed.fsdp import OFFLOADING_BACKENDS, Meshes
 from appo.distributed.tensor_parallel import check_split
 from appo.engines import Engine
 from appo.policy.loading import max_positions
@@ -111,11 +111,11 @@ def check_tensor_parallel(module: APPOModule) -> int:
     Raises:
         ValueError: if the policy or the reference cannot be split among them, is to be compiled, or has an adapter.
     """
-    layout = Layout.of(module.device_mesh)
-    if layout is None or layout.tensor is None:
+    meshes = Meshes.of(module.device_mesh)
+    if meshes is None or meshes.tensor is None:
         return 1
     folders = {module.policy_folder, *([module.reference_folder] if module.loss.needs_reference else [])}
-    size = layout.tensor.size()
+    size = meshes.tensor.size()
     check_split_policy(module, [AutoConfig.from_pretrained(folder) for folder in sorted(folders)], size)
     return size
 

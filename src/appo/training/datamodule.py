@@ -15,7 +15,7 @@ from appo.core.batch import TrajectoryBatch
 from appo.core.seeding import derive_seed
 from appo.core.trajectory import Prompt, Trajectory
 from appo.distributed import comm
-from appo.distributed.balancing import expected_tokens, response_tokens, spread_groups
+from appo.distributed.balancing import balance_groups, expected_tokens, response_tokens
 from appo.monitoring.evaluation_metrics import Evaluated
 from appo.policy.loading import load_tokenizer
 from appo.prompts import ChatEncoder, PromptLoader, PromptSource, PromptStore, PromptStream, Split, write_account
@@ -191,15 +191,15 @@ class RolloutDataModule(L.LightningDataModule):
             trajectories: of this process; all processes call this.
         """
         if comm.num_ranks() > 1:
-            for part in comm.gather(response_tokens(trajectories)):
+            for part in comm.all_gather(response_tokens(trajectories)):
                 self._response_tokens |= part
 
     def _own_share(self, minibatch: Sequence[int]) -> Sequence[int]:
         """Of the prompts of a mini-batch, by their numbers, those of this process."""
         if len(minibatch) % comm.num_ranks():
-            return comm.share(minibatch)
+            return comm.shard(minibatch)
         prompts = [self._prompts["train"][number] for number in minibatch]
-        shares = spread_groups(expected_tokens(prompts, self._response_tokens), comm.num_ranks())
+        shares = balance_groups(expected_tokens(prompts, self._response_tokens), comm.num_ranks())
         return [minibatch[i] for i in shares[comm.rank()]]
 
     def state_dict(self) -> dict[str, Any]:

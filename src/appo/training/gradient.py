@@ -12,7 +12,7 @@ from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
 from appo.distributed import comm
-from appo.distributed.micro_batches import joint_micro_batches
+from appo.distributed.micro_batches import micro_batches_of_step
 from appo.losses import Loss
 from appo.policy.log_probs import PolicyLogProbs
 
@@ -40,7 +40,7 @@ def accumulate_gradient(
     Returns:
         The loss and the loss's metrics of the whole step, on the CPU.
     """
-    micros, num_own = joint_micro_batches(batch, max_tokens)
+    micros, num_own = micro_batches_of_step(batch, max_tokens)
     totals: dict[str, Tensor] = {}
     for number, micro in enumerate(micros):
         weight = float(number < num_own)
@@ -55,5 +55,5 @@ def accumulate_gradient(
         for name, value in {"loss": share.detach(), **metrics}.items():
             totals[name] = totals.get(name, torch.zeros_like(value)) + weight * value
     # Those of a tensor-parallel group have the same totals.
-    values = comm.total(torch.stack(list(totals.values()))).float() / comm.tensor_parallel_size()
+    values = comm.all_reduce(torch.stack(list(totals.values()))).float() / comm.tensor_parallel_size()
     return dict(zip(totals, values, strict=True))

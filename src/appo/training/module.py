@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 
 from appo.core.batch import TrajectoryBatch
 from appo.distributed import comm
-from appo.distributed.fsdp import Layout, Sharding, clip_gradients, is_sharded
-from appo.distributed.micro_batches import pooled
+from appo.distributed.fsdp import Meshes, Sharding, clip_gradients, is_sharded
+from appo.distributed.micro_batches import tensor_parallel_batch
 from appo.losses import Loss, ProceduralLoss
 from appo.monitoring.evaluation_metrics import Evaluated
-from appo.policy.evaluation import evaluate_rows
+from appo.policy.evaluation import evaluate_batch
 from appo.policy.flops import PolicyFlops, TrainedWork
 from appo.policy.loading import compile_layers, load_policy, load_sharded_policy
 from appo.policy.log_probs import PolicyLogProbs
@@ -132,25 +132,25 @@ class APPOModule(L.LightningModule):
         return self._evaluator(reference)
 
     def _evaluator(self, model: PreTrainedModel) -> PolicyLogProbs:
-        return PolicyLogProbs(model, self.temperature, None if self._layout is None else self._layout.tensor)
+        return PolicyLogProbs(model, self.temperature, None if self._meshes is None else self._meshes.tensor)
 
     @property
     def _sharding(self) -> Sharding:
         return self.sharding.with_precision(str(self.trainer.precision))
 
     @cached_property
-    def _layout(self) -> Layout | None:
-        return Layout.of(self.device_mesh)
+    def _meshes(self) -> Meshes | None:
+        return Meshes.of(self.device_mesh)
 
     def _load(self, folder: str, gradient_checkpointing: bool = False, lora: LoRA | None = None) -> PreTrainedModel:
-        if (layout := self._layout) is None:
+        if (meshes := self._meshes) is None:
             quantization = None if lora is None else lora.quantization(self.dtype_name)
             model = load_policy(folder, self.dtype_name, gradient_checkpointing, self.attention, quantization)
             self._adapt(model, lora)
             return model
         read = partial(load_policy, folder, self.dtype_name, attention=self.attention)
         return load_sharded_policy(
-            read, self._sharding, layout, gradient_checkpointing, partial(self._adapt, options=lora)
+            read, self._sharding, meshes, gradient_checkpointing, partial(self._adapt, options=lora)
         )
 
     def _adapt(self, model: PreTrainedModel, options: LoRA | None) -> None:
@@ -227,17 +227,17 @@ class APPOModule(L.LightningModule):
 
     def _evaluate(self, model: PolicyLogProbs, batch: TrajectoryBatch | None) -> tuple[Tensor, Tensor]:
         precision = self.trainer.precision_plugin.forward_context
-        return evaluate_rows(model, batch, self.max_tokens_per_microbatch, self.device, precision)
+        return evaluate_batch(model, batch, self.max_tokens_per_microbatch, self.device, precision)
 
     def training_step(self, batch: TrajectoryBatch, batch_idx: int) -> None:
         """One optimizer step; rows that no policy has evaluated have the log-probs of this one as old ones."""
         with comm.phase("update"):
-            if not any(comm.gather(batch.has_gradient)):
+            if not any(comm.all_gather(batch.has_gradient)):
                 log.warning("step %d has no gradient: all rewards of its groups are equal", self.trainer.global_step)
                 self._log({"steps_without_signal": 1.0})
                 return
             self._work += self._flops.of_batch(batch)
-            rows, _ = pooled(batch)
+            rows, _ = tensor_parallel_batch(batch)
             assert rows is not None
             metrics = self._update(rows.to(batch.token_ids.device))
         self._log({"steps_without_signal": 0.0, **metrics})

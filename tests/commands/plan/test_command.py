@@ -74,7 +74,7 @@ def test_a_node_computes_layers_together_if_nothing_else_is_said(capsys, options
 def test_one_gpu_is_sharded_too(capsys):
     text = plan(capsys, *SEVEN, SPLIT, "--gpus=1")
     assert text.splitlines()[0].endswith("1 x 80 GiB, shards (fsdp2)")
-    assert len(row(text, "gathered layers")) == 2
+    assert len(row(text, "unsharded layers")) == 2
 
 
 def test_every_process_samples_its_own_prompts(capsys):
@@ -85,10 +85,10 @@ def test_every_process_samples_its_own_prompts(capsys):
 
 def test_weights_are_gathered_in_the_precision_that_shards_are_cast_to(capsys):
     options = [*SEVEN, "--gpus=8", "--trainer.strategy=fsdp2"]
-    single = row(plan(capsys, *options), "gathered layers")[0]
+    single = row(plan(capsys, *options), "unsharded layers")[0]
     for mixed in ("--model.sharding.param_dtype=bfloat16", "--trainer.precision=bf16-mixed"):
         text = plan(capsys, *options, mixed)
-        assert row(text, "gathered layers")[0] == pytest.approx(single / 2, abs=0.01)
+        assert row(text, "unsharded layers")[0] == pytest.approx(single / 2, abs=0.01)
         assert "casts of weights" not in text
     # Without shards, every operation casts its weight.
     assert "casts of weights" in plan(capsys, *SEVEN, "--trainer.precision=bf16-mixed")

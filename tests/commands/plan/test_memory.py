@@ -18,7 +18,7 @@ from appo.commands.plan.settings import Precision, RunSettings
 from appo.commands.plan.size import PolicySize
 from appo.engines.hf.kv_cache import SlotCache
 from appo.policy.lora import LoRA
-from appo.policy.packing import RowForward
+from appo.policy.packing import SequenceForward
 
 ROWS, TOKENS, HEAD_SIZE = 2, 32, 16
 SHAPE = {
@@ -35,7 +35,7 @@ PRECISIONS = {
 def tiny(model_type: str, dtype: torch.dtype = torch.float32, checkpointing: bool = False) -> PreTrainedModel:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **SHAPE), dtype=dtype).train()
-    assert RowForward(model, model.get_decoder()).packs  # has the attention of training
+    assert SequenceForward(model, model.get_decoder()).packs  # has the attention of training
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model

@@ -51,8 +51,8 @@ def test_processes_that_compute_layers_together_gather_a_part_of_each_and_the_re
     alone_plan, plan = plan_memory(SIZE, SHARDED), plan_memory(SIZE, together)
     whole = SIZE.vocabulary_weights
     for each, layers in ((alone_plan, 2 * SIZE.layer_weights), (plan, 2 * SIZE.layer_weights // 4)):
-        assert item(each, "gathered layers") == 2 * (layers + whole)
-        assert item(each, "gradients of gathered layers") == 2 * (layers + SIZE.lm_head_weights)
+        assert item(each, "unsharded layers") == 2 * (layers + whole)
+        assert item(each, "gradients of unsharded layers") == 2 * (layers + SIZE.lm_head_weights)
     for name in ("weights", "optimizer state", "gradients", "weights on their way to the engine"):
         assert item(plan, name) == item(alone_plan, name)
     # Both have the same rows, and put some of them through the head each.
@@ -70,7 +70,7 @@ def test_autocast_casts_what_was_gathered():
     cast = plan_memory(SIZE, replace(SHARDED, precision=Precision(4, 2, 4), tensor_parallel=4))
     assert item(gathered_low, "casts of weights") == 0
     layers = 2 * SIZE.layer_weights // 4
-    assert item(cast, "gathered layers") == 4 * (layers + SIZE.vocabulary_weights)
+    assert item(cast, "unsharded layers") == 4 * (layers + SIZE.vocabulary_weights)
     matrices = SIZE.num_layers * SIZE.linear_layer_weights // 4 + SIZE.lm_head_weights
     assert item(cast, "casts of weights") == 2 * matrices
 

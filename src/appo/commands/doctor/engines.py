@@ -19,7 +19,7 @@ from appo.commands.doctor.result import Figures, Machine, SkipStepError, StepErr
 from appo.core.batch import TrajectoryBatch
 from appo.engines import Engine, HFEngine, Request, VLLMEngine
 from appo.engines.vllm.core import runs_on_cpu
-from appo.policy.evaluation import evaluate_rows
+from appo.policy.evaluation import evaluate_batch
 from appo.policy.loading import load_tokenizer
 from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.saving import named_weights
@@ -162,7 +162,7 @@ def _evaluate(machine: Machine, model: PreTrainedModel, dtype: torch.dtype) -> E
 
     def evaluate(batch: TrajectoryBatch) -> TrajectoryBatch:
         precision = partial(torch.autocast, machine.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
-        values = evaluate_rows(log_probs, batch, 2**16, machine.device, precision)
+        values = evaluate_batch(log_probs, batch, 2**16, machine.device, precision)
         return batch.evaluated(torch.arange(len(batch)), *values, policy_version=0)
 
     return evaluate

@@ -18,7 +18,7 @@ from appo.commands.doctor.result import Figures, Machine, StepError
 from appo.engines.base import SamplingParams
 from appo.engines.hf.sampling import SamplingRules, sample
 from appo.functional import linear_log_probs, token_log_probs
-from appo.policy.packing import sdpa_in_rows
+from appo.policy.packing import packed_sdpa
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -73,7 +73,7 @@ def _layer(num_groups: int) -> nn.Module:
 
 def _as_the_policy(layer: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> None:
     bounds = torch.tensor([0, query.shape[2]], dtype=torch.int32)
-    sdpa_in_rows(layer, query, key, value, None, cu_seq_lens_q=bounds)[0].float().sum().backward()
+    packed_sdpa(layer, query, key, value, None, cu_seq_lens_q=bounds)[0].float().sum().backward()
 
 
 def _plainly(query: Tensor, key: Tensor, value: Tensor) -> None:

@@ -121,9 +121,9 @@ def packing(machine: Machine, figures: Figures) -> None:
 
 def _evaluator(model: PreTrainedModel, packs: bool) -> PolicyLogProbs:
     evaluate = PolicyLogProbs(model)
-    if not evaluate._rows.packs:
+    if not evaluate._sequences.packs:
         raise StepError("rows are padded where they could be packed", "see the step `attention`")
-    evaluate._rows.packs = packs
+    evaluate._sequences.packs = packs
     return evaluate
 
 

@@ -16,7 +16,7 @@ from appo.policy.weight_layout import WeightLayout
 _SHOWN_NAMES = 3
 
 
-def whole_policy(weights: PolicyWeights, policy: str, dtype: str | None) -> dict[str, Tensor]:
+def full_policy(weights: PolicyWeights, policy: str, dtype: str | None) -> dict[str, Tensor]:
     """The weights of a checkpoint that has all of a policy's, under all names of each.
 
     Args:

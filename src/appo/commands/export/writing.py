@@ -1,4 +1,4 @@
-"""Writes the policy of a checkpoint, whole or as an adapter, with its tokenizer."""
+"""Writes the policy of a checkpoint, merged or as an adapter, with its tokenizer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from appo.commands.export.adapted import AdaptedPolicy, holds_adapter
 from appo.commands.export.run_config import adapted_run, policy_of_run
-from appo.commands.export.weights import empty_policy, main_dtype, whole_policy
+from appo.commands.export.weights import empty_policy, full_policy, main_dtype
 from appo.distributed.checkpoint import open_weights
 from appo.engines.hf.stopping import load_generation_config
 from appo.policy.loading import check_policy_folder, load_tokenizer
@@ -34,7 +34,7 @@ def write_export(
     tokenizer = load_tokenizer(base)
     adapted = AdaptedPolicy.of(weights, base, adapted_run(ckpt)) if holds_adapter(weights) else None
     if adapted is None:
-        _write_policy(whole_policy(weights, base, dtype), base, folder)
+        _write_policy(full_policy(weights, base, dtype), base, folder)
     elif form == "merged":
         _write_policy(adapted.merged(dtype), base, folder)
     else:

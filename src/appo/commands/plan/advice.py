@@ -66,10 +66,10 @@ def _changes(size: PolicySize, run: RunSettings) -> Iterator[tuple[str, Change]]
         yield "model.gradient_checkpointing=true", lambda run: replace(run, checkpointing=True)
     if run.strategy != "fsdp" and run.num_gpus > 1:
         yield "trainer.strategy=fsdp2", lambda run: replace(run, strategy="fsdp")
-    if run.micro_batch_tokens > run.longest_row:
+    if run.micro_batch_tokens > run.longest_sequence:
         yield (
-            f"model.max_tokens_per_microbatch={run.longest_row}",
-            lambda run: replace(run, micro_batch_tokens=run.longest_row),
+            f"model.max_tokens_per_microbatch={run.longest_sequence}",
+            lambda run: replace(run, micro_batch_tokens=run.longest_sequence),
         )
     if run.engine.kind == "vllm" and run.engine.cache_bytes is None:
         for share in (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2):

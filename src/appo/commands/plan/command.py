@@ -131,7 +131,7 @@ def verdict(plan: MemoryPlan) -> list[str]:
     if plan.cache_tokens is not None:
         lines.append(
             f"key-value cache of an engine: {plan.cache_tokens:,} tokens, "
-            f"{plan.cache_trajectories:,} trajectories of {run.longest_row:,} tokens at once; "
+            f"{plan.cache_trajectories:,} trajectories of {run.longest_sequence:,} tokens at once; "
             f"{run.engine.max_batch_size:,} are allowed, {run.trajectories:,} wanted"
         )
     return lines
@@ -203,11 +203,11 @@ def _tensor_parallel_size(sizes: Mapping[str, int | str], num_nodes: int, num_gp
 
 def _precision(dtype: str, precision: str, stored_bytes: int, sharding: Sharding | None) -> Precision:
     weight: int = 2 if dtype in ("bfloat16", "float16") else stored_bytes if dtype == "auto" else 4
-    gathered: int = weight
+    unsharded: int = weight
     if sharding is not None and sharding.compute_dtype is not None:
-        gathered = sharding.compute_dtype.itemsize
+        unsharded = sharding.compute_dtype.itemsize
     # Autocast leaves the residual stream in the precision of the weights.
-    return Precision(weight, 2 if "mixed" in precision else gathered, gathered)
+    return Precision(weight, 2 if "mixed" in precision else unsharded, unsharded)
 
 
 def _optimizer(

@@ -35,7 +35,7 @@ def layer_activations(size: PolicySize, precision: Precision, tensor_parallel: i
     inner products, ``7 * f * rank``. Its matrices stay in float32: in another precision each of the seven saves a copy
     of its input, in the place of what the frozen matrix would save.
 
-    Left out is a second copy of the attention's output, which `sdpa` makes where rows are packed.
+    Left out is a second copy of the attention's output, which `sdpa` makes where sequences are packed.
 
     Args:
         size: of the model.
@@ -84,7 +84,7 @@ def layer_workspace(size: PolicySize, precision: Precision, tensor_parallel: int
 
 
 def weight_casts(size: PolicySize, precision: Precision, tensor_parallel: int = 1) -> int:
-    """Bytes of the copies that autocast makes of all matrices and keeps to the end of a step, of gathered ones too."""
+    """Bytes of the copies that autocast makes of all matrices and keeps to the end of a step, of unsharded ones too."""
     if not precision.is_autocast:
         return 0
     layers = size.num_layers * size.linear_layer_weights // tensor_parallel
@@ -133,7 +133,7 @@ def step_workspace(size: PolicySize, run: RunSettings) -> int:
     precision = run.precision
     head = log_prob_buffers(size, run.step_scored, run.device)
     if run.strategy == "fsdp" and precision.residual == _FLOAT and not size.adapter_rank:
-        # The gradient of a gathered head counts for itself: it is summed up where it stays. In low precision, it is
+        # The gradient of an unsharded head counts for itself: it is summed up where it stays. In low precision, it is
         # summed up in float32 beside it and cast afterwards.
         head -= size.lm_head_weights * _FLOAT
     layer = layer_workspace(size, precision, run.tensor_parallel) * run.step_tokens

@@ -30,7 +30,7 @@ GRAPH_BYTES = 1 * GIB
 """Of vLLM's CUDA graphs; an estimate."""
 
 SYNC_BYTES = 2**26
-"""That weights on their way from shards to the engine take beside the largest part that is gathered."""
+"""That weights on their way from shards to the engine take beside the largest part that is all-gathered."""
 
 ADAPTER_BYTES = 4
 """Of a weight of an adapter, which peft keeps in float32."""
@@ -82,7 +82,7 @@ class MemoryPlan:
     @property
     def cache_trajectories(self) -> int | None:
         """Trajectories of the largest length that the key-value cache of one engine holds at once."""
-        return None if self.cache_tokens is None else self.cache_tokens // self.run.longest_row
+        return None if self.cache_tokens is None else self.cache_tokens // self.run.longest_sequence
 
     @property
     def fits(self) -> bool:
@@ -94,11 +94,11 @@ def plan_memory(size: PolicySize, run: RunSettings) -> MemoryPlan:
     """Adds up what one GPU holds in each phase of an iteration.
 
     Persistent are, a shard each where weights are sharded: weights, optimizer state (`state_bytes` for each that is
-    trained) and the reference. Gradients are there in the update; DDP holds them once more in its buckets. FSDP gathers
-    two layers, embedding and head for the moment they are computed, and holds gradients of layers and head until they
-    are sent: see "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel" (https://arxiv.org/abs/2304.11277).
+    trained) and the reference. Gradients are there in the update; DDP holds them once more in its buckets. FSDP
+    unshards two layers, embedding and LM head for the moment they are computed, and holds gradients of layers and LM
+    head until they are sent: see "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel" (https://arxiv.org/abs/2304.11277).
 
-    Processes of a tensor-parallel group gather and compute their part of each layer. They have the same sequences and
+    Processes of a tensor-parallel group unshard and compute their part of each layer. They have the same sequences and
     full hidden states between layers, a full embedding and a full LM head, and put some of the tokens through it each.
 
     Of a policy with an adapter, nothing else is trained: it has no gradient and no optimizer state.
@@ -120,7 +120,7 @@ def cache_tokens(size: PolicySize, run: RunSettings) -> int | None:
     if engine.kind == "server":
         return None
     if engine.kind == "hf":
-        return min(engine.max_batch_size, run.trajectories) * run.longest_row
+        return min(engine.max_batch_size, run.trajectories) * run.longest_sequence
     return max(0, _engine_cache_bytes(size, run)) // cache_bytes(size, engine.num_bytes, engine.tensor_parallel)
 
 
@@ -128,7 +128,7 @@ def _items(size: PolicySize, run: RunSettings) -> Iterator[MemoryItem]:
     yield MemoryItem("CUDA context and collectives", RUNTIME_BYTES)
     yield from _state_items(size, run)
     if run.strategy == "fsdp":
-        yield from _gathered_items(size, run)
+        yield from _unsharded_items(size, run)
     # Of frozen weights, a cast is kept for the backward pass alone.
     casts = 0 if run.is_quantized else weight_casts(size, run.precision, run.tensor_parallel)
     yield MemoryItem("casts of weights", casts, ("update",) if size.adapter_rank else ("log-probs", "update"))
@@ -156,14 +156,14 @@ def _state_items(size: PolicySize, run: RunSettings) -> Iterator[MemoryItem]:
     yield MemoryItem("gradients", (adapter or weights) // shards * buckets, ("update",))
 
 
-def _gathered_items(size: PolicySize, run: RunSettings) -> Iterator[MemoryItem]:
+def _unsharded_items(size: PolicySize, run: RunSettings) -> Iterator[MemoryItem]:
     layers = 2 * size.layer_weights // run.tensor_parallel
     adapters = 2 * size.adapter_weights // size.num_layers
-    gathered = layers + adapters + size.vocabulary_weights
+    unsharded = layers + adapters + size.vocabulary_weights
     # That of the embedding comes last, when activations are gone.
     gradients = adapters or layers + size.lm_head_weights
-    yield MemoryItem("gathered layers", gathered * run.precision.residual, ("log-probs", "update"))
-    yield MemoryItem("gradients of gathered layers", gradients * run.precision.residual, ("update",))
+    yield MemoryItem("unsharded layers", unsharded * run.precision.residual, ("log-probs", "update"))
+    yield MemoryItem("gradients of unsharded layers", gradients * run.precision.residual, ("update",))
 
 
 def _optimizer_workspace(size: PolicySize, run: RunSettings) -> int:
@@ -211,9 +211,9 @@ def _engine_workspace(size: PolicySize, engine: EngineSettings) -> int:
 
 
 def _sync_bytes(size: PolicySize, run: RunSettings) -> int:
-    """Nothing where a full weight is copied as it is; else the largest that is cast, merged or gathered on every GPU.
+    """Nothing where a full tensor is copied as it is; else the largest that is cast, merged or all-gathered.
 
-    An adapter is merged with its product beside the weight. Of gathered weights, vLLM collects those of one of its
+    An adapter is merged with its product beside the weight. Of unsharded weights, vLLM collects those of one of its
     modules, which are a part of a decoder layer.
     """
     largest, merged = size.largest_weight, 2 if size.adapter_rank else 0

@@ -15,7 +15,7 @@ class Precision:
     Attributes:
         weight: of parameters, gradients and optimizer state, 2 or 4.
         compute: of what goes into a matrix product, 2 or 4.
-        residual: of what layers hand on to one another, and of weights that are gathered from shards, 2 or 4.
+        residual: of what layers hand on to one another, and of unsharded weights, 2 or 4.
     """
 
     weight: int = 4
@@ -107,14 +107,14 @@ class RunSettings:
                 raise ValueError(f"{name} tensor_parallel_size must divide {self.num_gpus} GPUs, got {parts}")
 
     @property
-    def longest_row(self) -> int:
+    def longest_sequence(self) -> int:
         """Tokens of the longest trajectory."""
         return self.prompt_tokens + self.response_tokens
 
     @property
     def step_tokens(self) -> int:
         """Tokens of the largest micro-batch."""
-        return max(self.micro_batch_tokens, self.longest_row)
+        return max(self.micro_batch_tokens, self.longest_sequence)
 
     @property
     def step_scored(self) -> int:

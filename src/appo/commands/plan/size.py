@@ -29,7 +29,7 @@ class PolicySize:
         num_heads: attention heads.
         num_kv_heads: heads of keys and values.
         head_size: width of a head.
-        vocab_size: rows of the LM head.
+        vocab_size: logits of the LM head.
         head_is_tied: whether the LM head is the input embedding.
         adapter_weights: numbers in an adapter, which alone is trained; 0 without one.
         adapter_rank: of the adapter; 0 without one.

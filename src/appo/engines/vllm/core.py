@@ -155,7 +155,7 @@ def _shared_memory_of_this_run() -> Iterator[None]:
     """
     from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed
 
-    run, name_of = comm.from_first(uuid.uuid4().hex[:8]), _CPUSHMDistributed.make_group_name
+    run, name_of = comm.broadcast(uuid.uuid4().hex[:8]), _CPUSHMDistributed.make_group_name
     _CPUSHMDistributed.make_group_name = staticmethod(lambda group: f"{run}{name_of(group).lstrip('/')}")
     try:
         yield

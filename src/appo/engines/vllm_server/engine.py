@@ -85,7 +85,7 @@ class VLLMServerEngine(Engine):
         ends = end_token_ids(load_generation_config(policy, config), AutoTokenizer.from_pretrained(policy))
         layout = WeightLayout.of_policy(policy)
         folder = WeightFolder(self.weights_folder) if comm.rank() == 0 else None
-        run = comm.from_first(uuid.uuid4().hex[:8])
+        run = comm.broadcast(uuid.uuid4().hex[:8])
         weights = Weights(f"{run}-{FIRST_VERSION}", _first_weights(policy, layout, folder))
         pool = ServerPool(
             self.addresses,
@@ -257,7 +257,7 @@ def _switch(pool: ServerPool, loop: _LoopThread, weights: Weights) -> None:
     """The first of several processes brings the servers to other weights; the others wait, and ask for these then."""
     if comm.rank() == 0:
         loop.run(pool.switch(weights))
-    weights = comm.from_first(weights)
+    weights = comm.broadcast(weights)
     if comm.rank() > 0:
         loop.run(pool.switch(weights))
 

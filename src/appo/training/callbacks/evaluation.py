@@ -103,7 +103,7 @@ def _evaluated(
             with rollout.sampler.timer("evaluation", undivided=True):
                 requests = [
                     RolloutRequest(prompt, derive_seed(rollout.seed, stage, prompt.id, number))
-                    for prompt in comm.share(prompts)
+                    for prompt in comm.shard(prompts)
                     for number in range(rollout.evaluation.samples)
                 ]
                 trajectories = rollout.sampler.agent.run(requests, rollout.evaluation.params)

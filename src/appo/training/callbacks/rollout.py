@@ -15,7 +15,7 @@ from torch import Tensor
 from appo.advantages import AdvantageEstimator
 from appo.distributed import comm
 from appo.distributed.comm import RankError
-from appo.distributed.fsdp import Layout, amend
+from appo.distributed.fsdp import Meshes, amend
 from appo.engines import Engine
 from appo.monitoring.iteration_costs import IterationCosts, iteration_metrics
 from appo.monitoring.rollout_metrics import rollout_metrics
@@ -170,10 +170,10 @@ class RolloutCallback(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Not before: a sharded checkpoint is restored after `on_fit_start`.
-        comm.wait_no_longer()
-        if (layout := Layout.of(pl_module.device_mesh)) is not None:
-            for group in layout.groups:
-                comm.wait_no_longer(group)
+        comm.set_timeout()
+        if (meshes := Meshes.of(pl_module.device_mesh)) is not None:
+            for group in meshes.groups:
+                comm.set_timeout(group)
         self._first_epoch = trainer.current_epoch
         self.iteration.pending = [trajectory_from_record(record) for record in self._restored_pending]
         self._restored_pending = []
@@ -262,7 +262,7 @@ class RolloutCallback(L.Callback):
             self.sampler.largest_difference,
             self.iteration.num_replaced,
         )
-        parts = comm.gather(own)
+        parts = comm.all_gather(own)
         self.num_generated_tokens += sum(part.num_tokens for part in parts)
         total = {"rollout/generated_tokens_total": float(self.num_generated_tokens)}
         return iteration_metrics(parts, module.device) | total

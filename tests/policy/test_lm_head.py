@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from appo.policy.output_head import find_linear_head
+from appo.policy.lm_head import find_lm_head
 
 SIZES = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -57,7 +57,7 @@ def model_of(config: PreTrainedConfig) -> PreTrainedModel:
 def test_log_probs_of_hidden_states_are_those_of_the_logits_of_the_model(config, temperature):
     model = model_of(config)
     token_ids = torch.randint(3, 32, (1, 8))
-    head = find_linear_head(model)
+    head = find_lm_head(model)
     hidden = model.get_decoder()(input_ids=token_ids).last_hidden_state
     log_probs, entropies = head.log_probs(hidden[0, :-1], token_ids[0, 1:], temperature)
     log_p = (model(input_ids=token_ids).logits[0, :-1] / temperature).log_softmax(-1)
@@ -75,21 +75,21 @@ class ScaledLinear(nn.Linear):
 def test_a_layer_that_does_more_than_a_linear_one_is_none():
     model = model_of(FAMILIES["untied"])
     model.set_output_embeddings(ScaledLinear(16, 32, bias=False))
-    assert find_linear_head(model) is None
+    assert find_lm_head(model) is None
 
 
 def test_an_adapter_on_the_head_is_no_linear_layer_and_one_elsewhere_leaves_it_one():
     peft = pytest.importorskip("peft")
     on_head = peft.get_peft_model(model_of(FAMILIES["untied"]), peft.LoraConfig(target_modules=["lm_head"]))
-    assert find_linear_head(on_head) is None
+    assert find_lm_head(on_head) is None
     elsewhere = peft.get_peft_model(model_of(FAMILIES["tied"]), peft.LoraConfig(target_modules=["q_proj"]))
-    assert find_linear_head(elsewhere) is not None
+    assert find_lm_head(elsewhere) is not None
 
 
 def test_logits_that_are_changed_behind_the_head_are_found_out():
     model = model_of(FAMILIES["divided"])
     # The model divides by what its configuration says when it runs; a name that is not known here is not followed.
     model.config.logits_scaling = 1.0
-    assert find_linear_head(model).transform.scale == 1.0
+    assert find_lm_head(model).transform.scale == 1.0
     model.register_forward_hook(lambda module, args, output: output.__class__(logits=output.logits * 2.0))
-    assert find_linear_head(model) is None
+    assert find_lm_head(model) is None

@@ -1,4 +1,4 @@
-"""The output head of a causal language model: what stands between its hidden states and its logits."""
+"""The LM head of a causal language model: what stands between its hidden states and its logits."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from appo.functional import LogitTransform, linear_log_probs
 
 
 @dataclass(frozen=True, eq=False)
-class LinearHead:
-    """A head that is one linear layer, and what the model makes of its outputs.
+class LMHead:
+    """An LM head that is one linear layer, and what the model makes of its outputs.
 
     Attributes:
         linear: the layer; its weight may be tied to the embedding.
@@ -30,8 +30,8 @@ class LinearHead:
 
 
 @torch.no_grad()
-def find_linear_head(model: PreTrainedModel) -> LinearHead | None:
-    """The head of a model, if its logits are one linear layer of the decoder's hidden states, scaled and soft-capped.
+def find_lm_head(model: PreTrainedModel) -> LMHead | None:
+    """Finds the LM head of a model, if logits are one linear layer of hidden states, scaled and soft-capped.
 
     Layers that are quantized or wrapped by an adapter compute something else, and the model's own logits for a few
     tokens have the last word.
@@ -42,7 +42,7 @@ def find_linear_head(model: PreTrainedModel) -> LinearHead | None:
     # A quantized or sharded weight is a tensor of a class of its own.
     if type(linear.weight.data) is not Tensor:
         return None
-    head = LinearHead(linear, _transform(model.config.get_text_config()))
+    head = LMHead(linear, _transform(model.config.get_text_config()))
     probe = torch.arange(4, device=linear.weight.device).unsqueeze(0)
     was_training = model.training
     model.eval()  # with dropout, no two passes are equal

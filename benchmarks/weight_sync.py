@@ -1,11 +1,11 @@
-"""Measures the memory that weights take on their way, on two processes on a CPU.
+"""Measures the memory that a weight sync takes, on two processes on a CPU.
 
 The two share the policy by `fsdp2`, or by tensor parallelism. Figures are in MiB.
 
-- `start`: largest resident memory of each process above what it had before, in units of the whole policy, while the
-  first process reads it and both receive their shards; and the same when each reads the whole for itself.
-- `handover`: largest resident memory of each process above its shard while an engine is given all weights: read one
-  after the other, copied into a whole policy (as `HFEngine` and a colocated vLLM do, whose copy was there before), and
+- `start`: largest resident memory of each process above what it had before, while the
+  first process reads it and both receive their shards; and the same when each reads all for itself.
+- `weight sync`: largest resident memory of each process above its shard while an engine is given all weights: read one
+  after the other, copied into a full policy (as `HFEngine` and a colocated vLLM do, whose copy was there before), and
   written to a folder by the first process (for servers). Beside it the largest parameter and the largest decoder layer.
 """
 
@@ -52,7 +52,7 @@ def measure(pipe: Connection, rank: int, folder: Path, policy: str, tensor_paral
     from torch.distributed.device_mesh import init_device_mesh
     from transformers import AutoModelForCausalLM
 
-    from appo.distributed.fsdp import Layout, Sharding, decoder_layers
+    from appo.distributed.fsdp import Meshes, Sharding, decoder_layers
     from appo.engines.vllm_server.weight_files import WeightFolder
     from appo.policy.loading import load_policy, load_sharded_policy
     from appo.policy.saving import named_weights
@@ -60,7 +60,7 @@ def measure(pipe: Connection, rank: int, folder: Path, policy: str, tensor_paral
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     sizes = (2 // tensor_parallel_size, tensor_parallel_size)
-    processes = Layout.of(init_device_mesh("cpu", sizes, mesh_dim_names=("data_parallel", "tensor_parallel")))
+    processes = Meshes.of(init_device_mesh("cpu", sizes, mesh_dim_names=("data_parallel", "tensor_parallel")))
     sharding = Sharding()
     assert processes is not None
     figures: dict[str, float] = {}
@@ -74,7 +74,7 @@ def measure(pipe: Connection, rank: int, folder: Path, policy: str, tensor_paral
     with _peak(figures, "start, first reads"):
         model = load_sharded_policy(lambda: load_policy(policy), sharding, processes)
     dist.barrier()
-    with _peak(figures, "handover, one by one"):
+    with _peak(figures, "weight sync, one by one"):
         for _ in layout.checked(named_weights(model)):
             pass
     engine = AutoModelForCausalLM.from_pretrained(policy)
@@ -82,12 +82,12 @@ def measure(pipe: Connection, rank: int, folder: Path, policy: str, tensor_paral
     for parameter in held.values():
         parameter.data = parameter.data.clone()  # those of the file are mapped, and count when they are touched
     dist.barrier()
-    with _peak(figures, "handover, copied"):
+    with _peak(figures, "weight sync, copied"):
         for name, tensor in layout.checked(named_weights(model)):
             held[name].data.copy_(tensor)
     weights = WeightFolder(str(folder / "weights"))
     dist.barrier()
-    with _peak(figures, "handover, written"):
+    with _peak(figures, "weight sync, written"):
         tensors = layout.checked(named_weights(model))
         if rank == 0:
             weights.write(tensors, 1)
@@ -158,8 +158,8 @@ def measure_on_two(sizes: dict[str, int], tensor_parallel_size: int) -> list[dic
 
 def main() -> None:
     """Prints a table and writes it as JSON."""
-    parser = argparse.ArgumentParser(prog="benchmarks.handover", description="Memory of weights on their way.")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of handover.json")
+    parser = argparse.ArgumentParser(prog="benchmarks.weight_sync", description="Memory that a weight sync takes.")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of weight_sync.json")
     options = parser.parse_args()
     results = {
         title: {kind: measure_on_two(sizes, size) for kind, size in _TENSOR_PARALLEL_SIZES.items()}
@@ -172,7 +172,7 @@ def main() -> None:
                 print(f"  {name:22} {first[name]:8.1f} MiB  {second[name]:8.1f} MiB")
     options.out.mkdir(parents=True, exist_ok=True)
     report = {"machine": platform.machine(), "results": results}
-    (options.out / "handover.json").write_text(json.dumps(report, indent=2) + "\n")
+    (options.out / "weight_sync.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":
