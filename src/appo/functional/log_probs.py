@@ -141,7 +141,7 @@ def linear_log_probs(
     transform: LogitTransform = _PLAIN,
     max_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`token_log_probs` from hidden states and a linear output head, never with the logits of all tokens at once.
+    """`token_log_probs` from hidden states and a linear LM head, never with the logits of all tokens at once.
 
     Logits are computed a chunk of tokens at a time, and once more in the backward pass, except those of the last chunk,
     with which it begins. First-order gradients flow through both results to hidden states, weight and bias.

@@ -67,7 +67,7 @@ def test_activations_are_those_that_autograd_saves(model_type, name):
     dtype, autocast, precision = PRECISIONS[name]
     model = tiny(model_type, dtype)
     size = PolicySize.of(model)
-    # Sines and cosines are saved once for all rows and layers; the output head's matrix is not cast by the decoder.
+    # Sines and cosines are saved once for all rows and layers; the LM head's matrix is not cast by the decoder.
     rotary = 2 * TOKENS * HEAD_SIZE * precision.residual
     casts = weight_casts(size, precision) - (2 * size.lm_head_weights if autocast else 0)
     expected = ROWS * TOKENS * step_activations(size, precision, checkpointing=False) + rotary + casts

@@ -145,7 +145,7 @@ class VLLMEngine(Engine):
         session = self._started()
         with session.ledger.updating(version):
             session.wake("weights")
-            # Tied tensors go under each of their names: without its own, the output head would keep its old values.
+            # Tied tensors go under each of their names: without its own, the LM head would keep its old values.
             session.load(session.layout.checked(weights), version)
             if not session.core.reset_prefix_cache():
                 raise RuntimeError("vLLM refused to reset its prefix cache after an update of the weights")

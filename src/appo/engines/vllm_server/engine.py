@@ -242,7 +242,7 @@ class _LoopThread:
 def _first_weights(policy: str, layout: WeightLayout, folder: WeightFolder | None) -> Path | None:
     """Where servers find the weights that a run begins with; None for a policy that only they can find.
 
-    A server reloads a tied output head only from a file that names it, and the policy's own does not: one that still
+    A server reloads a tied LM head only from a file that names it, and the policy's own does not: one that still
     has the head of an earlier run would keep it.
     """
     if not Path(policy).is_dir():
