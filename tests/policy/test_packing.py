@@ -138,11 +138,11 @@ def test_in_float32_each_head_has_its_keys_since_no_kernel_of_a_gpu_for_shared_o
 def test_no_kernel_that_is_planned_anew_for_every_length_computes_rows():
     model = model_of("attention")
     with Attended() as attended:
-        RowForward(model, model.get_decoder())(*rows())
+        SequenceForward(model, model.get_decoder())(*rows())
     # The probe of padded rows comes before the model's attention is exchanged.
     assert False in attended.cudnn
     with Attended() as attended:
-        RowForward(model, model.get_decoder())(*rows())
+        SequenceForward(model, model.get_decoder())(*rows())
     assert attended.cudnn == {False}
     assert torch.backends.cuda.cudnn_sdp_enabled()
 
