@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-DEV = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["dev"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DEV = PYPROJECT["project"]["optional-dependencies"]["dev"]
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 LINTERS = ["ruff", "mypy", "import-linter", "pre-commit"]
 # Beside the rooms of `src/appo`: what all components of a kind must satisfy, and values of the authors' release.
 ACROSS_ROOMS = {"properties", "parity"}
@@ -33,6 +36,45 @@ def test_hooks_before_a_commit_are_the_commands_of_make_lint():
     assert commands[:2] == ["ruff check .", "ruff format --check ."]
 
 
+def tree() -> list[list[str]]:
+    """The folders of each line of the tree; one that is indented stands below the first of the line above."""
+    lines, above = [], [""]
+    for line in re.findall(r"^((?:  )*)((?:\w+/ *)+)", ARCHITECTURE.split("```")[1], re.MULTILINE):
+        depth, names = len(line[0]) // 2, re.findall(r"\w+", line[1])
+        del above[depth + 1 :]
+        lines.append([above[depth] + name for name in names])
+        above.append(lines[-1][0] + "/")
+    return lines
+
+
+def test_the_tree_of_the_architecture_has_every_folder():
+    folders = (path.parent.relative_to(ROOT / "src/appo").as_posix() for path in (ROOT / "src/appo").glob("**/*.py"))
+    assert {folder for line in tree() for folder in line} == {*folders} - {"."}
+
+
+def test_the_tree_of_the_architecture_stands_in_the_order_of_the_layers():
+    layers = PYPROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
+    rooms = [line for line in tree() if "/" not in line[0]]
+    assert [set(line) for line in rooms] == [set(layer.split(" | ")) for layer in layers if layer != "__main__"]
+
+
+def test_what_the_architecture_names_is_there():
+    files = list((ROOT / "src/appo").glob("**/*.py"))
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    defined = {getattr(node, key) for node in nodes for key in ("name", "id", "arg") if hasattr(node, key)}
+    defined |= {part for file in files for part in (file.stem, file.parent.name)}
+    for name in re.findall(r"`([\w./]+)`", ARCHITECTURE):
+        if "/" in name:
+            places = (ROOT / "src/appo" / name, ROOT / "src/appo" / f"{name}.py", ROOT / name)
+            assert any(place.exists() for place in places), name
+        else:
+            assert {*name.split(".")} <= defined, name
+
+
+def test_the_architecture_is_read_in_one_go():
+    assert len(ARCHITECTURE.splitlines()) <= 80
+
+
 @pytest.mark.parametrize("linter", LINTERS)
 def test_a_linter_has_one_version(linter):
     (pinned,) = [line for line in DEV if re.match(rf"{linter}\b", line)]
@@ -40,7 +82,7 @@ def test_a_linter_has_one_version(linter):
 
 
 def test_every_dependency_has_a_lower_and_an_upper_bound():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = PYPROJECT["project"]
     extras = project["optional-dependencies"].values()
     for line in (*project["dependencies"], *(line for extra in extras for line in extra)):
         if not line.startswith("appo["):
