@@ -15,15 +15,16 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DEV = PYPROJECT["project"]["optional-dependencies"]["dev"]
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 LINTERS = ["ruff", "mypy", "import-linter", "pre-commit"]
-# Beside the rooms of `src/appo`: what all components of a kind must satisfy, and values of the authors' release.
-ACROSS_ROOMS = {"properties", "parity"}
+# Beside the rooms of `src/appo`: what all components of a kind must satisfy, values of the authors' release, and what
+# lies outside of the package.
+BESIDE_ROOMS = {"properties", "parity", "examples"}
 
 
 def test_every_test_stands_where_what_it_tests_stands():
     files = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").glob("*/**/test_*.py")]
     assert len(files) > 100
     for file in files:
-        assert file.parts[0] in ACROSS_ROOMS or (ROOT / "src/appo" / file.parent).is_dir(), file
+        assert file.parts[0] in BESIDE_ROOMS or (ROOT / "src/appo" / file.parent).is_dir(), file
 
 
 def test_hooks_before_a_commit_are_the_commands_of_make_lint():

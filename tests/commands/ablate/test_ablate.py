@@ -45,7 +45,7 @@ class Ablation:
                 }
             },
             # The parser cannot know how long the sequences of a policy may be.
-            "fails": {"rollout": {"max_response_tokens": 9999}},
+            "fails": {"rollout": {"limits": {"max_response_tokens": 9999}}},
         }
         for name, overlay in overlays.items():
             (folder / f"{name}.yaml").write_text(yaml.safe_dump(overlay))

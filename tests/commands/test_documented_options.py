@@ -1,0 +1,32 @@
+"""The documentation names options as the command line does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from appo.commands.known_keys import check_keys
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+SECTIONS = ("model", "data", "rollout", "trainer")
+NO_OPTIONS = {"data.md", "data.organic", "rollout.py"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_option_in_the_text_exists(page):
+    names = re.findall(rf"(?<![\w/.])(?:{'|'.join(SECTIONS)})\.[a-z_]+(?:\.[a-z_]+)*", page.read_text())
+    check_keys("fit", [f"--{name}" for name in {*names} - NO_OPTIONS])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_key_of_a_config_in_the_text_exists(page, tmp_path):
+    for number, text in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(text)
+        content = yaml.safe_load(text)
+        if isinstance(content, dict) and {*content} & {*SECTIONS}:
+            check_keys("fit", ["--config", str(path)])
