@@ -132,11 +132,11 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(ablation, stopped, ended
 
 def test_a_failing_combination_is_reported_and_the_others_go_on(ablation, ended):
     assert ended.returncode == 1
-    assert ended.stderr.count("has FAILED: appo fit ended with status 1") == 2
+    assert ended.stderr.count("has FAILED: appo fit ended with status 2") == 2
     assert "must not exceed the 512 positions of model.policy, got 64 + 9999" in ended.stderr
     assert "2 of 6 runs have failed: config=fails, seed 0; config=fails, seed 1" in ended.stderr
     page = (ablation.out / "ablation.md").read_text()
-    assert "- config=fails, seed 0: appo fit ended with status 1" in page
+    assert "- config=fails, seed 0: appo fit ended with status 2" in page
     assert "| config=fails |" not in page
 
 
