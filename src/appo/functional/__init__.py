@@ -5,14 +5,8 @@ from appo.functional.branch_points import ChosenPoints, Scope, select_branch_poi
 from appo.functional.credit import prefix_credit, shared_prefix_mean
 from appo.functional.divergence import KLEstimator, kl_estimate
 from appo.functional.groups import Std, group_standardize
-from appo.functional.log_probs import (
-    LogitTransform,
-    chunk_bytes,
-    linear_log_probs,
-    predicting_positions,
-    scatter_scored,
-    token_log_probs,
-)
+from appo.functional.linear_log_probs import LogitTransform, chunk_bytes, linear_log_probs
+from appo.functional.log_probs import predicting_positions, scatter_scored, token_log_probs
 from appo.functional.masked import masked_mean, masked_standardize, masked_std
 from appo.functional.returns import MAX_LOG_RATIO, discounted_suffix_sum, future_likelihood_gain
 from appo.functional.surrogate import (
