@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DEV = PYPROJECT["project"]["optional-dependencies"]["dev"]
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 LINTERS = ["ruff", "mypy", "import-linter", "pre-commit"]
 # Beside the rooms of `src/appo`: what all components of a kind must satisfy, values of the authors' release, and what
 # lies outside of the package.
@@ -70,6 +71,16 @@ def test_what_the_architecture_names_is_there():
             assert any(place.exists() for place in places), name
         else:
             assert {*name.split(".")} <= defined, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_documentation_points_to_is_there(page):
+    text = page.read_text()
+    folders = "benchmarks|configs|docs|examples|notebooks|src|tests"
+    places = [ROOT / path for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", text)]
+    places += [page.parent / link for link in re.findall(r"\]\(([\w./-]+)\)", text)]
+    places += [ROOT / f"benchmarks/{name}.py" for name in re.findall(r"\bbenchmarks\.(\w+)", text)]
+    assert [place for place in places if not place.exists()] == []
 
 
 def test_the_architecture_is_read_in_one_go():
