@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from appo.monitoring.history import read_evaluation, read_history, smoothed
 
-Record = dict[str, Any]
+SavedTrajectory = dict[str, Any]
 """A line of a file of trajectories."""
 
 Decode = Callable[[Sequence[int]], str]
@@ -107,33 +108,31 @@ def plot_rewards(history: Sequence[Mapping[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def branched_texts(records: Sequence[Record], decode: Decode, number: int) -> list[list[str]]:
-    """Initial trajectories that have branches, as Markdown, the most rewarded branches' parents first.
+def branched_texts(trajectories: Sequence[SavedTrajectory], decode: Decode, number: int) -> list[list[str]]:
+    """Initial trajectories that have branches, as Markdown, those first whose branches' rewards lie farthest apart.
 
     Args:
-        records: of one iteration.
+        trajectories: of one iteration.
         decode: by the policy's tokenizer.
         number: how many.
     """
-    children: dict[int, list[Record]] = {}
-    for record in records:
-        if record["parent_id"] is not None:
-            children.setdefault(record["parent_id"], []).append(record)
-    parents = [record for record in records if record["parent_id"] is None]
-    parents.sort(key=lambda record: (-_spread(children.get(record["id"], [])), -len(children.get(record["id"], []))))
-    return [_branched_text(record, children.get(record["id"], []), decode) for record in parents[:number]]
+    branches: defaultdict[int | None, list[SavedTrajectory]] = defaultdict(list)
+    for trajectory in trajectories:
+        branches[trajectory["parent_id"]].append(trajectory)
+    parents = sorted(branches[None], key=lambda parent: _spread_and_number(branches[parent["id"]]), reverse=True)
+    return [_branched_text(parent, branches[parent["id"]], decode) for parent in parents[:number]]
 
 
-def _branched_text(record: Record, branches: Sequence[Record], decode: Decode) -> list[str]:
+def _branched_text(trajectory: SavedTrajectory, branches: Sequence[SavedTrajectory], decode: Decode) -> list[str]:
     branches = sorted(branches, key=lambda branch: branch["branch_position"])
-    token_ids, text, start = record["token_ids"], "", len(record["prompt"]["token_ids"])
+    token_ids, text, start = trajectory["token_ids"], "", len(trajectory["prompt"]["token_ids"])
     for number, branch in enumerate(branches, start=1):
         end = branch["branch_position"] + 1
         text += decode(token_ids[start:end]) + BRANCH_MARK.format(number=number)
         start = end
     text += decode(token_ids[start:])
-    lines = [f"**{record['prompt']['question']}** (answer: {' or '.join(record['prompt']['answers'])})", ""]
-    lines += _fenced(f"reward {record['reward']:.2f}", text)
+    lines = [f"**{trajectory['prompt']['question']}** (answer: {' or '.join(trajectory['prompt']['answers'])})", ""]
+    lines += _fenced(f"reward {trajectory['reward']:.2f}", text)
     for number, branch in enumerate(branches, start=1):
         own = decode(branch["token_ids"][branch["branch_position"] + 1 :])
         title = f"branch {number}, score {branch['branch_score']:.2f}, reward {branch['reward']:.2f}"
@@ -146,6 +145,6 @@ def _fenced(title: str, text: str) -> list[str]:
     return [f"{title}:", fence, *text.replace(fence, "'" * 4).split("\n"), fence, ""]
 
 
-def _spread(branches: Sequence[Record]) -> float:
+def _spread_and_number(branches: Sequence[SavedTrajectory]) -> tuple[float, int]:
     rewards = [branch["reward"] for branch in branches]
-    return max(rewards) - min(rewards) if rewards else -1.0
+    return (max(rewards) - min(rewards) if rewards else -1.0), len(rewards)

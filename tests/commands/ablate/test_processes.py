@@ -13,7 +13,7 @@ from appo.commands.ablate.processes import Children, Stopped, alone_in, interrup
 def test_a_command_leaves_its_status_and_what_it_says(tmp_path):
     log = tmp_path / "log.txt"
     log.write_text("before\n")
-    assert Children().run(["train"], log) == 1
+    assert Children().run(["train"], log) == 2
     before, command, message = log.read_text().splitlines()
     assert before == "before"
     assert command.endswith("-m appo train")

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from appo.commands.ablate.execution import Failure, Result, perform
 from appo.commands.ablate.figure import draw_curves
 from appo.commands.ablate.options import read_spec
-from appo.commands.ablate.plan import Resolve, Run, check_folder, plan_runs
 from appo.commands.ablate.processes import Children, alone_in, interrupted_by_termination
-from appo.commands.ablate.runs import Failure, Result, perform
+from appo.commands.ablate.runs import Resolve, Run, check_folder, resolve_runs
 from appo.commands.ablate.spec import AblationSpec
-from appo.commands.ablate.summary import compare
+from appo.commands.ablate.statistics import compare
 from appo.commands.ablate.tables import comparison_page, metric_by_run, write_runs
 from appo.commands.errors import in_one_line
 from appo.core.extras import require_extra
@@ -42,7 +42,7 @@ def ablate(args: Sequence[str], resolve: Resolve) -> int:
         with in_one_line():
             spec = read_spec(args)
             require_extra("matplotlib", "the figure", "report")
-            runs = plan_runs(spec, resolve)
+            runs = resolve_runs(spec, resolve)
             lock = held.enter_context(alone_in(spec.out))
             for run in runs:
                 check_folder(run)
@@ -54,7 +54,7 @@ def _run_all(spec: AblationSpec, runs: Sequence[Run], lock: int) -> int:
     order = {str(run): number for number, run in enumerate(runs)}
     ended: list[Result | Failure] = []
 
-    def note(outcome: Result | Failure) -> None:
+    def take(outcome: Result | Failure) -> None:
         if isinstance(outcome, Result) and spec.metric not in outcome.metrics:
             outcome = _without_metric(outcome, spec)
         ended.append(outcome)
@@ -66,7 +66,7 @@ def _run_all(spec: AblationSpec, runs: Sequence[Run], lock: int) -> int:
     num_threads = max(1, (os.cpu_count() or 1) // spec.jobs) if spec.jobs > 1 else None
     try:
         with interrupted_by_termination():
-            perform(runs, spec.jobs, Children(num_threads, keep_open=(lock,)), note)
+            perform(runs, spec.jobs, Children(num_threads, keep_open=(lock,)), take)
     except KeyboardInterrupt:
         log.info("stopped; the same command goes on from here")
         return INTERRUPTED

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from appo.commands.ablate.runs import TOKENS, Result
+from appo.commands.ablate.execution import TOKENS, Result
 from appo.commands.ablate.spec import AblationSpec
-from appo.commands.ablate.summary import LEVEL, Curve, mean_curve
+from appo.commands.ablate.statistics import LEVEL, Curve, mean_curve
 from appo.monitoring.history import smoothed
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from appo.commands.ablate.runs import Failure, Result
+from appo.commands.ablate.execution import Failure, Result
 from appo.commands.ablate.spec import AblationSpec, value_text
-from appo.commands.ablate.summary import LEVEL, Comparison, Estimate
+from appo.commands.ablate.statistics import LEVEL, Comparison, Estimate
 
 NOTHING = "—"
 """Stands where there is nothing to say."""

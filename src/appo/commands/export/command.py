@@ -25,8 +25,8 @@ def export_policy(
         ckpt: checkpoint of a run, a file or a sharded folder.
         out: folder to write; must be empty or missing, and appears only once it is whole.
         policy: Hugging Face model folder or name with the architecture, the tokenizer and, if the checkpoint has an
-            adapter alone, the weights beside it; none takes ``model.policy`` from the config that the run saved.
-        dtype: of the weights; none keeps that of the checkpoint.
+            adapter alone, the weights beside it. `null`: ``model.policy`` of the config that the run saved.
+        dtype: of the weights. `null`: that of the checkpoint.
         form: of a run with ``model.lora``: its adapter merged into the policy, or `adapter`, a folder of peft with the
             adapter alone; either takes the adapter's options from the config that the run saved.
 

@@ -24,7 +24,7 @@ class PlanCLI(AppoCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument(
-            "--gpus", type=int | None, default=None, help="Of the trainer; none takes trainer.devices x num_nodes."
+            "--gpus", type=int | None, default=None, help="Of the trainer. `null`: trainer.devices x trainer.num_nodes."
         )
         parser.add_argument("--gpu-memory-gib", type=float, default=80.0, help="Memory of one GPU.")
         parser.add_argument(

@@ -8,8 +8,10 @@ from importlib import machinery
 import pytest
 
 from appo.commands import cli
-from appo.commands.ablate.plan import differences
+from appo.commands.ablate.runs import differences
 from tests.small_run import CONFIG
+
+LAG = "rollout.sampling.lag=0,1"
 
 
 def refused(capsys, tmp_path, *args: str) -> str:
@@ -33,17 +35,17 @@ def refused(capsys, tmp_path, *args: str) -> str:
             ["rollout.scorer=[Entropy, {class_path: Entropy}]"],
             ["combinations must differ, got scorer=Entropy-", "which are the same configuration"],
         ),
-        (["rollout.seed=0,1", "--config=/nowhere.yaml"], ["/nowhere.yaml"]),
-        (["rollout.seed=0,1", "--trainer.max_time=00:01:00:00"], ["trainer.max_time must be null in an ablation"]),
-        (["rollout.seed=0,1", "--trainer.logger=false"], ["trainer.logger must be null in an ablation", "got false"]),
-        (["rollout.seed=0,1", "--trainer.max_steps=5"], ["trainer.max_steps must be -1 in an ablation", "got 5"]),
+        ([LAG, "--config=/nowhere.yaml"], ["/nowhere.yaml"]),
+        ([LAG, "--trainer.max_time=00:01:00:00"], ["trainer.max_time must be null in an ablation"]),
+        ([LAG, "--trainer.logger=false"], ["trainer.logger must be null in an ablation", "got false"]),
+        ([LAG, "--trainer.max_steps=5"], ["trainer.max_steps must be -1 in an ablation", "got 5"]),
         (
-            ["rollout.seed=0,1", "--data.source=JsonlQuestions", "--data.source.train=q.jsonl"],
+            [LAG, "--data.source=JsonlQuestions", "--data.source.train=q.jsonl"],
             ["metric must be of other questions than those of the test, of which data.source has none"],
         ),
         (
             [
-                "rollout.seed=0,1", "--data.source=JsonlQuestions", "--data.source.train=q.jsonl",
+                LAG, "--data.source=JsonlQuestions", "--data.source.train=q.jsonl",
                 "--metric=rollout/accuracy", "--curve=validation/accuracy",
             ],
             ["curve must be of other questions than those of the validation"],
@@ -66,7 +68,7 @@ def test_a_config_that_is_no_yaml_is_named(tmp_path, capsys):
 
 def test_missing_options_of_the_ablation_are_refused_like_those_of_fit(capsys):
     with pytest.raises(SystemExit) as exit_info:
-        cli.run(["ablate", "--config", CONFIG, "--vary=rollout.seed=0,1", "--seeds=0", "--out=x"])
+        cli.run(["ablate", "--config", CONFIG, f"--vary={LAG}", "--seeds=0", "--out=x"])
     assert exit_info.value.code == 2
     assert "error: tokens must be given" in capsys.readouterr().err
 
@@ -78,7 +80,7 @@ def test_without_matplotlib_nothing_begins(tmp_path, capsys, monkeypatch):
         machinery.PathFinder, "find_spec",
         lambda name, *rest: None if name.startswith("matplotlib") else find(name, *rest),
     )  # fmt: skip
-    message = refused(capsys, tmp_path, "--vary=rollout.seed=0,1")
+    message = refused(capsys, tmp_path, f"--vary={LAG}")
     assert 'the figure needs the package matplotlib, which is not installed: pip install "appo[report]"' in message
 
 
@@ -88,7 +90,15 @@ def test_foreign_files_are_left_alone(tmp_path, capsys):
     (folder / "thesis.tex").touch()
     with pytest.raises(SystemExit):
         cli.run(
-            ["ablate", "--config", CONFIG, "--seeds=0", "--tokens=1", f"--out={tmp_path}", "--vary=rollout.seed=0,1"]
+            [
+                "ablate",
+                "--config",
+                CONFIG,
+                "--seeds=0",
+                "--tokens=1",
+                f"--out={tmp_path}",
+                f"--vary={LAG}",
+            ]
         )
     assert "lag=0/seed_0 without a specification.json" in capsys.readouterr().err
     assert (folder / "thesis.tex").exists()

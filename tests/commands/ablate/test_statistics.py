@@ -6,7 +6,7 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from appo.commands.ablate.summary import bootstrap_interval, compare, estimate, mean_curve
+from appo.commands.ablate.statistics import bootstrap_interval, compare, estimate, mean_curve
 
 
 def test_the_interval_of_two_seeds_by_hand():
