@@ -1,4 +1,4 @@
-"""How outcomes become credit."""
+"""How rewards become advantages."""
 
 from appo.advantages.base import ADVANTAGES, AdvantageEstimator
 from appo.advantages.entropy_aware import EntropyAwareAdvantage

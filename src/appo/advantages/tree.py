@@ -1,4 +1,4 @@
-"""Advantages that see initial trajectories and their branches as trees."""
+"""Advantages that see roots and their branches as trees."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SharedPrefixAdvantage(AdvantageEstimator):
 class TreeAdvantage(TrajectoryAdvantage):
     """Compares a trajectory with all of its prompt, and again with those of its tree, and adds the two.
 
-    A tree is an initial trajectory with its branches; one alone in its tree has nothing to be compared with there.
+    A tree is a root with its branches; one alone in its tree has nothing to be compared with there.
 
     See "Tree Search for LLM Agent Reinforcement Learning" (https://arxiv.org/abs/2509.21240), section 3.3.
     """

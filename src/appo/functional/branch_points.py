@@ -64,6 +64,8 @@ def select_branch_points(
         eligible = eligible & preferred
     rows, positions = eligible.nonzero(as_tuple=True)
     values = scores[rows, positions]
+    # Sorted by the last criterion first: what a stable sort finds equal keeps the order of the sorts before it, and
+    # `nonzero` has put equal scores in the order of rows and positions.
     order = values.argsort(descending=True, stable=True)
     if preferred is not None:
         order = order[preferred[rows, positions][order].logical_not().to(torch.uint8).argsort(stable=True)]
@@ -92,4 +94,5 @@ def _take(available: Tensor, budget: int, repeat: bool) -> Tensor:
     taken = torch.where(distinct > 0, budget, 0) if repeat else distinct
     run = torch.arange(len(available), device=available.device).repeat_interleave(taken)
     number = torch.arange(len(run), device=available.device) - (taken.cumsum(0) - taken)[run]
+    # Beyond the distinct items of a run its numbers begin again at 0.
     return (available.cumsum(0) - available)[run] + number % distinct[run]

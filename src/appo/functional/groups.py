@@ -33,7 +33,8 @@ def group_standardize(x: Tensor, group: Tensor, eps: float = 1e-6, std: str = "p
     groups, index = group.unique(return_inverse=True)
     count = torch.bincount(index, minlength=len(groups)).to(x.dtype)
     zeros = torch.zeros_like(count)
-    # Measured from the smallest value: a mean of equal floats need not equal them, and eps would blow the rest up.
+    # Counted from the smallest value: the mean of equal floats may differ from them in the last bit, and `eps` would
+    # turn that into z-scores; the mean of zeros is 0.
     shifted = x - zeros.scatter_reduce(0, index, x, "amin", include_self=False)[index]
     centered = shifted - (zeros.index_add(0, index, shifted) / count)[index]
     if std == "none":

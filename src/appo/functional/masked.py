@@ -60,7 +60,8 @@ def _deviations(x: Tensor, mask: Tensor, group: Tensor | None) -> tuple[Tensor, 
     def mean(values: Tensor) -> Tensor:
         return (zeros.index_add(0, index, values.sum(-1)) / count)[index].unsqueeze(-1)
 
-    # Measured from the smallest value: a mean of equal floats need not equal them, and eps would blow the rest up.
+    # Counted from the smallest value: the mean of equal floats may differ from them in the last bit, and `eps` would
+    # turn that into z-scores; the mean of zeros is 0.
     lowest = zeros.scatter_reduce(0, index, x.where(mask, float("inf")).amin(-1), "amin", include_self=False)[index]
     shifted = torch.where(mask, x - lowest.unsqueeze(-1), 0.0)
     centered = torch.where(mask, shifted - mean(shifted), 0.0)

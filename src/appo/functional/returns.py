@@ -31,9 +31,12 @@ def discounted_suffix_sum(x: Tensor, discount: float) -> Tensor:
     blocks = F.pad(x, (0, -length % _BLOCK)).unflatten(-1, (-1, _BLOCK))  # a copy, never a view of `x`
     reach = 1
     while reach < _BLOCK:
+        # Each sum has taken in `reach` values and takes in as many more: those of the sum that begins behind them. The
+        # right-hand side is whole before anything is written, so none takes in a sum that has grown already.
         blocks[..., :-reach] += discount**reach * blocks[..., reach:]
         reach *= 2
     decay = discount ** torch.arange(_BLOCK, 0, -1, dtype=x.dtype, device=x.device)
+    # What follows a block is the first sum of the next one, as far away as the block has positions left.
     sums, carry = [], torch.zeros_like(x[..., :1].sum(-1, keepdim=True))
     for block in reversed(blocks.unbind(-2)):
         sums.append(block + decay * carry)

@@ -185,7 +185,7 @@ def future_likelihood_weight(
 
 
 def rows_within_dual_clip(is_dual_clipped: Tensor, max_tokens: int = 1) -> Tensor:
-    """The rows that a filter of runaway sequences keeps.
+    """Tells the rows that a filter of runaway sequences keeps.
 
     Args:
         is_dual_clipped: ``[B, T]`` bool, trained tokens with a negative advantage and a ratio above the dual clip.

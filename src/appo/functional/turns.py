@@ -48,7 +48,7 @@ def turn_openings(values: Tensor, mask: Tensor, window: int) -> Tensor:
     """
     turns = turn_numbers(mask)
     positions = torch.arange(mask.shape[-1], device=mask.device).expand_as(turns)
-    first = positions.where(turn_starts(mask), 0).cummax(-1).values
+    first = positions.where(turn_starts(mask), 0).cummax(-1).values  # where the turn of each position begins
     counted = mask & (positions - first < window)
     slot = turns.clamp(min=0)
     sums = torch.zeros_like(values).scatter_add(-1, slot, values.where(counted, 0.0))
@@ -72,6 +72,7 @@ def penalized_draws(odds: Tensor, group: Tensor, penalty: float, threshold: floa
         ``[N]`` bool, True on hits.
     """
     _, index, count = group.unique(return_inverse=True, return_counts=True)
+    # Row `g` of the table has the odds of group `g`, in the order of its draws.
     order = index.argsort(stable=True)
     number = torch.arange(len(group), device=group.device) - (count.cumsum(0) - count)[index[order]]
     table = odds.new_zeros(len(count), int(count.max()) if len(count) else 0)

@@ -44,8 +44,8 @@ class BranchingScore(Scorer):
 
     ``score_t = z(entropy)_t * z(gain)_t``; positions where both factors are positive are preferred.
 
-    The gain compares the current policy with the one that sampled. Where the two agree it says nothing, and its
-    z-scores would be numerical noise: there the score is ``z(entropy)`` alone.
+    The gain compares the current policy with the one that sampled. Where the two agree it is constant but for rounding,
+    which z-scores would blow up: there the score is ``z(entropy)`` alone.
 
     See "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384).
     """
@@ -60,9 +60,9 @@ class BranchingScore(Scorer):
     """Prefers positions where both factors are positive; False goes by the product alone, in which two negative factors
     count as much."""
     entropy_fallback: bool = True
-    """Scores by entropy alone where the gain has no spread; False multiplies as the release does."""
+    """Scores by entropy alone where the gain is constant; False multiplies as the release does."""
     min_spread: float = 1e-4
-    """Smallest standard deviation of the gain that counts as spread; below it lies what rounding makes."""
+    """Standard deviation up to which the gain is taken for constant: what rounding makes stays below."""
 
     def __post_init__(self) -> None:
         _check(self.discount, self.clip, self.scope)
@@ -74,8 +74,8 @@ class BranchingScore(Scorer):
         gain = _likelihood_gain(batch, self.discount, self.clip)
         z_entropy, z_gain = (masked_standardize(x, mask, group) for x in (batch.entropies, gain))
         if self.entropy_fallback:
-            is_flat = masked_std(gain, mask, group) <= self.min_spread
-            z_gain = torch.where(is_flat.unsqueeze(-1), 1.0, z_gain)
+            is_constant = masked_std(gain, mask, group) <= self.min_spread
+            z_gain = torch.where(is_constant.unsqueeze(-1), 1.0, z_gain)
         values = z_entropy * z_gain
         return Scores(
             values=values.where(mask, float("-inf")),

@@ -44,7 +44,7 @@ class TreeUniform(Scorer):
 @SCORERS.register
 @dataclass(frozen=True)
 class NoBranching(Scorer):
-    """Refuses every position, so that all trajectories are initial ones."""
+    """Refuses every position, so that all trajectories are roots."""
 
     reads_log_probs = False
 

@@ -18,8 +18,8 @@ class ToolEntropyScorer(Scorer):
     """Draws, behind every tool result, whether to branch there; what the result did to the entropy shifts the odds.
 
     Results are drawn in the order in which they come in when all trajectories of a prompt advance turn by turn, and
-    branches leave there in that order until the budget is spent. What is left of it goes to fresh trajectories, which
-    are branches that leave at the prompt.
+    branches leave there in that order until the budget is spent. What is left of it goes to trajectories from the
+    beginning, which are branches that leave at the prompt.
     """
 
     entropy_weight: float = 0.2
