@@ -94,4 +94,4 @@ class Blueprint:
                 weights[name].data = full.new_empty(0)
         for name, buffer in self.buffers.items():
             path, _, leaf = name.rpartition(".")
-            model.get_submodule(path)._buffers[leaf] = buffer.to(mesh.device_type)
+            setattr(model.get_submodule(path), leaf, buffer.to(mesh.device_type))

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -55,39 +56,15 @@ class _LastInput:
         self.hidden = self.replicated = None
 
 
-class _Columns(ColwiseParallel):
-    def __init__(self, last: _LastInput, output_layouts: Placement | None = None) -> None:
-        super().__init__(output_layouts=output_layouts)
-        self.last = last
-
-    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        module.register_forward_pre_hook(partial(self.last.replicate, device_mesh))
-        split: nn.Module = super()._apply(module, device_mesh)
-        return split
-
-
-class _Rows(RowwiseParallel):
-    def __init__(self, last: _LastInput, input_layouts: Placement | None = None) -> None:
-        super().__init__(input_layouts=input_layouts)
-        self.last = last
-
-    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        module.register_forward_pre_hook(self.last.forget)
-        split: nn.Module = super()._apply(module, device_mesh)
-        return split
-
-
-_STYLES: Mapping[str, Callable[[_LastInput], ParallelStyle]] = {
-    "colwise": _Columns,
-    "colwise_gather_output": lambda last: _Columns(last, output_layouts=Replicate()),
-    "colwise_rep": lambda last: _Columns(last, output_layouts=Replicate()),
-    "rowwise": _Rows,
-    "rowwise_split_input": lambda last: _Rows(last, input_layouts=Replicate()),
-    "rowwise_rep": lambda last: _Rows(last, input_layouts=Replicate()),
+_STYLES: Mapping[str, Callable[[], ParallelStyle]] = {
+    "colwise": ColwiseParallel,
+    "colwise_gather_output": lambda: ColwiseParallel(output_layouts=Replicate()),
+    "colwise_rep": lambda: ColwiseParallel(output_layouts=Replicate()),
+    "rowwise": RowwiseParallel,
+    "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate()),
+    "rowwise_rep": lambda: RowwiseParallel(input_layouts=Replicate()),
     # Each process sees its own heads: their gradients are added up.
-    "replicated_with_grad_allreduce": lambda last: SequenceParallel(
-        sequence_dim=_HEAD_DIMENSION, use_local_output=True
-    ),
+    "replicated_with_grad_allreduce": lambda: SequenceParallel(sequence_dim=_HEAD_DIMENSION, use_local_output=True),
 }
 """What transformers calls them, and what they are in torch."""
 
@@ -140,9 +117,17 @@ def split_layers(model: PreTrainedModel, mesh: DeviceMesh) -> None:
         ValueError: if `check_split` refuses the model.
     """
     check_split(model.config, mesh.size())
-    styles = _layer_styles(model.config.get_text_config(decoder=True))
-    last = _LastInput()
-    parallelize_module(model.get_decoder(), mesh, {name: _STYLES[style](last) for name, style in styles.items()})
+    names = _layer_styles(model.config.get_text_config(decoder=True))
+    styles = {pattern: _STYLES[name]() for pattern, name in names.items()}
+    decoder, last = model.get_decoder(), _LastInput()
+    # Before those of torch, which then get what these return.
+    for name, module in decoder.named_modules():
+        style = next((style for pattern, style in styles.items() if fnmatch(name, pattern)), None)
+        if isinstance(style, ColwiseParallel):
+            module.register_forward_pre_hook(partial(last.replicate, mesh))
+        elif isinstance(style, RowwiseParallel):
+            module.register_forward_pre_hook(last.forget)
+    parallelize_module(decoder, mesh, styles)
 
 
 def _layer_styles(text: PreTrainedConfig) -> dict[str, str]:
