@@ -1,3 +1,4 @@
+import sys
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -69,3 +70,18 @@ def test_two_classes_of_one_name_are_refused():
     registry.register(type("Twin", (), {}))
     with pytest.raises(ValueError, match=r"scorer 'Twin' of .* is already registered by "):
         registry.register(type("Twin", (), {}))
+
+
+WORDS: Registry[object] = Registry("word", group="appo.words")
+
+
+def test_a_class_that_is_expected_is_imported_when_it_is_asked_for(tmp_path, monkeypatch):
+    lines = ["from tests.core.test_registry import WORDS", "", "@WORDS.register", "class Late:", "    pass", ""]
+    (tmp_path / "late_words.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    WORDS.expect({"Late": "late_words"})
+    assert "Late" in WORDS
+    assert list(WORDS) == ["Late"]
+    assert "late_words" not in sys.modules
+    assert WORDS["Late"].__name__ == "Late"
+    assert "late_words" in sys.modules

@@ -24,10 +24,10 @@ _AHEAD = range(16, 32)
 
 
 @dataclass
-class AsideEngine(HFEngine):
+class AsynchronousEngine(HFEngine):
     """A transformers model on the CPU beside a policy on the CPU: slow, and right."""
 
-    samples_aside: ClassVar[bool] = True
+    is_asynchronous: ClassVar[bool] = True
 
 
 class Meeting:
@@ -74,7 +74,7 @@ def meet(**options: bool) -> Meeting:
 
 
 @dataclass
-class HeldEngine(AsideEngine):
+class HeldEngine(AsynchronousEngine):
     """Keeps back what is sampled ahead in the first iteration until its first update has begun."""
 
     _held: list[Completion] = field(init=False, repr=False, compare=False, default_factory=list)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
@@ -35,6 +36,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self.group = group
         self._classes: dict[str, type[T]] = {}
+        self._modules: dict[str, str] = {}
 
     def register(self, cls: type[T]) -> type[T]:
         """Adds `cls` under its own name and returns it unchanged, for use as a decorator.
@@ -49,12 +51,22 @@ class Registry(Generic[T]):
             )
         return cls
 
+    def expect(self, modules: Mapping[str, str]) -> None:
+        """Names classes that register themselves when their module is imported, which waits until one is asked for.
+
+        Args:
+            modules: full name of the module by the name of the class.
+        """
+        self._modules |= modules
+
     def load_plugins(self) -> None:
-        """Imports and registers the classes that installed packages declare for this kind.
+        """Imports the classes that are expected, and registers those that installed packages declare for this kind.
 
         Raises:
             Exception: whatever importing a plug-in raises, with a note that names the plug-in.
         """
+        for module in self._modules.values():
+            import_module(module)
         for point in entry_points(group=self.group):
             try:
                 cls = point.load()
@@ -68,12 +80,14 @@ class Registry(Generic[T]):
         return f"no {self.kind} is named {name!r}{did_you_mean(name, self._classes)}; registered: {', '.join(self)}"
 
     def __getitem__(self, name: str) -> type[T]:
-        if name not in self._classes:
+        if name not in self:
             raise ValueError(self.unknown(name))
+        if name not in self._classes:
+            import_module(self._modules[name])
         return self._classes[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._classes
+        return name in self._classes or name in self._modules
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._classes))
+        return iter(sorted(self._classes.keys() | self._modules))

@@ -94,7 +94,7 @@ class Engine(ABC):
     """
 
     # Not annotated: the command line reads a base's annotations in the module of the component, which may lack names.
-    samples_aside = False
+    is_asynchronous = False
     """Whether it samples without the trainer's devices and memory, so that the policy can be trained meanwhile. One
     thread at a time calls it then, which need not be that of the trainer."""
 

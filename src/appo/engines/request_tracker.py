@@ -10,7 +10,7 @@ from appo.engines.base import FIRST_VERSION, Request
 
 
 @dataclass(eq=False)
-class Ledger:
+class RequestTracker:
     """Keeps the promises that all engines make about requests and versions.
 
     Attributes:

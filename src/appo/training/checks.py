@@ -35,12 +35,12 @@ def can_overlap(overlap: bool | None, lag: int, engine: Engine) -> bool:
     """
     if overlap and lag == 0:
         raise ValueError("rollout.sampling.lag must be 1 with rollout.sampling.overlap=true, got 0")
-    if overlap and not engine.samples_aside:
+    if overlap and not engine.is_asynchronous:
         raise ValueError(
             "rollout.engine must be one that samples without the trainer's devices, such as VLLMServerEngine, with "
             f"rollout.sampling.overlap=true, got {type(engine).__name__}"
         )
-    return lag == 1 and engine.samples_aside and overlap is not False
+    return lag == 1 and engine.is_asynchronous and overlap is not False
 
 
 def check_precision(precision: str) -> None:

@@ -12,12 +12,12 @@ from appo.engines import HFEngine
 from appo.monitoring.trajectory_files import read_trajectories
 from appo.training.checks import can_overlap
 from tests.distributed.whole_runs import TRAINED, difference, fit, iterations
-from tests.rollouts.async_engines import AsideEngine, meet, sampling_threads
+from tests.rollouts.async_engines import AsynchronousEngine, meet, sampling_threads
 from tests.small_run import run
 from tests.training.callbacks.test_fit import history, weights
 
 LAGGING = ("--rollout.sampling.lag=1", "--rollout.reward=tests.small_run.EvenTokens", "--trainer.max_epochs=3")
-ENGINE = "--rollout.engine=tests.rollouts.async_engines.AsideEngine"
+ENGINE = "--rollout.engine=tests.rollouts.async_engines.AsynchronousEngine"
 ASIDE = (ENGINE, *LAGGING)
 HELD = (
     "--rollout.engine=tests.rollouts.async_engines.HeldEngine",
@@ -135,11 +135,11 @@ def test_two_processes_sample_ahead_as_one_does(tmp_path, policy_folder):
 
 
 def test_engines_that_need_the_trainers_devices_are_told_apart():
-    assert can_overlap(None, 1, AsideEngine())
-    assert not can_overlap(False, 1, AsideEngine())
-    assert not can_overlap(None, 0, AsideEngine())
+    assert can_overlap(None, 1, AsynchronousEngine())
+    assert not can_overlap(False, 1, AsynchronousEngine())
+    assert not can_overlap(None, 0, AsynchronousEngine())
     assert not can_overlap(None, 1, HFEngine())
     with pytest.raises(ValueError, match=r"such as VLLMServerEngine, with rollout.sampling.overlap=true, got HFEngine"):
         can_overlap(True, 1, HFEngine())
     with pytest.raises(ValueError, match=r"rollout.sampling.lag must be 1 with rollout.sampling.overlap=true, got 0"):
-        can_overlap(True, 0, AsideEngine())
+        can_overlap(True, 0, AsynchronousEngine())

@@ -1,4 +1,4 @@
-"""The rows that are being generated: they join when they come, leave when they end, and advance by a token together."""
+"""The rows that are being generated: admitted when they come, evicted when they end, advanced by a token together."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from appo.engines.base import Request
-from appo.engines.hf.batch_state import RowTable
-from appo.engines.hf.kv_cache import SlotCache
+from appo.engines.base import Completion, Request
+from appo.engines.hf.batch_state import BatchState
+from appo.engines.hf.kv_cache import KVCache
 from appo.engines.hf.prefix_cache import PrefixCache
 from appo.engines.hf.sampling import SamplingRules, sample
 from appo.engines.hf.stopping import StopRules
@@ -22,33 +22,12 @@ FinishReason = Literal["eos", "stop", "length"]
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A request that ended.
-
-    Attributes:
-        request: what was asked.
-        token_ids: sampled for it.
-        log_probs: of each of them.
-        finish_reason: why it ended.
-        stop_string: the one that ended it, else None.
-        cached_tokens: tokens of the request that were not computed.
-    """
-
-    request: Request
-    token_ids: tuple[int, ...]
-    log_probs: tuple[float, ...]
-    finish_reason: FinishReason
-    stop_string: str | None
-    cached_tokens: int
-
-
-@dataclass(frozen=True)
 class _Row:
-    """A request while it is generated; `join_step` is the number of the step before its first."""
+    """A request while it is generated; `admitted_at` is the number of the step before its first."""
 
     request: Request
     cached_tokens: int
-    join_step: int
+    admitted_at: int
 
 
 class GenerationBatch:
@@ -72,34 +51,38 @@ class GenerationBatch:
         self._stops = stops
         self._prefixes = prefixes
         self._max_prefill_tokens = max_prefill_tokens
-        self._cache = SlotCache(model.config, model.dtype, model.device)
-        self._table = RowTable(model.device)
+        self._cache = KVCache(model.config, model.dtype, model.device)
+        self._state = BatchState(model.device)
         self._rules = SamplingRules()
         self._step = 0
         self._longest = 0
 
     def add(self, requests: Sequence[Request]) -> None:
-        """Lets requests join; of those with equal tokens the first is computed and the others share its prefix."""
+        """Admits requests; of those with equal tokens the first is computed and the others share its prefix."""
         first = {request.token_ids: request for request in reversed(requests)}
-        self._join([request for request in requests if first[request.token_ids] is request])
-        self._join([request for request in requests if first[request.token_ids] is not request])
+        self._admit([request for request in requests if first[request.token_ids] is request])
+        self._admit([request for request in requests if first[request.token_ids] is not request])
         self._refresh()
 
-    def advance(self) -> list[Finished]:
-        """Samples one token for every row and takes out those that end with it."""
+    def advance(self, policy_version: int) -> list[Completion]:
+        """Samples one token for every row and evicts those that end with it.
+
+        Args:
+            policy_version: of the weights.
+        """
         num_rows = len(self.rows)
-        lengths = self._table.lengths[:num_rows]
+        lengths = self._state.lengths[:num_rows]
         positions = lengths[:, None] - 1
         logits = self._forward(slice(0, num_rows), positions, self._longest, with_head=True)
-        uniforms = self._table.uniforms[:num_rows].gather(1, lengths[:, None])
+        uniforms = self._state.uniforms[:num_rows].gather(1, lengths[:, None])
         token_ids, log_probs = sample(logits[:, -1].float(), uniforms, self._rules)
-        ended = self._table.append(num_rows, token_ids, log_probs)
-        ended |= self._stops.may_end(self._table.stop_numbers[:num_rows], token_ids[:, 0])
+        ended = self._state.append(num_rows, token_ids, log_probs)
+        ended |= self._stops.may_end(self._state.stop_numbers[:num_rows], token_ids[:, 0])
         self._step += 1
         self._longest += 1
-        return self._take_out(ended.nonzero()[:, 0].tolist())
+        return self._evict(ended.nonzero()[:, 0].tolist(), policy_version)
 
-    def _join(self, requests: list[Request]) -> None:
+    def _admit(self, requests: list[Request]) -> None:
         if not requests:
             return
         # The last token is fed by the first step, so at most the ones before it can come from the prefix cache.
@@ -107,12 +90,12 @@ class GenerationBatch:
         known.sort(key=lambda pair: _num_new(*pair), reverse=True)
         start = len(self.rows)
         stop = start + len(known)
-        self._table.reserve(stop, max(len(r.token_ids) + r.max_tokens for r in requests))
+        self._state.reserve(stop, max(len(r.token_ids) + r.max_tokens for r in requests))
         self._cache.reserve(stop, max(len(r.token_ids) for r in requests))
         for row, (request, states) in enumerate(known, start):
             if states is not None:
                 self._cache.write(row, states)
-            self._table.fill(row, request, self._stops.number_of(request.stop))
+            self._state.fill(row, request, self._stops.number_of(request.stop))
             self.rows.append(_Row(request, 0 if states is None else states.shape[3], self._step))
         for rows, width in self._prefill_groups(start, [_num_new(*pair) for pair in known]):
             self._prefill(rows, width)
@@ -135,8 +118,8 @@ class GenerationBatch:
         return groups
 
     def _prefill(self, rows: slice, width: int) -> None:
-        cached = torch.tensor([[row.cached_tokens] for row in self.rows[rows]], device=self._table.lengths.device)
-        last = self._table.lengths[rows, None] - 1
+        cached = torch.tensor([[row.cached_tokens] for row in self.rows[rows]], device=self._state.lengths.device)
+        last = self._state.lengths[rows, None] - 1
         # Padding falls on the last token, which the first step computes and overwrites.
         positions = torch.minimum(cached + torch.arange(width, device=cached.device), last)
         longest = max(len(row.request.token_ids) for row in self.rows[rows])
@@ -151,7 +134,7 @@ class GenerationBatch:
         mask = torch.zeros(is_past.shape, dtype=self._model.dtype, device=positions.device)
         model = self._model if with_head else self._model.base_model
         output = model(
-            input_ids=self._table.token_ids[rows].gather(1, positions),
+            input_ids=self._state.token_ids[rows].gather(1, positions),
             attention_mask=mask.masked_fill_(~is_past, float("-inf"))[:, None],
             position_ids=positions,
             past_key_values=self._cache,
@@ -160,22 +143,22 @@ class GenerationBatch:
         result: Tensor = output.logits if with_head else output.last_hidden_state
         return result
 
-    def _take_out(self, candidates: list[int]) -> list[Finished]:
-        """Judges the rows that may have ended; the slots of those that did are filled from the end of the batch."""
+    def _evict(self, candidates: list[int], policy_version: int) -> list[Completion]:
+        """Checks the rows that may have ended; the slots of those that did are filled from the end of the batch."""
         finished, freed = [], []
         for row in candidates:
-            token_ids = self._table.sampled_tokens(row, self.rows[row].request)
-            reason, stop_string = self._judge(self.rows[row].request, token_ids)
+            token_ids = self._state.sampled_tokens(row, self.rows[row].request)
+            reason, stop_string = self._ending(self.rows[row].request, token_ids)
             if reason is None:
                 continue
-            finished.append(self._finish(row, token_ids, reason, stop_string))
+            finished.append(self._completion(row, token_ids, reason, stop_string, policy_version))
             freed.append(row)
         if freed:
             self._close_gaps(set(freed))
             self._refresh()
         return finished
 
-    def _judge(self, request: Request, token_ids: list[int]) -> tuple[FinishReason | None, str | None]:
+    def _ending(self, request: Request, token_ids: list[int]) -> tuple[FinishReason | None, str | None]:
         if token_ids[-1] in self._stops.end_ids:
             return "eos", None
         stop_string = self._stops.find_stop(token_ids, request.stop)
@@ -183,17 +166,20 @@ class GenerationBatch:
             return "stop", stop_string
         return ("length" if len(token_ids) == request.max_tokens else None), None
 
-    def _finish(self, row: int, token_ids: list[int], reason: FinishReason, stop_string: str | None) -> Finished:
+    def _completion(
+        self, row: int, token_ids: list[int], reason: FinishReason, stop_string: str | None, policy_version: int
+    ) -> Completion:
         request = self.rows[row].request
         # The last token was sampled but never fed: there are no keys and values of it.
         self._remember(row, (*request.token_ids, *token_ids[:-1]))
-        return Finished(
-            request=request,
+        return Completion(
+            id=request.id,
             token_ids=tuple(token_ids),
-            log_probs=tuple(self._table.sampled_log_probs(row, request, len(token_ids))),
+            behavior_log_probs=tuple(self._state.sampled_log_probs(row, request, len(token_ids))),
             finish_reason=reason,
             stop_string=stop_string,
             cached_tokens=self.rows[row].cached_tokens,
+            policy_version=policy_version,
         )
 
     def _remember(self, row: int, token_ids: tuple[int, ...]) -> None:
@@ -205,16 +191,16 @@ class GenerationBatch:
         targets = sorted(row for row in freed if row < num_left)
         sources = [row for row in range(num_left, len(self.rows)) if row not in freed]
         self._cache.move(sources, targets, self._longest)
-        self._table.move(sources, targets)
+        self._state.move(sources, targets)
         for source, target in zip(sources, targets, strict=True):
             self.rows[target] = self.rows[source]
         del self.rows[num_left:]
 
     def _refresh(self) -> None:
-        """Computes anew what only changes when rows join or leave."""
+        """Computes anew what only changes when rows are admitted or evicted."""
         sampling = [row.request.sampling for row in self.rows]
         self._rules = SamplingRules.stack(sampling, self._model.config.vocab_size, self._model.device)
-        self._longest = max((len(row.request.token_ids) + self._step - row.join_step for row in self.rows), default=0)
+        self._longest = max((len(row.request.token_ids) + self._step - row.admitted_at for row in self.rows), default=0)
 
 
 def _num_new(request: Request, states: Tensor | None) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 from appo.engines.base import Request
 
 
-class RowTable:
+class BatchState:
     """Tokens, random numbers and limits of the rows in use; along a row, everything stands at its position.
 
     Attributes:

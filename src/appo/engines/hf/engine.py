@@ -14,7 +14,7 @@ from appo.engines.base import ENGINES, Completion, Engine, Request
 from appo.engines.hf.batch import GenerationBatch
 from appo.engines.hf.prefix_cache import PrefixCache
 from appo.engines.hf.stopping import StopRules, end_token_ids
-from appo.engines.request_tracker import Ledger
+from appo.engines.request_tracker import RequestTracker
 from appo.policy.weight_layout import WeightLayout
 
 
@@ -70,15 +70,15 @@ class HFEngine(Engine):
         prefixes = PrefixCache(self.prefix_cache_tokens)
         stops = StopRules(tokenizer, config.vocab_size, end_token_ids(model.generation_config, tokenizer))
         batch = GenerationBatch(model, stops, prefixes, self.prefill_tokens)
-        ledger = Ledger(self.max_length or config.max_position_embeddings, config.vocab_size)
-        self._session = _Session(model, WeightLayout.of(model), batch, prefixes, ledger)
+        tracker = RequestTracker(self.max_length or config.max_position_embeddings, config.vocab_size)
+        self._session = _Session(model, WeightLayout.of(model), batch, prefixes, tracker)
 
     def stop(self) -> None:
         self._session = None
 
     def submit(self, request: Request) -> None:
         session = self._started()
-        session.ledger.admit(request)
+        session.tracker.admit(request)
         session.waiting.append(request)
 
     @torch.inference_mode()
@@ -90,29 +90,18 @@ class HFEngine(Engine):
             session.batch.add(joining)
         if not session.batch.rows:
             return []
-        finished = session.batch.advance()
-        for end in finished:
-            del session.ledger.in_flight[end.request.id]
-        return [
-            Completion(
-                id=end.request.id,
-                token_ids=end.token_ids,
-                behavior_log_probs=end.log_probs,
-                finish_reason=end.finish_reason,
-                stop_string=end.stop_string,
-                cached_tokens=end.cached_tokens,
-                policy_version=session.ledger.version,
-            )
-            for end in finished
-        ]
+        completions = session.batch.advance(session.tracker.version)
+        for completion in completions:
+            del session.tracker.in_flight[completion.id]
+        return completions
 
     @property
     def num_in_flight(self) -> int:
-        return len(self._session.ledger.in_flight) if self._session is not None else 0
+        return len(self._session.tracker.in_flight) if self._session is not None else 0
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         session = self._started()
-        with session.ledger.updating(version), torch.no_grad():
+        with session.tracker.updating(version), torch.no_grad():
             session.prefixes.clear()
             parameters = dict(session.model.named_parameters(remove_duplicate=False))
             for name, tensor in session.layout.checked(weights):
@@ -141,7 +130,7 @@ class _Session:
     layout: WeightLayout
     batch: GenerationBatch
     prefixes: PrefixCache
-    ledger: Ledger
+    tracker: RequestTracker
     waiting: deque[Request] = field(default_factory=deque)
 
 

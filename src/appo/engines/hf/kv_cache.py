@@ -13,7 +13,7 @@ _LENGTH_STEP = 64
 """Slots grow by multiples of this many tokens."""
 
 
-class SlotCache(Cache):
+class KVCache(Cache):
     """Keys and values of all layers in one tensor, written at each row's own position.
 
     A forward pass works on the rows and the length that `focus` named: what it reads is a view, so neither joining nor

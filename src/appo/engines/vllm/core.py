@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from appo.core.extras import MissingPackageError, import_extra
 from appo.distributed import comm
-from appo.engines.vllm.tp_sync import Lockstep
+from appo.engines.vllm.tp_sync import SynchronizedSteps
 
 _ENVIRONMENT = {
     # The engine must live in this process: weights are handed over by reference, and its steps are driven from here.
@@ -78,11 +78,11 @@ def stop_core(core: Any, *, owns_process_group: bool) -> None:
         _leave_groups()
 
 
-def lockstep() -> Lockstep:
+def synchronized_steps() -> SynchronizedSteps:
     """That with the processes that hold the other parts of this one's engine."""
     from vllm.distributed.parallel_state import get_tp_group
 
-    return Lockstep(get_tp_group().cpu_group)
+    return SynchronizedSteps(get_tp_group().cpu_group)
 
 
 def num_weights(core: Any) -> int:

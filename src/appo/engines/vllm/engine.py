@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from appo.distributed import comm
 from appo.engines.base import ENGINES, Completion, Engine, Request
 from appo.engines.hf.stopping import end_token_ids, load_generation_config
-from appo.engines.request_tracker import Ledger
-from appo.engines.vllm.core import lockstep, num_weights, runs_on_cpu, start_core, stop_core
+from appo.engines.request_tracker import RequestTracker
+from appo.engines.vllm.core import num_weights, runs_on_cpu, start_core, stop_core, synchronized_steps
 from appo.engines.vllm.session import VLLMSession
 from appo.engines.vllm_server.weight_files import WeightFolder
 from appo.policy.architecture import head_size, num_kv_heads
@@ -95,15 +95,15 @@ class VLLMEngine(Engine):
         owns_process_group = not torch.distributed.is_initialized()
         core = start_core(arguments, on_cpu=on_cpu)
         text = config.get_text_config(decoder=True)
-        ledger = Ledger(core.model_config.max_model_len, text.vocab_size)
+        tracker = RequestTracker(core.model_config.max_model_len, text.vocab_size)
         layout = WeightLayout.of_policy(policy)
         is_split = self.tensor_parallel_size > 1
         in_place = on_cpu and not is_split and num_weights(core) >= layout.num_weights
         folder = WeightFolder() if is_split and comm.num_ranks() == 1 else None
-        steps = lockstep() if is_split and comm.num_ranks() > 1 else None
+        steps = synchronized_steps() if is_split and comm.num_ranks() > 1 else None
         packs = in_place and self.pack_weights
         self._session = VLLMSession(
-            core, layout, ledger, tuple(sorted(ends)), owns_process_group, in_place, packs, folder, steps
+            core, layout, tracker, tuple(sorted(ends)), owns_process_group, in_place, packs, folder, steps
         )
         self._session.pack()
 
@@ -117,33 +117,33 @@ class VLLMEngine(Engine):
 
     def submit(self, request: Request) -> None:
         session = self._started()
-        session.ledger.admit(request)
-        if session.lockstep is None:
+        session.tracker.admit(request)
+        if session.steps is None:
             session.add(str(request.id), request)
         else:
-            session.lockstep.submit(request)
+            session.steps.submit(request)
 
     def step(self) -> list[Completion]:
         session = self._started()
-        if not session.ledger.in_flight:
+        if not session.tracker.in_flight:
             return []
-        if session.lockstep is None:
+        if session.steps is None:
             return session.step()
-        return session.step_together(session.lockstep, is_done=False)[0]
+        return session.step_together(session.steps, is_done=False)[0]
 
     def drain(self) -> None:
         session = self._started()
-        if session.lockstep is not None:
-            while not session.step_together(session.lockstep, is_done=True)[1]:
+        if session.steps is not None:
+            while not session.step_together(session.steps, is_done=True)[1]:
                 pass
 
     @property
     def num_in_flight(self) -> int:
-        return len(self._session.ledger.in_flight) if self._session is not None else 0
+        return len(self._session.tracker.in_flight) if self._session is not None else 0
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         session = self._started()
-        with session.ledger.updating(version):
+        with session.tracker.updating(version):
             session.wake("weights")
             # Tied tensors go under each of their names: without its own, the LM head would keep its old values.
             session.load(session.layout.checked(weights), version)

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from appo.engines.base import Completion, Request
-from appo.engines.request_tracker import Ledger
+from appo.engines.request_tracker import RequestTracker
 from appo.engines.vllm.core import pack, unpack
-from appo.engines.vllm.tp_sync import Lockstep
+from appo.engines.vllm.tp_sync import SynchronizedSteps
 from appo.engines.vllm_server.weight_files import WeightFolder
 from appo.policy.weight_layout import WeightLayout
 
@@ -22,7 +22,7 @@ class VLLMSession:
 
     core: Any
     layout: WeightLayout
-    ledger: Ledger
+    tracker: RequestTracker
     end_ids: tuple[int, ...]
     owns_process_group: bool
     loads_in_place: bool
@@ -31,7 +31,7 @@ class VLLMSession:
     """Whether such copies are made: packed ones."""
     folder: WeightFolder | None
     """Through which weights reach processes that vLLM has started to hold a part of them each; None without any."""
-    lockstep: Lockstep | None
+    steps: SynchronizedSteps | None
     """With the processes of the training that hold the other parts; None where this one has a whole engine."""
     asleep: set[str] = field(default_factory=set)
     """Parts of vLLM's memory that are given back at present."""
@@ -48,17 +48,17 @@ class VLLMSession:
 
     def step(self) -> list[Completion]:
         """One step of an engine that this process has alone."""
-        return [_completion(output, self.ledger) for output in self.core.step() if output.finished]
+        return [_completion(output, self.tracker) for output in self.core.step() if output.finished]
 
-    def step_together(self, lockstep: Lockstep, is_done: bool) -> tuple[list[Completion], bool]:
+    def step_together(self, steps: SynchronizedSteps, is_done: bool) -> tuple[list[Completion], bool]:
         """One step of an engine that spans processes; returns what this one waited for, and whether all have all."""
-        tickets, are_done = lockstep.exchange(is_done)
-        for ticket in tickets:
-            self.add(ticket.key, ticket.request)
+        requests, are_done = steps.exchange(is_done)
+        for named in requests:
+            self.add(named.key, named.request)
         if not self.core.has_unfinished_requests():
             return [], are_done
         ended = [output for output in self.core.step() if output.finished]
-        return [_completion(output, self.ledger) for output in ended if lockstep.is_own(output.request_id)], False
+        return [_completion(output, self.tracker) for output in ended if steps.is_own(output.request_id)], False
 
     def load(self, tensors: Iterator[tuple[str, Tensor]], version: int) -> None:
         """Copies weights over those of vLLM's model, one by one."""
@@ -108,8 +108,8 @@ def _sampling_params(request: Request, end_ids: tuple[int, ...]) -> Any:
     )
 
 
-def _completion(output: Any, ledger: Ledger) -> Completion:
-    request = ledger.in_flight.pop(int(output.request_id.rpartition(":")[2]))
+def _completion(output: Any, tracker: RequestTracker) -> Completion:
+    request = tracker.in_flight.pop(int(output.request_id.rpartition(":")[2]))
     sampled = output.outputs[0]
     if sampled.finish_reason not in ("stop", "length"):
         raise RuntimeError(f"vLLM ended request {request.id} with {sampled.finish_reason!r}")
@@ -122,5 +122,5 @@ def _completion(output: Any, ledger: Ledger) -> Completion:
         finish_reason="length" if sampled.finish_reason == "length" else "stop" if stop_string else "eos",
         stop_string=stop_string,
         cached_tokens=output.num_cached_tokens or 0,
-        policy_version=ledger.version,
+        policy_version=tracker.version,
     )

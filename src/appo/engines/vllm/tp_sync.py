@@ -10,7 +10,7 @@ from appo.engines.base import Request
 
 
 @dataclass(frozen=True)
-class Ticket:
+class NamedRequest:
     """A request under a name that is its own among the requests of all processes.
 
     Attributes:
@@ -23,7 +23,7 @@ class Ticket:
 
 
 @dataclass(eq=False)
-class Lockstep:
+class SynchronizedSteps:
     """What the processes of one engine tell each other before every step.
 
     Each submits requests of its own, whenever it likes. Nothing that decides on the next tokens may differ between the
@@ -40,7 +40,7 @@ class Lockstep:
         """Queues a request of this process for the next exchange."""
         self._fresh.append(request)
 
-    def exchange(self, is_done: bool) -> tuple[list[Ticket], bool]:
+    def exchange(self, is_done: bool) -> tuple[list[NamedRequest], bool]:
         """Waits for all processes.
 
         Args:
@@ -53,12 +53,12 @@ class Lockstep:
         self._fresh = []
         brought = [mine] * dist.get_world_size(self.group)
         dist.all_gather_object(brought, mine, group=self.group)
-        tickets = [
-            Ticket(f"{process}:{request.id}", request)
+        named = [
+            NamedRequest(f"{process}:{request.id}", request)
             for process, (_, requests) in enumerate(brought)
             for request in requests
         ]
-        return tickets, all(done for done, _ in brought)
+        return named, all(done for done, _ in brought)
 
     def is_own(self, key: str) -> bool:
         """Whether this process has submitted the request of that name."""

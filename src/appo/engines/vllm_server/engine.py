@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -21,8 +20,9 @@ from appo.core.secrets import fill_in, refuse_secrets
 from appo.distributed import comm
 from appo.engines.base import ENGINES, FIRST_VERSION, Completion, Engine, Request
 from appo.engines.hf.stopping import end_token_ids, load_generation_config
-from appo.engines.request_tracker import Ledger
-from appo.engines.vllm_server.pool import Server, ServerError, ServerPool, Weights
+from appo.engines.request_tracker import RequestTracker
+from appo.engines.vllm_server.messages import completion_of, request_body, serving_config
+from appo.engines.vllm_server.pool import ServerPool, Weights
 from appo.engines.vllm_server.weight_files import WeightFolder
 from appo.policy.weight_layout import WeightLayout
 
@@ -47,7 +47,7 @@ class VLLMServerEngine(Engine):
     The processes of a training on several ask the same servers; the first one alone brings weights to them.
     """
 
-    samples_aside = True
+    is_asynchronous = True
     addresses: list[str] = field(default_factory=lambda: ["http://localhost:8000"])
     """Of the servers; those of one address are one server."""
     max_length: int = 0
@@ -97,7 +97,7 @@ class VLLMServerEngine(Engine):
         )
         loop = _LoopThread()
         try:
-            served = [loop.run(_served(server, self.start_timeout_s)) for server in pool.servers]
+            served = [loop.run(serving_config(server, self.start_timeout_s)) for server in pool.servers]
             length = min(int(model["max_model_len"]) for model in served)
             if self.max_length > length:
                 raise ValueError(
@@ -110,13 +110,13 @@ class VLLMServerEngine(Engine):
             if folder is not None:
                 folder.close()
             raise
-        ledger = Ledger(self.max_length or length, config.get_text_config(decoder=True).vocab_size)
+        tracker = RequestTracker(self.max_length or length, config.get_text_config(decoder=True).vocab_size)
         dtype = getattr(torch, str(served[0]["dtype"]).removeprefix("torch."))
         self._session = _Session(
             run,
             pool,
             loop,
-            ledger,
+            tracker,
             layout,
             folder,
             sorted(ends),
@@ -140,27 +140,27 @@ class VLLMServerEngine(Engine):
 
     def submit(self, request: Request) -> None:
         session = self._started()
-        session.ledger.admit(request)
+        session.tracker.admit(request)
         answer = session.loop.spawn(session.serve(request))
         session.running.add(answer)
         answer.add_done_callback(session.answers.put)
 
     def step(self) -> list[Completion]:
         session = self._started()
-        if not session.ledger.in_flight:
+        if not session.tracker.in_flight:
             return []
         completions = [answer.result() for answer in session.take_answers()]
         for completion in completions:
-            del session.ledger.in_flight[completion.id]
+            del session.tracker.in_flight[completion.id]
         return completions
 
     @property
     def num_in_flight(self) -> int:
-        return len(self._session.ledger.in_flight) if self._session is not None else 0
+        return len(self._session.tracker.in_flight) if self._session is not None else 0
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         session = self._started()
-        with session.ledger.updating(version):
+        with session.tracker.updating(version):
             tensors = session.layout.checked(weights)
             if session.folder is None:
                 for _ in tensors:  # each is gathered from all processes, for the first one to write
@@ -188,7 +188,7 @@ class _Session:
     run: str
     pool: ServerPool
     loop: _LoopThread
-    ledger: Ledger
+    tracker: RequestTracker
     layout: WeightLayout
     folder: WeightFolder | None
     """In the first process alone."""
@@ -202,8 +202,8 @@ class _Session:
     async def serve(self, request: Request) -> Completion:
         """Runs in the loop."""
         affinity = repr(request.token_ids[:_AFFINITY_TOKENS]).encode()
-        answer = await self.pool.generate(_body(request, self.end_ids), affinity)
-        return _completion(request, answer, self.ledger.version)
+        answer = await self.pool.generate(request_body(request, self.end_ids), affinity)
+        return completion_of(request, answer, self.tracker.version)
 
     def take_answers(self) -> list[Future[Completion]]:
         """What has come in, after a short wait if there is nothing yet."""
@@ -260,62 +260,3 @@ def _switch(pool: ServerPool, loop: _LoopThread, weights: Weights) -> None:
     weights = comm.broadcast(weights)
     if comm.rank() > 0:
         loop.run(pool.switch(weights))
-
-
-async def _served(server: Server, timeout_s: float) -> dict[str, Any]:
-    """What a server was started with, as soon as it answers.
-
-    Raises:
-        ConnectionError: if it does not answer in time.
-        ValueError: if it cannot serve a training run.
-    """
-    asking = AsyncRetrying(
-        retry=retry_if_exception_type(ServerError),
-        wait=wait_fixed(0.5),
-        stop=stop_after_delay(timeout_s),
-        reraise=True,
-    )
-    try:
-        info: dict[str, Any] = await asking(server.call, "GET", "/server_info?config_format=json")
-    except ServerError as error:
-        raise ConnectionError(f"no vLLM server at {server.address} within {timeout_s:g} s: {error}") from error
-    model: dict[str, Any] = info["vllm_config"]["model_config"]
-    if model["logprobs_mode"] != "processed_logprobs":
-        raise ValueError(
-            f"{server.address} must be started with --logprobs-mode processed_logprobs: log-probs must be those of the "
-            f"distribution that tokens are drawn from, got {model['logprobs_mode']}"
-        )
-    return model
-
-
-def _body(request: Request, end_ids: list[int]) -> dict[str, Any]:
-    return {
-        "token_ids": list(request.token_ids),
-        "sampling_params": {
-            "temperature": request.sampling.temperature,
-            "top_p": request.sampling.top_p,
-            "top_k": request.sampling.top_k,
-            "seed": request.seed % 2**63,
-            "max_tokens": request.max_tokens,
-            "stop": list(request.stop),
-            "stop_token_ids": end_ids,
-            "skip_special_tokens": False,
-            "spaces_between_special_tokens": False,
-            "logprobs": 0,
-        },
-    }
-
-
-def _completion(request: Request, answer: dict[str, Any], version: int) -> Completion:
-    choice = answer["choices"][0]
-    stop_string = choice["stop_reason"] if isinstance(choice["stop_reason"], str) else None
-    details = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
-    return Completion(
-        id=request.id,
-        token_ids=tuple(choice["token_ids"]),
-        behavior_log_probs=tuple(entry["logprob"] for entry in choice["logprobs"]["content"]),
-        finish_reason="length" if choice["finish_reason"] == "length" else "stop" if stop_string else "eos",
-        stop_string=stop_string,
-        cached_tokens=details.get("cached_tokens") or 0,
-        policy_version=version,
-    )

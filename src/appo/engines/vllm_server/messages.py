@@ -1,0 +1,71 @@
+"""What is said to a vLLM server, and what it answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from appo.engines.base import Completion, Request
+from appo.engines.vllm_server.pool import Server, ServerError
+
+
+async def serving_config(server: Server, timeout_s: float) -> dict[str, Any]:
+    """What a server was started with, as soon as it answers.
+
+    Raises:
+        ConnectionError: if it does not answer in time.
+        ValueError: if it cannot serve a training run.
+    """
+    asking = AsyncRetrying(
+        retry=retry_if_exception_type(ServerError),
+        wait=wait_fixed(0.5),
+        stop=stop_after_delay(timeout_s),
+        reraise=True,
+    )
+    try:
+        info: dict[str, Any] = await asking(server.call, "GET", "/server_info?config_format=json")
+    except ServerError as error:
+        raise ConnectionError(f"no vLLM server at {server.address} within {timeout_s:g} s: {error}") from error
+    model: dict[str, Any] = info["vllm_config"]["model_config"]
+    if model["logprobs_mode"] != "processed_logprobs":
+        raise ValueError(
+            f"{server.address} must be started with --logprobs-mode processed_logprobs: log-probs must be those of the "
+            f"distribution that tokens are drawn from, got {model['logprobs_mode']}"
+        )
+    return model
+
+
+def request_body(request: Request, end_ids: list[int]) -> dict[str, Any]:
+    """What a server is asked for a request."""
+    return {
+        "token_ids": list(request.token_ids),
+        "sampling_params": {
+            "temperature": request.sampling.temperature,
+            "top_p": request.sampling.top_p,
+            "top_k": request.sampling.top_k,
+            "seed": request.seed % 2**63,
+            "max_tokens": request.max_tokens,
+            "stop": list(request.stop),
+            "stop_token_ids": end_ids,
+            "skip_special_tokens": False,
+            "spaces_between_special_tokens": False,
+            "logprobs": 0,
+        },
+    }
+
+
+def completion_of(request: Request, answer: dict[str, Any], version: int) -> Completion:
+    """What it has answered."""
+    choice = answer["choices"][0]
+    stop_string = choice["stop_reason"] if isinstance(choice["stop_reason"], str) else None
+    details = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
+    return Completion(
+        id=request.id,
+        token_ids=tuple(choice["token_ids"]),
+        behavior_log_probs=tuple(entry["logprob"] for entry in choice["logprobs"]["content"]),
+        finish_reason="length" if choice["finish_reason"] == "length" else "stop" if stop_string else "eos",
+        stop_string=stop_string,
+        cached_tokens=details.get("cached_tokens") or 0,
+        policy_version=version,
+    )
