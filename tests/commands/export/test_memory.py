@@ -20,6 +20,7 @@ EXPORT = """
 import sys
 from pathlib import Path
 import peft, transformers
+import appo.commands.export.writing
 from appo.commands.export import export_policy
 from benchmarks.memory_plan import forget_peak, resident
 small, folder = sys.argv[1], Path(sys.argv[2])
