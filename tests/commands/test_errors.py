@@ -188,6 +188,9 @@ def test_a_mistake_is_one_line_on_every_rank(tmp_path, policy_folder):
     message = "must not exceed the 512 positions of model.policy, got 64 + 9999"
     lines = [line for line in result.stderr.splitlines() if message in line]
     assert [line.split(":")[0] for line in sorted(lines)] == ["error on rank 1", "error"]
+    # The first word comes before what takes seconds to import, and once.
+    assert result.stderr.startswith("appo fit: loading torch, transformers and Lightning\n")
+    assert result.stderr.count("loading torch") == 1
 
 
 def test_a_torchvision_for_another_torch_is_named_with_what_removes_it(tmp_path, policy_folder):

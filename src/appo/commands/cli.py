@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -32,7 +33,9 @@ def run(args: list[str]) -> None:
     Args:
         args: the command and its options, as on the command line.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    # Sources are read for the docstrings of attributes, which takes a second.
+    shows_options = any("help" in arg or "print_config" in arg for arg in args)
+    set_parsing_settings(docstring_parse_attribute_docstrings=shows_options)
     command, *options = args
     if command == "report":
         from appo.commands.report import write_report
@@ -61,12 +64,13 @@ def _call(command: str, function: Callable[..., Any], options: list[str]) -> Non
 def _run_trainer(command: str, options: list[str]) -> None:
     check_keys(command, options)
     search_folders(options)
+    if "LOCAL_RANK" not in os.environ:
+        sys.stderr.write(f"appo {command}: loading torch, transformers and Lightning\n")
 
     from transformers.utils.logging import disable_progress_bar
 
     from appo.commands.components import load_plugins
     from appo.commands.lightning_cli import AppoCLI, SupervisedCLI
-    from appo.commands.plan.cli import PlanCLI
 
     _configure_logging()
     for text in _EXPECTED_WARNINGS:
@@ -76,6 +80,8 @@ def _run_trainer(command: str, options: list[str]) -> None:
     if command == "sft":
         SupervisedCLI(command, options).run()
     elif command == "plan":
+        from appo.commands.plan.cli import PlanCLI
+
         PlanCLI(command, options)
     else:
         AppoCLI(command, options).run()

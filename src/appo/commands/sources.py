@@ -170,7 +170,8 @@ def _resolve(module: str, name: str) -> ClassName | None:
 def _names(module: str) -> dict[str, ast.ClassDef | ast.expr | tuple[str, str]]:
     """What a module defines or imports by a name: a class, another name for a type, or module and name elsewhere."""
     names: dict[str, ast.ClassDef | ast.expr | tuple[str, str]] = {}
-    for node in ast.walk(ast.parse(_file(module).read_text(encoding="utf-8"))):
+    body = ast.parse(_file(module).read_text(encoding="utf-8")).body
+    for node in (*body, *(node for block in body if isinstance(block, ast.If) for node in block.body)):
         match node:
             case ast.ClassDef(name=name):
                 names[name] = node
