@@ -61,7 +61,9 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "appo COMMAND --help\n",
+            "appo COMMAND --help   its options",
+            "appo COMMAND --debug  the traceback of what ends in one line",
+            "appo --version\n",
         ]
     )
 
