@@ -18,8 +18,16 @@ NO_OPTIONS = {"data.md", "data.organic", "rollout.py"}
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_option_in_the_text_exists(page):
-    names = re.findall(rf"(?<![\w/.])(?:{'|'.join(SECTIONS)})\.[a-z_]+(?:\.[a-z_]+)*", page.read_text())
-    check_keys("fit", [f"--{name}" for name in {*names} - NO_OPTIONS])
+    text = page.read_text()
+    # A command goes on over lines that end with a backslash.
+    sft = re.compile(r"^\s*appo sft\b(?:.*\\\n)*.*", re.MULTILINE)
+    check_keys("sft", [f"--{name}" for command in sft.findall(text) for name in names_in(command)])
+    check_keys("fit", [f"--{name}" for name in names_in(sft.sub("", text))])
+
+
+def names_in(text: str) -> set[str]:
+    names = re.findall(rf"(?<![\w/.])(?:{'|'.join(SECTIONS)})\.[a-z_]+(?:\.[a-z_]+)*", text)
+    return {*names} - NO_OPTIONS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
