@@ -13,7 +13,7 @@ _EXCHANGE_ROUNDS = 2
 
 
 def response_tokens(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Mean length of the responses to each prompt, by its id; tool output counts."""
+    """Averages the lengths of the responses to each prompt, by its id; tool output counts."""
     lengths: dict[str, list[int]] = defaultdict(list)
     for trajectory in trajectories:
         lengths[trajectory.prompt.id].append(len(trajectory) - trajectory.prompt_length)
@@ -21,7 +21,7 @@ def response_tokens(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def expected_tokens(prompts: Sequence[Prompt], recorded: Mapping[str, float]) -> list[float]:
-    """Tokens that a trajectory of each prompt is expected to have: ``prompt + response``.
+    """Estimates the tokens that a trajectory of each prompt will have: ``prompt + response``.
 
     Args:
         prompts: at least one.
@@ -91,7 +91,7 @@ def _exchange(fast: list[int], slow: list[int], tokens: Sequence[float]) -> None
 
 
 def prompts_per_rank(num_prompts: int, num_ranks: int) -> int:
-    """How many prompts each rank gets.
+    """Counts the prompts of each rank.
 
     Raises:
         ValueError: if it is not the same number for all, or none.

@@ -33,7 +33,7 @@ class Blueprint:
 
     @classmethod
     def shared(cls, source: PreTrainedModel | None, mesh: DeviceMesh) -> Blueprint:
-        """The blueprint of the first process's model, on all of them.
+        """Gives all processes the blueprint of the first one's model.
 
         Args:
             source: the model, on the first process.

@@ -73,7 +73,7 @@ class PolicyWeights:
     read: Callable[[Iterable[str]], dict[str, Tensor]]
 
     def renamed(self, names: Mapping[str, str]) -> PolicyWeights:
-        """Some of the weights under names of their own.
+        """Picks some of the weights, under names of their own.
 
         Args:
             names: what each is named here, by its new name.
@@ -87,7 +87,7 @@ class PolicyWeights:
 
 
 def open_weights(checkpoint: Path) -> PolicyWeights:
-    """The policy's weights in a checkpoint of any strategy.
+    """Opens the policy's weights in a checkpoint of any strategy.
 
     Args:
         checkpoint: a file that Lightning wrote, or a folder that one of its strategies wrote by

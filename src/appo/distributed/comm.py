@@ -92,7 +92,7 @@ def set_timeout(group: dist.ProcessGroup | None = None) -> None:
 
 
 def leave() -> None:
-    """The process is alone again."""
+    """Leaves the process alone again."""
     global _world
     if _world is not None:
         _world.left.set()
@@ -103,27 +103,27 @@ def leave() -> None:
 
 
 def rank() -> int:
-    """Number of this process."""
+    """Says which process this is, from 0."""
     return 0 if _world is None else dist.get_rank(_world.group)
 
 
 def num_ranks() -> int:
-    """How many there are."""
+    """Counts the processes of the training."""
     return 1 if _world is None else dist.get_world_size(_world.group)
 
 
 def tensor_parallel_size() -> int:
-    """How many processes a tensor-parallel group has, which computes every layer together."""
+    """Counts the processes of a tensor-parallel group, which computes every layer together."""
     return 1 if _world is None or _world.tensor_parallel is None else dist.get_world_size(_world.tensor_parallel)
 
 
 def data_parallel_size() -> int:
-    """How many times the policy is evaluated at the same time, on a shard of the global batch each."""
+    """Counts the evaluations of the policy at the same time, each of a shard of the global batch."""
     return num_ranks() // tensor_parallel_size()
 
 
 def shard(items: Sequence[Item]) -> Sequence[Item]:
-    """This rank's data-parallel shard: every `num_ranks()`-th item, beginning with that of its number."""
+    """Takes this rank's data-parallel shard: every `num_ranks()`-th item, beginning with that of its number."""
     return items[rank() :: num_ranks()]
 
 
@@ -186,7 +186,7 @@ def broadcast(item: Item) -> Item:
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Work that all ranks do at the same time; nobody goes on before the last one has done it.
+    """Names what all ranks do at the same time; nobody goes on before the last one has done it.
 
     Raises:
         RankError: if a rank has stopped, or does not come to the end within the time-out after this one.
@@ -241,7 +241,7 @@ def _naming_lost_ranks(world: _World) -> Iterator[None]:
 
 
 def _tells_of_a_lost_rank(error: RuntimeError) -> bool:
-    """Whether a collective of torch has failed because another process does not answer.
+    """Says whether a collective of torch has failed because another process does not answer.
 
     Gloo's errors are plain `RuntimeError`, and only their text tells them from those of a wrong argument. It is read
     where torch itself has raised the error: what a user's code says, of a time-out of its own, is never looked at.
@@ -265,7 +265,7 @@ def _lost(world: _World, error: RuntimeError) -> RankError:
 
 
 def _silent(world: _World) -> list[int]:
-    """On rank 0, the ranks that do not say within a few seconds that they, too, have lost somebody."""
+    """Lists, on rank 0, the ranks that do not say within a few seconds that they, too, have lost somebody."""
     word, silent = torch.zeros(1), []
     for other in range(1, num_ranks()) if rank() == 0 else [0]:
         try:

@@ -191,7 +191,7 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether every process holds only a part of the weights."""
+    """Says whether every process holds only a part of the weights."""
     return isinstance(model, FSDPModule)
 
 

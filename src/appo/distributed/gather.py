@@ -30,7 +30,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def _is_split_as_layers_are(tensor: DTensor) -> bool:
-    """Whether FSDP has cut the first dimension, of the full tensor or of the part that tensor parallelism has cut."""
+    """Says whether FSDP has cut the first dimension, of all or of the part that tensor parallelism has cut before."""
     mesh, (*before, last) = tensor.device_mesh, tensor.placements
     if mesh.ndim == 1:
         return last == Shard(0)
@@ -43,7 +43,7 @@ def _is_split_as_layers_are(tensor: DTensor) -> bool:
 
 
 def _parts(full: Tensor, tensor: DTensor) -> list[Tensor]:
-    """Views of what each process of a mesh has of a tensor, in its order; the first one is the largest."""
+    """Views what each process of a mesh has of a tensor, in its order; the first part is the largest."""
     mesh, last = tensor.device_mesh, tensor.placements[-1]
     if mesh.ndim == 1:
         return _chunks(full, mesh.size(), 0)

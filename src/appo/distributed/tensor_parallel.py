@@ -151,14 +151,14 @@ class TokenSplit:
     num_tokens: int
 
     def shard(self, values: Tensor) -> Tensor:
-        """This process's ``[N', ...]`` of ``[N, ...]`` values; the gradients of all of them come back."""
+        """Takes this process's ``[N', ...]`` of ``[N, ...]`` values; the gradients of all of them come back."""
         split = DTensor.from_local(values, self.mesh, [Replicate()], run_check=False).redistribute(
             placements=[Shard(0)]
         )
         return _scale_gradient(split.to_local(), 1.0 / self.mesh.size())
 
     def all_gather(self, values: Tensor) -> Tensor:
-        """``[N]`` values of all tokens, from the ``[N']`` of this process's shard."""
+        """Joins the ``[N]`` values of all tokens from the ``[N']`` of each process's shard."""
         scaled = _scale_gradient(values, self.mesh.size())
         shape, stride = torch.Size([self.num_tokens]), (1,)
         return DTensor.from_local(

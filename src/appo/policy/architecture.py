@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A causal language model on the meta device: its parameters have shapes and no data, and tied ones are one.
+    """Builds a causal language model on the meta device: parameters have shapes and no data, and tied ones are one.
 
     Args:
         config: of the model.
@@ -23,12 +23,12 @@ def empty_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> P
 
 
 def num_kv_heads(config: PreTrainedConfig) -> int:
-    """Heads of keys and values in each layer of the decoder, fewer than those of queries where these share them."""
+    """Counts the heads of keys and values in a layer of the decoder, fewer than those of queries that share them."""
     text = config.get_text_config(decoder=True)
     return int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
 
 
 def head_size(config: PreTrainedConfig) -> int:
-    """Width of one attention head of the decoder."""
+    """Measures the width of one attention head of the decoder."""
     text = config.get_text_config(decoder=True)
     return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)

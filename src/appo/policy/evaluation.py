@@ -26,7 +26,7 @@ def evaluate_batch(
     device: torch.device,
     precision: Callable[[], AbstractContextManager[None]],
 ) -> tuple[Tensor, Tensor]:
-    """Log-probs and entropies of the sampled tokens of a batch, without gradient.
+    """Computes log-probs and entropies of the sampled tokens of a batch, without gradient.
 
     Args:
         evaluate: of the policy or the reference.

@@ -62,7 +62,7 @@ class PolicyFlops:
 
     @classmethod
     def of(cls, policy: PreTrainedModel) -> PolicyFlops:
-        """Those of a causal language model; its weights may be sharded or quantized."""
+        """Counts those of a causal language model; its weights may be sharded or quantized."""
         config = policy.config.get_text_config(decoder=True)
         head = policy.get_output_embeddings()
         # A policy without attention has no such number, and one with layers of their own kinds has a list.
@@ -77,7 +77,7 @@ class PolicyFlops:
         )
 
     def of_batch(self, batch: TrajectoryBatch) -> TrainedWork:
-        """What a pass over those sequences of a batch takes that have something to train."""
+        """Counts what a pass over those sequences of a batch takes that have something to train."""
         mask = batch.response_mask
         lengths = batch.lengths[mask.any(-1)]
         num_tokens, num_pairs, num_scored = torch.stack([lengths.sum(), lengths.square().sum(), mask.sum()]).tolist()
@@ -86,7 +86,7 @@ class PolicyFlops:
 
 
 def training_metrics(parts: Sequence[TrainedWork], update_s: float, device: torch.device) -> dict[str, float]:
-    """How fast the policy was trained.
+    """Says how fast the policy was trained.
 
     Args:
         parts: what each process has trained.
@@ -105,12 +105,12 @@ def training_metrics(parts: Sequence[TrainedWork], update_s: float, device: torc
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The most multiplications and additions a second of a device in bfloat16, for dense matrices; None if unknown."""
+    """Looks up the most bfloat16 operations a second of a device, for dense matrices; None if unknown."""
     return peak_by_name(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def peak_by_name(name: str) -> float | None:
-    """The same for a GPU that calls itself `name`."""
+    """Looks up the same for a GPU that calls itself `name`."""
     return next((peak for pattern, peak in _PEAKS.items() if re.fullmatch(f"(NVIDIA )?({pattern})", name)), None)
 
 
@@ -130,7 +130,7 @@ _PEAKS = {
 
 
 def _flops(module: nn.Module, active_share: float) -> Iterator[float]:
-    """Operations a token of each matrix."""
+    """Counts the operations a token of each matrix."""
     for name, part in module.named_modules():
         share = active_share if "experts" in name.split(".") else 1.0
         if isinstance(part, nn.Linear):
@@ -147,7 +147,7 @@ def _each(weight: Tensor) -> int:
 
 
 def _active_share(config: object) -> float:
-    """Of the weights of routed experts."""
+    """Computes the share of the weights of routed experts that a token goes through."""
     num_experts, num_chosen = (
         next((number for name in names if isinstance(number := getattr(config, name, None), int)), None)
         for names in (_NUM_EXPERTS, _NUM_CHOSEN)

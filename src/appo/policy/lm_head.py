@@ -24,7 +24,7 @@ class LMHead:
     transform: LogitTransform
 
     def log_probs(self, hidden: Tensor, token_ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probs of tokens and entropies in nats, ``[N]`` each, from the ``[N, H]`` states that predict them."""
+        """Computes log-probs and entropies in nats, ``[N]`` each, from the ``[N, H]`` states that predict tokens."""
         transform = replace(self.transform, temperature=temperature)
         return linear_log_probs(hidden, self.linear.weight, self.linear.bias, token_ids, transform)
 
@@ -57,7 +57,7 @@ def find_lm_head(model: PreTrainedModel) -> LMHead | None:
 
 
 def _transform(config: PretrainedConfig) -> LogitTransform:
-    """By the names that model families have for it."""
+    """Reads what follows the LM head, by the names that model families have for it."""
     values = config.to_dict()
     factors = [values.get(name) or 1.0 for name in ("logit_scale", "lm_head_multiplier", "logits_scaling")]
     soft_cap = values.get("final_logit_softcapping") or values.get("logits_soft_cap")

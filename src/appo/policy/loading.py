@@ -41,7 +41,7 @@ def check_policy_folder(policy: str) -> None:
 
 
 def load_tokenizer(policy: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a policy.
+    """Loads the tokenizer of a policy.
 
     Args:
         policy: Hugging Face model folder or name.
@@ -58,7 +58,7 @@ def load_tokenizer(policy: str) -> PreTrainedTokenizerBase:
 
 
 def max_positions(policy: str) -> int | None:
-    """Longest sequence that the policy was made for, in tokens; None if its configuration does not say."""
+    """Reads the longest sequence that the policy was made for, in tokens; None if its configuration does not say."""
     check_policy_folder(policy)
     limit = getattr(AutoConfig.from_pretrained(policy), "max_position_embeddings", None)
     return int(limit) if limit is not None else None
@@ -71,7 +71,7 @@ def load_policy(
     attention: str | None = None,
     quantization: BitsAndBytesConfig | None = None,
 ) -> PreTrainedModel:
-    """A causal language model, ready to train.
+    """Loads a causal language model, ready to train.
 
     Args:
         policy: Hugging Face model folder or name.
@@ -99,7 +99,7 @@ def load_sharded_policy(
     gradient_checkpointing: bool = False,
     extend: Callable[[PreTrainedModel], None] | None = None,
 ) -> PreTrainedModel:
-    """A policy of which each process holds a shard, and which the first one alone has read.
+    """Loads a policy of which each process holds a shard, and which the first one alone reads.
 
     The first process has all of it in the memory of the CPU while it starts; the others never have more of it
     than one parameter beside their shard.

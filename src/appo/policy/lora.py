@@ -73,7 +73,7 @@ class LoRA:
             raise ValueError(f"model.lora.quantize = {self.quantize} must have a GPU with CUDA, got none")
 
     def quantization(self, dtype: str) -> BitsAndBytesConfig | None:
-        """How transformers is to load the linear layers.
+        """Says how transformers is to load the linear layers.
 
         Args:
             dtype: of everything else; `float32` computes in it, all others in bfloat16.
@@ -89,7 +89,7 @@ class LoRA:
 
 
 def own_name(name: str) -> str | None:
-    """What a parameter of a policy with an adapter is named in one without; None for those of the adapter."""
+    """Names a parameter of a policy with an adapter as in one without; None for those of the adapter."""
     path, dot, leaf = name.rpartition(".")
     return None if path.endswith(_PARTS) else f"{path.removesuffix(_OWN)}{dot}{leaf}"
 
@@ -120,17 +120,17 @@ class Adapter:
         self.peft: PeftModel = get_peft_model(model, config, adapter_name=_NAME)
 
     def off(self) -> AbstractContextManager[None]:
-        """Inside, the policy is what it was before the training."""
+        """Switches the adapter off within a context, in which the policy is what it was before the training."""
         without: AbstractContextManager[None] = self.peft.disable_adapter()
         return without
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters of the adapter, as the policy names them."""
+        """Lists the parameters of the adapter, as the policy names them."""
         return {name: parameter for name, parameter in self.model.named_parameters() if own_name(name) is None}
 
     @torch.no_grad()
     def named_weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter of the policy with the adapter merged into it, by its name in a model without one.
+        """Yields every parameter of the policy with the adapter merged into it, by its name in a model without one.
 
         A layer is unsharded and merged when its turn comes, so there is never a second copy of more
         than one; all processes read on to the end. Tied parameters come under each of their names; quantized ones in
@@ -152,7 +152,7 @@ class Adapter:
             yield name, weight.to(kept)
 
     def _own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The policy's own parameters by their names in a model without an adapter, tied ones under each of theirs."""
+        """Yields the policy's own parameters by their names in a model without an adapter, tied ones under each."""
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             if (plain := own_name(name)) is not None:
                 yield plain, parameter
@@ -160,7 +160,7 @@ class Adapter:
     def merged(
         self, keep: bool = True, dtype: torch.dtype | None = None, in_place: bool = False
     ) -> PreTrainedModel | None:
-        """A copy of the policy on the CPU to be saved: merged, and not quantized. All processes ask.
+        """Copies the policy to the CPU to be saved: merged, and not quantized. All processes call this.
 
         It cannot be evaluated, since what a model computes when it is made, such as frequencies of positions, is left
         out.
@@ -236,7 +236,7 @@ def _put(parameter: nn.Parameter, tensor: Tensor) -> None:
 
 
 def _full(parameter: nn.Parameter) -> Tensor:
-    """The numbers of a parameter, those of a quantized one as they enter a product."""
+    """Returns the numbers of a parameter, those of a quantized one as they enter a product."""
     if type(parameter).__name__ != "Params4bit":
         return parameter.detach()
     from bitsandbytes.functional import dequantize_4bit

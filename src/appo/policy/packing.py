@@ -41,7 +41,7 @@ def packed_sdpa(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function of transformers: causal attention of packed sequences, each to itself.
+    """Attends causally within each of some packed sequences; an attention function of transformers.
 
     Without `cu_seq_lens_q` it is the `sdpa` of transformers. Groups of heads that share keys and values have a copy
     each if the precision is float32: of the kernels of a GPU, the one that computes shared ones in float32 holds the
@@ -193,7 +193,7 @@ def padded_spans(lengths: Sequence[int], max_padding: float) -> Iterator[slice]:
 
 
 def _may_pack(model: PreTrainedModel, module: nn.Module) -> bool:
-    """False if something else than attention carries what one token knows to the next, or arguments do not arrive."""
+    """Says whether attention alone carries what one token knows to the next, and its arguments arrive."""
     layers = getattr(model.config.get_text_config(), "layer_types", None) or ()
     takes_anything = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(module.forward).parameters.values())
     return takes_anything and not model._is_stateful and set(layers) <= {"full_attention", "sliding_attention"}

@@ -14,7 +14,7 @@ from appo.distributed.gather import full_state_dict, full_tensor
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter by name, one at a time, tied ones under each of their names.
+    """Yields every parameter by name, one at a time, tied ones under each of their names.
 
     Sharded ones are all-gathered when they are asked for: all processes read on to the end.
     """

@@ -28,7 +28,7 @@ class WeightLayout:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> WeightLayout:
-        """The layout of a model as it is; the data of its parameters is not looked at."""
+        """Describes a model as it is; the data of its parameters is not looked at."""
         parameters = dict(model.named_parameters(remove_duplicate=False))
         names: dict[int, list[str]] = {}
         for name, parameter in parameters.items():
@@ -41,7 +41,7 @@ class WeightLayout:
 
     @classmethod
     def of_policy(cls, policy: str) -> WeightLayout:
-        """The layout of a policy that is not loaded.
+        """Describes a policy that is not loaded.
 
         Args:
             policy: Hugging Face model folder or name.

@@ -17,7 +17,7 @@ from appo.policy.lora import Adapter, own_name
 
 
 def holds_adapter(weights: PolicyWeights) -> bool:
-    """Whether some of a checkpoint's weights are those of an adapter."""
+    """Says whether some of a checkpoint's weights are those of an adapter."""
     return any(own_name(name) is None for name in weights.tensors)
 
 
@@ -40,7 +40,7 @@ class AdaptedPolicy:
 
     @classmethod
     def of(cls, weights: PolicyWeights, policy: str, run: AdaptedRun) -> AdaptedPolicy:
-        """The policy in a checkpoint with an adapter; nothing large is read for it.
+        """Describes the policy in a checkpoint with an adapter; nothing large is read for it.
 
         Args:
             weights: of the checkpoint.
@@ -64,7 +64,7 @@ class AdaptedPolicy:
         return cls(policy, run, adapter, base)
 
     def merged(self, dtype: str | None) -> dict[str, Tensor]:
-        """The policy's weights with the adapter merged into them, by their names without one.
+        """Reads the policy's weights and merges the adapter into them; names are those without one.
 
         Args:
             dtype: of the weights, which are merged before they are rounded to it; none keeps that of the policy's own.

@@ -28,7 +28,7 @@ class AdaptedRun:
 
 
 def policy_of_run(ckpt: Path) -> str:
-    """The policy that a run began with, by the config in the run's folder.
+    """Finds the policy that a run began with in the config in the run's folder.
 
     Args:
         ckpt: a checkpoint in the run's folder or in a folder of it.
@@ -45,7 +45,7 @@ def policy_of_run(ckpt: Path) -> str:
 
 
 def adapted_run(ckpt: Path) -> AdaptedRun:
-    """What a run with an adapter trained, by the config in the run's folder; weights alone do not tell alpha.
+    """Reads what a run with an adapter trained off the config in its folder; weights alone do not tell alpha.
 
     Args:
         ckpt: a checkpoint in the run's folder or in a folder of it.
@@ -81,6 +81,6 @@ def _config_of_run(ckpt: Path, rule: str) -> tuple[Path, DictConfig]:
 
 
 def _version(config: Path) -> int:
-    """Of the folder that a logger made for one start of a run; one without a logger has only one config."""
+    """Numbers the folder that a logger made for one start of a run; one without a logger has only one config."""
     number = config.parent.name.rpartition("_")[2]
     return int(number) if number.isdigit() else -1

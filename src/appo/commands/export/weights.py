@@ -17,7 +17,7 @@ _SHOWN_NAMES = 3
 
 
 def full_policy(weights: PolicyWeights, policy: str, dtype: str | None) -> dict[str, Tensor]:
-    """The weights of a checkpoint that has all of a policy's, under all names of each.
+    """Reads the weights of a checkpoint that has all of a policy's, under all names of each.
 
     Args:
         weights: of the checkpoint.
@@ -33,7 +33,7 @@ def full_policy(weights: PolicyWeights, policy: str, dtype: str | None) -> dict[
 
 
 def empty_policy(policy: str, dtype: torch.dtype) -> PreTrainedModel:
-    """A policy whose parameters have shapes and no data.
+    """Builds a policy whose parameters have shapes and no data.
 
     Args:
         policy: Hugging Face model folder or name.
@@ -59,7 +59,7 @@ def check_fit(tensors: Mapping[str, Tensor], model: PreTrainedModel) -> None:
 def misfits(
     tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], names: Mapping[str, tuple[str, ...]] | None = None
 ) -> str:
-    """What is wrong with tensors, naming the first few that are missing, unknown or of another shape; empty if nothing.
+    """Says what is wrong with tensors: the first few that are missing, unknown or of another shape; empty if nothing.
 
     Args:
         tensors: by name.
@@ -82,7 +82,7 @@ def misfits(
 
 
 def read_weights(weights: PolicyWeights, model: PreTrainedModel, dtype: str | None) -> dict[str, Tensor]:
-    """The weights of a policy under all names of each, tied ones as one tensor.
+    """Reads the weights of a policy under all names of each, tied ones as one tensor.
 
     Args:
         weights: of a checkpoint, checked by `check_fit`.
@@ -106,7 +106,7 @@ def read_weights(weights: PolicyWeights, model: PreTrainedModel, dtype: str | No
 
 
 def main_dtype(tensors: Iterable[Tensor]) -> torch.dtype:
-    """The data type of most weights."""
+    """Finds the data type of most weights."""
     counts: Counter[torch.dtype] = Counter()
     for tensor in tensors:
         if tensor.is_floating_point():

@@ -17,7 +17,7 @@ _MOST_GPUS = 4096
 
 
 def advice(size: PolicySize, run: RunSettings) -> list[str] | None:
-    """The fewest changes with which a run fits, each as what to set; None if none of them does.
+    """Finds the fewest changes with which a run fits, each as what to set; None if none of them does.
 
     Args:
         size: of the policy.
@@ -35,7 +35,7 @@ def advice(size: PolicySize, run: RunSettings) -> list[str] | None:
 
 
 def gpus_needed(size: PolicySize, run: RunSettings) -> tuple[int, list[str]] | None:
-    """The smallest number of GPUs, doubling the present one, on which a run fits in shards, and the changes it needs.
+    """Finds the smallest number of GPUs, doubling the present one, on which a run fits in shards, and its changes.
 
     As many GPUs as before compute a layer together.
 
@@ -56,7 +56,7 @@ def gpus_needed(size: PolicySize, run: RunSettings) -> tuple[int, list[str]] | N
 
 
 def _changes(size: PolicySize, run: RunSettings) -> Iterator[tuple[str, Change]]:
-    """What may be set, the cheapest first."""
+    """Lists what may be set, the cheapest first."""
     if run.engine.kind == "vllm" and not run.engine.sleeps:
         yield (
             "rollout.engine.sleep_while_training=true",

@@ -25,7 +25,7 @@ Strategy = Literal["single", "ddp", "fsdp"]
 
 
 def policy_config(policy: str, shape: str | None) -> PreTrainedConfig:
-    """What describes a policy; no weights are needed.
+    """Reads what describes a policy; no weights are needed.
 
     Args:
         policy: Hugging Face model folder or name.
@@ -53,7 +53,7 @@ def settings_of_run(
     gpus: int | None,
     gpu_memory_gib: float,
 ) -> RunSettings:
-    """What of a run's settings decides about memory.
+    """Picks what decides about memory from a run's settings.
 
     Args:
         module: with the settings of section ``model``.
@@ -101,7 +101,7 @@ def settings_of_run(
 
 
 def describe(plan: MemoryPlan) -> str:
-    """A table of what takes memory when, and whether that fits."""
+    """Writes a table of what takes memory when, and whether that fits."""
     run, size = plan.run, plan.size
     lines = [
         f"{size.num_weights:,} weights, {run.num_gpus} x {run.gpu_bytes / GIB:g} GiB, {_strategy_name(run)}",
@@ -120,7 +120,7 @@ def describe(plan: MemoryPlan) -> str:
 
 
 def verdict(plan: MemoryPlan) -> list[str]:
-    """Whether a plan fits, what to change if not, and what the key-value cache holds; a line each."""
+    """Says whether a plan fits, what to change if not, and what the key-value cache holds; a line each."""
     run, usable = plan.run, USABLE_SHARE * plan.run.gpu_bytes
     room = f"{_gib(plan.peak)} of {_gib(usable)} GiB that can be used"
     lines = [f"fits: {room}"] if plan.fits else [f"does not fit: {room}"]
@@ -162,7 +162,7 @@ def _strategy_name(run: RunSettings) -> str:
 
 
 def _num_devices(devices: int | str | list[int]) -> int:
-    """Of one node; `auto` and -1, all that there are, cannot be known here and count as one."""
+    """Counts the devices of a node; `auto` and -1, all that there are, cannot be known here and count as one."""
     if isinstance(devices, list):
         return len(devices)
     number = int(devices) if str(devices).lstrip("-").isdigit() else 1
@@ -170,7 +170,7 @@ def _num_devices(devices: int | str | list[int]) -> int:
 
 
 def _strategy(trainer: Namespace, num_gpus: int) -> tuple[Strategy, int]:
-    """What is sharded, and how many GPUs compute a layer together."""
+    """Names the strategy, and counts the GPUs of a tensor-parallel group."""
     chosen = trainer.strategy
     name = chosen if isinstance(chosen, str) else chosen.class_path.rpartition(".")[2]
     kind = name.lower().removesuffix("strategy")
@@ -189,7 +189,7 @@ def _strategy(trainer: Namespace, num_gpus: int) -> tuple[Strategy, int]:
 
 
 def _tensor_parallel_size(sizes: Mapping[str, int | str], num_nodes: int, num_gpus: int) -> int:
-    """Of Lightning's `ModelParallelStrategy`, which takes a node for the processes that compute a layer together."""
+    """Sizes the groups of Lightning's `ModelParallelStrategy`, which takes a node for one if nothing is said."""
     data, tensor = (sizes.get(f"{kind}_parallel_size", "auto") for kind in ("data", "tensor"))
     num_data = num_nodes if data == "auto" else int(data)
     num_tensor = num_gpus // num_nodes if tensor == "auto" else int(tensor)
@@ -213,7 +213,7 @@ def _precision(dtype: str, precision: str, stored_bytes: int, sharding: Sharding
 def _optimizer(
     make: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer], num_bytes: int
 ) -> tuple[float, bool]:
-    """Bytes that an optimizer keeps for each number of a matrix, found by a step, and whether it updates all at once.
+    """Takes a step to find the bytes that an optimizer keeps for each weight, and whether it updates all at once.
 
     Args:
         make: the optimizer.

@@ -20,7 +20,7 @@ _ADAPTED = 7
 
 
 def layer_activations(size: PolicySize, precision: Precision, tensor_parallel: int = 1) -> int:
-    """Bytes a token that one decoder layer saves for its backward pass.
+    """Counts the bytes a token that one decoder layer saves for its backward pass.
 
     Two norms save their input in float32, the normed input and its scale: ``2 * (f + residual) * hidden + 2 * f``.
     Products save their inputs: what the norms return (``products = 2``, but under autocast each of 3 + 2 products casts
@@ -59,7 +59,7 @@ def _norm_activations(size: PolicySize, precision: Precision) -> int:
 
 
 def step_activations(size: PolicySize, precision: Precision, checkpointing: bool, tensor_parallel: int = 1) -> int:
-    """Bytes a token that a forward pass up to the last hidden state leaves for the backward pass.
+    """Counts the bytes a token that a forward pass up to the last hidden state leaves for the backward pass.
 
     Its id, what the last norm saves, and of every layer `layer_activations`, or with checkpointing its input alone.
 
@@ -75,7 +75,9 @@ def step_activations(size: PolicySize, precision: Precision, checkpointing: bool
 
 
 def layer_workspace(size: PolicySize, precision: Precision, tensor_parallel: int = 1) -> int:
-    """Bytes a token of the gradients inside a layer: ``compute * 3 * mlp / tensor_parallel + 2 * residual * hidden``.
+    """Counts the bytes a token of the gradients inside a layer.
+
+    ``compute * 3 * mlp / tensor_parallel + 2 * residual * hidden``
 
     The MLP's backward pass holds the gradient of the inner product and of its two factors at once, beside those of the
     layer's output and of the residual stream.
@@ -84,7 +86,7 @@ def layer_workspace(size: PolicySize, precision: Precision, tensor_parallel: int
 
 
 def weight_casts(size: PolicySize, precision: Precision, tensor_parallel: int = 1) -> int:
-    """Bytes of the copies that autocast makes of all matrices and keeps to the end of a step, of unsharded ones too."""
+    """Counts the bytes of the copies that autocast makes of all matrices and keeps to the end of a step."""
     if not precision.is_autocast:
         return 0
     layers = size.num_layers * size.linear_layer_weights // tensor_parallel
@@ -92,7 +94,7 @@ def weight_casts(size: PolicySize, precision: Precision, tensor_parallel: int = 
 
 
 def log_prob_buffers(size: PolicySize, num_tokens: int, device: str) -> int:
-    """Bytes of vocabulary-sized tensors while log-probs of tokens are taken, and of the gradient of the LM head.
+    """Counts the bytes of logits while log-probs of tokens are computed, and of the gradient of the LM head.
 
     A chunk is two such tensors, of which a third of its size is kept for the backward pass; the gradient is summed over
     chunks in float32: ``1.5 * chunk + f * vocab * hidden``, the latter where the head is trained.
@@ -107,9 +109,9 @@ def log_prob_buffers(size: PolicySize, num_tokens: int, device: str) -> int:
 
 
 def cache_bytes(size: PolicySize, num_bytes: int, tensor_parallel: int = 1) -> int:
-    """Bytes a token of the key-value cache: ``2 * num_layers * num_kv_heads * head_size * num_bytes``.
+    """Counts the bytes a token of the key-value cache: ``2 * num_layers * num_kv_heads * head_size * num_bytes``.
 
-    A process of several holds some of the heads, at least one.
+    A process of a tensor-parallel group holds some of the heads, at least one.
 
     See "Efficient Memory Management for Large Language Model Serving with PagedAttention"
     (https://arxiv.org/abs/2309.06180), section 3.
@@ -124,7 +126,7 @@ def cache_bytes(size: PolicySize, num_bytes: int, tensor_parallel: int = 1) -> i
 
 
 def step_workspace(size: PolicySize, run: RunSettings) -> int:
-    """Bytes that the worst moment of a micro-batch takes beside what it saves.
+    """Counts the bytes that the worst moment of a micro-batch takes beside what it saves.
 
     That is the LM head (`log_prob_buffers`), or the backward pass of the last layer: `layer_workspace`, the gradient of
     one matrix before it is added to that of earlier micro-batches, and with checkpointing `layer_activations` of that

@@ -71,7 +71,7 @@ class MemoryPlan:
     cache_tokens: int | None
 
     def total(self, phase: Phase) -> int:
-        """Bytes that are taken in a phase, at most."""
+        """Adds up the bytes that are taken in a phase, at most."""
         return sum(item.num_bytes for item in self.items if phase in item.phases)
 
     @property
@@ -111,7 +111,7 @@ def plan_memory(size: PolicySize, run: RunSettings) -> MemoryPlan:
 
 
 def cache_tokens(size: PolicySize, run: RunSettings) -> int | None:
-    """Tokens that the key-value cache of one engine holds; None where servers have their own.
+    """Counts the tokens that the key-value cache of one engine holds; None where servers have their own.
 
     Of vLLM's share of the memory, it is what weights, the activations of a step and CUDA graphs leave. `HFEngine` takes
     what it needs: `trajectories` of the largest length.
@@ -167,14 +167,14 @@ def _unsharded_items(size: PolicySize, run: RunSettings) -> Iterator[MemoryItem]
 
 
 def _optimizer_workspace(size: PolicySize, run: RunSettings) -> int:
-    """A copy of a state of all weights that are updated at once, or two of the largest one."""
+    """Counts a copy of a state of all weights that are updated at once, or two of the largest one."""
     trained = (size.adapter_weights * ADAPTER_BYTES or size.num_weights * run.precision.weight) // run.num_shards
     largest = 2 * size.largest_weight * run.precision.weight // run.num_shards
     return trained if run.foreach and run.strategy != "fsdp" else min(trained, largest)
 
 
 def _forward_bytes(size: PolicySize, run: RunSettings) -> int:
-    """One layer at a time, then the LM head."""
+    """Counts one layer at a time, then the LM head."""
     layer = run.step_tokens * layer_activations(size, run.precision, run.tensor_parallel)
     return max(layer, log_prob_buffers(size, run.step_scored, run.device))
 
@@ -205,13 +205,13 @@ def _engine_cache_bytes(size: PolicySize, run: RunSettings) -> int:
 
 
 def _engine_workspace(size: PolicySize, engine: EngineSettings) -> int:
-    """Residual streams and MLP of the tokens of a step, and logits, log-softmax and a sorted copy of its sequences."""
+    """Counts residual streams and MLP of the tokens of a step, and logits of its sequences, three times."""
     inside = 4 * size.hidden_size + 3 * size.mlp_size // engine.tensor_parallel
     return engine.prefill_tokens * inside * engine.num_bytes + 3 * 4 * engine.max_batch_size * size.vocab_size
 
 
 def _sync_bytes(size: PolicySize, run: RunSettings) -> int:
-    """Nothing where a full tensor is copied as it is; else the largest that is cast, merged or all-gathered.
+    """Counts nothing where a full tensor is copied as it is; else the largest that is cast, merged or all-gathered.
 
     An adapter is merged with its product beside the weight. Of unsharded weights, vLLM collects those of one of its
     modules, which are a part of a decoder layer.

@@ -4,42 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-SHAPES: dict[str, dict[str, Any]] = {
+_KEYS = (
+    "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "vocab_size", "max_position_embeddings",
+)  # fmt: skip
+_VALUES: dict[str, tuple[str | int, ...]] = {
     # https://huggingface.co/Qwen/Qwen2.5-7B-Instruct/blob/main/config.json
-    "Qwen2.5-7B": {
-        "model_type": "qwen2",
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "vocab_size": 152064,
-        "max_position_embeddings": 32768,
-        "tie_word_embeddings": False,
-    },
+    "Qwen2.5-7B": ("qwen2", 3584, 18944, 28, 28, 4, 152064, 32768),
     # https://huggingface.co/Qwen/Qwen2.5-14B-Instruct/blob/main/config.json
-    "Qwen2.5-14B": {
-        "model_type": "qwen2",
-        "hidden_size": 5120,
-        "intermediate_size": 13824,
-        "num_hidden_layers": 48,
-        "num_attention_heads": 40,
-        "num_key_value_heads": 8,
-        "vocab_size": 152064,
-        "max_position_embeddings": 32768,
-        "tie_word_embeddings": False,
-    },
+    "Qwen2.5-14B": ("qwen2", 5120, 13824, 48, 40, 8, 152064, 32768),
     # https://huggingface.co/meta-llama/Llama-3.1-70B-Instruct/blob/main/config.json
-    "Llama-3.1-70B": {
-        "model_type": "llama",
-        "hidden_size": 8192,
-        "intermediate_size": 28672,
-        "num_hidden_layers": 80,
-        "num_attention_heads": 64,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-        "max_position_embeddings": 131072,
-        "tie_word_embeddings": False,
-    },
+    "Llama-3.1-70B": ("llama", 8192, 28672, 80, 64, 8, 128256, 131072),
+}
+
+SHAPES: dict[str, dict[str, Any]] = {
+    name: {**dict(zip(_KEYS, values, strict=True)), "tie_word_embeddings": False} for name, values in _VALUES.items()
 }
 """What their ``config.json`` says of widths and depths, by name."""

@@ -61,22 +61,22 @@ class PolicySize:
 
     @property
     def lm_head_weights(self) -> int:
-        """``vocab * hidden``: of the LM head, and of the input embedding."""
+        """Weights of the LM head, and of the input embedding: ``vocab * hidden``."""
         return self.vocab_size * self.hidden_size
 
     @property
     def vocabulary_weights(self) -> int:
-        """Of LM head and input embedding, which are one matrix where they are tied."""
+        """Weights of LM head and input embedding, which are one matrix where they are tied."""
         return self.lm_head_weights * (1 if self.head_is_tied else 2)
 
     @property
     def linear_layer_weights(self) -> int:
-        """``2 * hidden * (attention + kv) + 3 * hidden * mlp``: the matrices of one decoder layer."""
+        """Weights of the matrices of a decoder layer: ``2 * hidden * (attention + kv) + 3 * hidden * mlp``."""
         return self.hidden_size * (2 * self.attention_size + 2 * self.kv_size + 3 * self.mlp_size)
 
     @classmethod
     def of(cls, model: PreTrainedModel, lora: LoRA | None = None) -> PolicySize:
-        """The size of a model; the data of its parameters is not looked at.
+        """Measures a model; the data of its parameters is not looked at.
 
         Args:
             model: it may be on the meta device.
@@ -113,12 +113,12 @@ class PolicySize:
 
     @classmethod
     def of_config(cls, config: PreTrainedConfig, lora: LoRA | None = None) -> PolicySize:
-        """The size of a model that is not loaded, with or without an adapter."""
+        """Measures a model that is not loaded, with or without an adapter."""
         return cls.of(empty_model(config), lora)
 
     @classmethod
     def of_shape(cls, shape: Mapping[str, Any]) -> PolicySize:
-        """The size of the model that a ``config.json`` describes.
+        """Measures the model that a ``config.json`` describes.
 
         Args:
             shape: what stands in the file; ``model_type`` is needed.

@@ -1,11 +1,11 @@
 from pathlib import Path
 
-from appo.commands.plan.tables import insert_tables
+from benchmarks.scale_tables import insert_tables
 
 PAGE = Path(__file__).parents[3] / "docs/scale.md"
 
 
 def test_the_page_shows_what_the_code_says():
     page = PAGE.read_text(encoding="utf-8")
-    assert page == insert_tables(page), "python -m appo.commands.plan.tables docs/scale.md"
+    assert page == insert_tables(page), "python -m benchmarks.scale_tables docs/scale.md"
     assert "Llama-3.1-70B, 64 GPUs" in page

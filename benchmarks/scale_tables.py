@@ -1,4 +1,4 @@
-"""The memory sums of ``docs/scale.md``; ``python -m appo.commands.plan.tables docs/scale.md`` writes them anew."""
+"""The memory sums of ``docs/scale.md``; ``python -m benchmarks.scale_tables docs/scale.md`` writes them anew."""
 
 from __future__ import annotations
 
