@@ -127,7 +127,7 @@ def test_layers_are_compiled_once_for_all_of_them_and_for_no_probe(num_layers, m
     torch.compiler.reset()
     compile_layers(model)
     evaluate = PolicyLogProbs(model)
-    assert evaluate._rows.packs
+    assert evaluate._sequences.packs
     assert not graphs
     for length in (7, 9):
         token_ids = torch.randint(0, 31, (2, length))
