@@ -9,11 +9,11 @@ import torch
 
 
 @contextmanager
-def no_plans() -> Iterator[None]:
-    """Leaves out cuDNN's attention, which torch prefers on some GPUs and plans anew for every new shape.
+def without_cudnn() -> Iterator[None]:
+    """Leaves out cuDNN's attention, which torch prefers on some GPUs and prepares anew for every new shape.
 
-    A plan takes up to a second, for keys of every length that a row has or grows to; FlashAttention's kernel takes any
-    length at about the same speed.
+    That takes up to a second, for keys of every length that a sequence has or grows to; FlashAttention's kernel takes
+    any length at about the same speed.
     """
     was_enabled = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(False)

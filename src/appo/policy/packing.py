@@ -15,7 +15,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from appo.distributed.fsdp import is_sharded
-from appo.policy.attention import no_plans
+from appo.policy.attention import without_cudnn
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, t
 
 # It would be compiled anew for every number of sequences.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-@no_plans()
+@without_cudnn()
 def packed_sdpa(
     module: nn.Module,
     query: Tensor,

@@ -16,7 +16,7 @@ from appo.engines.hf.kv_cache import KVCache
 from appo.engines.hf.prefix_cache import PrefixCache
 from appo.engines.hf.sampling import SamplingRules, sample
 from appo.engines.hf.stopping import StopRules
-from appo.policy.attention import no_plans
+from appo.policy.attention import without_cudnn
 
 FinishReason = Literal["eos", "stop", "length"]
 
@@ -125,7 +125,7 @@ class GenerationBatch:
         longest = max(len(row.request.token_ids) for row in self.rows[rows])
         self._forward(rows, positions, longest, with_head=False)
 
-    @no_plans()
+    @without_cudnn()
     def _forward(self, rows: slice, positions: Tensor, length: int, with_head: bool) -> Tensor:
         """Feeds the tokens at `positions` ``[B, T]`` of some slots; with the head, returns ``[B, T, V]`` logits."""
         self._cache.reserve(rows.stop, length)
