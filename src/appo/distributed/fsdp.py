@@ -37,7 +37,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 OFFLOADING_BACKENDS = "cpu:gloo,cuda:nccl"
-"""Of torch.distributed, where shards on the CPU are gathered on GPUs, and norms of their gradients on the CPU."""
+"""Of torch.distributed, where shards on the CPU are all-gathered on GPUs, and norms of their gradients on the CPU."""
 
 
 class FSDP2Strategy(ModelParallelStrategy):

@@ -31,7 +31,7 @@ class PolicyLogProbs:
     layer takes the plain path through all logits.
 
     Args:
-        model: the policy or the reference; its attention may be exchanged for one that does not see other rows.
+        model: the policy or the reference; its attention may be exchanged for one that does not see other sequences.
         temperature: divides the logits, as it did in sampling.
         tensor: the tensor-parallel group, each process of which puts some of the tokens through the LM head.
     """
@@ -72,7 +72,7 @@ class PolicyLogProbs:
         """
         if not is_sharded(self.model):
             return self._evaluate(token_ids, mask)
-        _ = self._sequences  # made before the weights are gathered for it
+        _ = self._sequences  # made before the weights are unsharded for it
         log_probs, entropies = getattr(self.model, _FORWARD)(token_ids, mask)
         return log_probs, entropies
 

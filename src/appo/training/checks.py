@@ -106,7 +106,7 @@ def check_ranks(trainer: L.Trainer, module: APPOModule, data: RolloutDataModule,
 
 
 def check_tensor_parallel(module: APPOModule) -> int:
-    """How many processes compute a layer together, if the policy allows it.
+    """Sizes the tensor-parallel group of this process, if the policy can be split in it.
 
     Raises:
         ValueError: if the policy or the reference cannot be split among them, is to be compiled, or has an adapter.
@@ -121,12 +121,12 @@ def check_tensor_parallel(module: APPOModule) -> int:
 
 
 def check_split_policy(module: APPOModule, configs: Iterable[PreTrainedConfig], size: int) -> None:
-    """Refuses what processes that compute layers together cannot train.
+    """Refuses what a tensor-parallel group cannot train.
 
     Args:
         module: with the settings of section ``model``.
         configs: of its policy and reference.
-        size: processes that compute a layer together.
+        size: processes of the group.
 
     Raises:
         ValueError: if a model cannot be split among them, is to be compiled, or has an adapter.

@@ -54,7 +54,7 @@ class APPOModule(L.LightningModule):
             `null`: what transformers takes.
         lora: trains an adapter beside the policy's weights. `null`: trains the weights.
         compile: compiles decoder layers with `torch.compile`, for sequences of all lengths at once.
-        sharding: how the policy is spread over processes if `trainer.strategy` does so.
+        sharding: how the policy is sharded if `trainer.strategy` does so.
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class APPOModule(L.LightningModule):
         self._log({"steps_without_signal": 0.0, **metrics})
 
     def _update(self, batch: TrajectoryBatch) -> dict[str, Tensor | float]:
-        """One optimizer step over the whole batch."""
+        """Takes one optimizer step over the global batch."""
         assert self._log_probs is not None
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)

@@ -37,7 +37,7 @@ def advice(size: PolicySize, run: RunSettings) -> list[str] | None:
 def gpus_needed(size: PolicySize, run: RunSettings) -> tuple[int, list[str]] | None:
     """Finds the smallest number of GPUs, doubling the present one, on which a run fits in shards, and its changes.
 
-    As many GPUs as before compute a layer together.
+    Tensor-parallel groups keep their size.
 
     Args:
         size: of the policy.
