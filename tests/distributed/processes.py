@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
 import torch.multiprocessing
 
-# Libraries are read once, in a process that all others are copies of: reading them takes longer than what tests do.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch.distributed.tensor", "appo.commands.lightning_cli"])
+from tests.copied_processes import CONTEXT
 
 
 def as_processes(work: Callable[..., None], folder: Path, *args: object, num: int = 2) -> None:
     """Runs a function on some connected processes, with its rank as first argument."""
     torch.multiprocessing.start_processes(
-        _connected, (num, work, str(folder / "store"), *args), nprocs=num, start_method="forkserver"
+        _connected, (num, work, str(folder / "store"), *args), nprocs=num, start_method=CONTEXT.get_start_method()
     )
 
 

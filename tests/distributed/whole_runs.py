@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import socket
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 
 from appo.__main__ import main
-from tests.distributed.processes import CONTEXT
+from tests.copied_processes import run
 from tests.small_run import CONFIG, SMALL, metrics
 
 ROOT = Path(__file__).parents[2]
@@ -67,47 +65,12 @@ def fit_by_command(folder: Path, policy: Path, strategy: str, processes: int, *o
 
 
 def fit(folder: Path, policy: Path, strategy: str, processes: int, *options: str) -> FinishedRun:
-    """`appo fit` where another program has started the processes, as `torchrun` does.
-
-    They are copies of one that has read the libraries, which takes several times as long as a small run.
-    """
-    environments: list[dict[str, str]] = [{**os.environ} for _ in range(processes)]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        for rank, environment in enumerate(environments):
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": str(rank)}
-    args = arguments(folder, policy, strategy, processes, *options)
-    with tempfile.NamedTemporaryFile("r") as said:
-        ranks = [CONTEXT.Process(target=_appo, args=(args, said.name, each)) for each in environments]
-        for rank in ranks:
-            rank.start()
-        ranks[0].join(300)
-        for rank in ranks:
-            # What starts processes ends all of them when one has failed.
-            rank.join(0 if ranks[0].exitcode else 60)
-            rank.kill()
-            rank.join()
-        return FinishedRun(next((rank.exitcode for rank in ranks if rank.exitcode), 0), said.read())
-
-
-def _appo(args: list[str], said: str, environment: dict[str, str]) -> None:
-    """The main program, with what a copy of a process leaves out at its end."""
-    os.environ.update(environment)
-    os.chdir(ROOT)
-    output = os.open(said, os.O_WRONLY | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.argv = [str(ROOT / "src/appo/__main__.py"), *args]
-    try:
-        main()
-    except Exception:
-        # It says whose error it is, which multiprocessing does not.
-        sys.excepthook(*sys.exc_info())
-        raise
-    finally:
-        atexit._run_exitfuncs()
+    """`appo fit` where another program has started the processes, as `torchrun` does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        connected = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    ranks = [{**connected, "LOCAL_RANK": str(rank)} for rank in range(processes)] if processes > 1 else [{}]
+    return FinishedRun(*run(main, arguments(folder, policy, strategy, processes, *options), *ranks))
 
 
 def difference(folder: Path, other: Path) -> float:

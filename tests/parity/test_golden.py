@@ -1,17 +1,14 @@
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.copied_processes import Finished, run
 from tests.parity.golden import load_cases
 
 OWN = Path(__file__).with_name("appo_release.json")
-ROOT = Path(__file__).parents[2]
 
 
 def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -24,11 +21,9 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     return path
 
 
-def check(golden: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/parity/test_release.py"]
-    return subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "APPO_GOLDEN": str(golden)}, capture_output=True, text=True, check=False
-    )
+def check(golden: Path) -> Finished:
+    args = ["-q", "-p", "no:cacheprovider", str(OWN.with_name("test_release.py"))]
+    return run(pytest.console_main, args, {"APPO_GOLDEN": str(golden)})
 
 
 @pytest.mark.parametrize(
@@ -52,13 +47,13 @@ def test_a_file_that_would_not_be_checked_whole_is_refused(tmp_path, change, mes
 
 def test_the_variable_names_the_file_whose_cases_are_checked(tmp_path):
     same = check(changed(tmp_path, lambda file: None))
-    assert same.returncode == 0, same.stdout
-    assert "skipped" not in same.stdout
+    assert same.returncode == 0, same.output
+    assert "skipped" not in same.output
 
     def move_a_branch(file):
         file["cases"][0]["branches"][0]["position"] += 1
 
     other = check(changed(tmp_path, move_a_branch))
     assert other.returncode == 1
-    assert "test_branches_of_the_scorer" in other.stdout
+    assert "test_branches_of_the_scorer" in other.output
     assert check(changed(tmp_path, lambda file: file["cases"].clear())).returncode > 1
