@@ -84,7 +84,7 @@ def set_timeout(group: dist.ProcessGroup | None = None) -> None:
     """Gives a process group the time-out of `join`, which may be too short for getting connected.
 
     Args:
-        group: such as that of gradients; None takes the default one.
+        group: such as that of gradients. None: the default one.
     """
     if _world is not None:
         # There is no public way but to make the group anew.

@@ -45,7 +45,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     Args:
         save_distributed_checkpoint: each process writes its shard into a checkpoint folder; False writes one file.
-        process_group_backend: of torch.distributed; none takes that of the device.
+        process_group_backend: of torch.distributed. `null`: that of the device.
         timeout: of every collective.
     """
 
@@ -119,10 +119,10 @@ class Sharding:
     """How a policy is sharded, where `trainer.strategy` does so."""
 
     param_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of the unsharded weights, and so of the computation; none keeps that of the parameters, or takes bfloat16 with
+    """Of the unsharded weights, and so of the computation. `null`: that of the parameters, or bfloat16 with
     `trainer.precision=bf16-mixed`."""
     reduce_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """In which gradients are added up over processes; none takes `param_dtype`, or float32 with
+    """In which gradients are added up over processes. `null`: `param_dtype`, or float32 with
     `trainer.precision=bf16-mixed`."""
     cpu_offload: bool = False
     """Keeps shards, gradients and optimizer state in the memory of the CPU between their uses."""

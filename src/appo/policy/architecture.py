@@ -13,7 +13,7 @@ def empty_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> P
 
     Args:
         config: of the model.
-        dtype: of the parameters; None takes what the configuration says.
+        dtype: of the parameters; None: what the configuration says.
     """
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     with torch.device("meta"):

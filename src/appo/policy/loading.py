@@ -77,8 +77,8 @@ def load_policy(
         policy: Hugging Face model folder or name.
         dtype: of the parameters: `float32`, `bfloat16`, or `auto` for that of the checkpoint.
         gradient_checkpointing: recomputes activations in the backward pass.
-        attention: implementation of transformers, such as `sdpa` or `flash_attention_2`; None takes its choice.
-        quantization: of the linear layers but the LM head, on the present GPU; None leaves them in `dtype`.
+        attention: implementation of transformers, such as `sdpa` or `flash_attention_2`. None: its choice.
+        quantization: of the linear layers but the LM head, on the present GPU. None: they stay in `dtype`.
 
     Raises:
         FileNotFoundError: if the folder is missing.

@@ -48,9 +48,9 @@ class LoRA:
     """Share of a layer's inputs that the product does not see while it is trained, in [0, 1); importance ratios then
     begin near 1 instead of at 1."""
     target_modules: tuple[str, ...] = ()
-    """Linear layers by the last parts of their names, such as `q_proj`; none takes all of them but the LM head."""
+    """Linear layers by the last parts of their names, such as `q_proj`. Empty: all but the LM head."""
     quantize: Literal["nf4"] | None = None
-    """`nf4` keeps the linear layers' own weights in 4 bits, which needs bitsandbytes and CUDA; none as they are."""
+    """`nf4` keeps the linear layers' own weights in 4 bits, which needs bitsandbytes and CUDA. `null`: as they are."""
 
     def __post_init__(self) -> None:
         for name in ("rank", "alpha"):
@@ -137,7 +137,7 @@ class Adapter:
         the precision that the layer computes in.
 
         Args:
-            dtype: of the weights, each rounded to it once, after it is merged; none keeps that of each.
+            dtype: of the weights, each rounded to it once, after it is merged. None: that of each.
         """
         from peft.tuners.lora import LoraLayer
 

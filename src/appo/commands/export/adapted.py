@@ -67,7 +67,7 @@ class AdaptedPolicy:
         """Reads the policy's weights and merges the adapter into them; names are those without one.
 
         Args:
-            dtype: of the weights, which are merged before they are rounded to it; none keeps that of the policy's own.
+            dtype: of the weights, which are merged before they are rounded to it. None: that of the policy's own.
 
         Raises:
             ValueError: if what the adapter was trained beside cannot be had here.
@@ -82,7 +82,7 @@ class AdaptedPolicy:
 
         Args:
             folder: to write.
-            dtype: of the adapter; none keeps that of the checkpoint.
+            dtype: of the adapter. None: that of the checkpoint.
         """
         adapter = self._attached(empty_policy(self.policy, torch.float32))
         if dtype is not None:

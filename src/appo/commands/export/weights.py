@@ -22,7 +22,7 @@ def full_policy(weights: PolicyWeights, policy: str, dtype: str | None) -> dict[
     Args:
         weights: of the checkpoint.
         policy: Hugging Face model folder or name with the architecture.
-        dtype: of the weights; none keeps that of the checkpoint.
+        dtype: of the weights. None: that of the checkpoint.
 
     Raises:
         ValueError: if they are not those of the architecture.
@@ -87,7 +87,7 @@ def read_weights(weights: PolicyWeights, model: PreTrainedModel, dtype: str | No
     Args:
         weights: of a checkpoint, checked by `check_fit`.
         model: the architecture.
-        dtype: of the parameters; none keeps that of the checkpoint.
+        dtype: of the parameters. None: that of the checkpoint.
 
     Raises:
         ValueError: if weights that the architecture ties differ.

@@ -29,7 +29,7 @@ def policy_config(policy: str, shape: str | None) -> PreTrainedConfig:
 
     Args:
         policy: Hugging Face model folder or name.
-        shape: key of `SHAPES` that stands for it; none reads its ``config.json``.
+        shape: key of `SHAPES` that stands for it. None: its ``config.json``.
 
     Raises:
         FileNotFoundError: if the folder has none.
@@ -61,7 +61,7 @@ def settings_of_run(
         rollout: of section ``rollout``.
         trainer: section ``trainer`` as it stands in the config.
         config: of the policy.
-        gpus: processes of the trainer; none takes ``trainer.devices`` times ``trainer.num_nodes``.
+        gpus: processes of the trainer. None: ``trainer.devices`` times ``trainer.num_nodes``.
         gpu_memory_gib: of one GPU.
 
     Raises:

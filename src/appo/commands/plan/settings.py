@@ -39,7 +39,7 @@ class EngineSettings:
         max_batch_size: sequences generated at once.
         prefill_tokens: that one step computes at most.
         memory_share: of a GPU that vLLM takes while it is awake.
-        cache_bytes: of the key-value cache in all; None takes what `memory_share` leaves.
+        cache_bytes: of the key-value cache in all; None: what `memory_share` leaves.
         sleeps: whether its memory is free while the policy is updated.
     """
 
