@@ -153,7 +153,7 @@ def predict(case: Case) -> int:
         device="cpu",
         engine=EngineSettings("server"),
     )
-    size = PolicySize.of_shape(MODELS[case.model])
+    size = PolicySize.of_config(transformers.AutoConfig.for_model(**MODELS[case.model]))
     plan = plan_memory(size, run)
     expected = plan.total("update") - RUNTIME_BYTES
     if case.num_processes == 1:

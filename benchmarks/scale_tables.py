@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from transformers import AutoConfig
+
 from appo.commands.plan.command import verdict
 from appo.commands.plan.plan import PHASES, MemoryPlan, plan_memory
 from appo.commands.plan.settings import GIB, EngineSettings, Precision, RunSettings
@@ -54,7 +56,7 @@ def scale_plan(
         response_tokens=response_tokens,
         engine=EngineSettings("vllm", tensor_parallel=tensor_parallel, memory_share=memory_share),
     )
-    return plan_memory(PolicySize.of_shape(SHAPES[model]), run)
+    return plan_memory(PolicySize.of_config(AutoConfig.for_model(**SHAPES[model])), run)
 
 
 def scale_tables() -> str:

@@ -58,7 +58,11 @@ def balance_groups(tokens: Sequence[float], num_ranks: int) -> list[list[int]]:
     Raises:
         ValueError: if the ranks do not divide the prompts.
     """
-    per_rank = prompts_per_rank(len(tokens), num_ranks)
+    if num_ranks < 1:
+        raise ValueError(f"num_ranks must be positive, got {num_ranks}")
+    if not tokens or len(tokens) % num_ranks:
+        raise ValueError(f"the number of prompts must be a multiple of {num_ranks} ranks, got {len(tokens)}")
+    per_rank = len(tokens) // num_ranks
     ranks: list[list[int]] = [[] for _ in range(num_ranks)]
     open_ranks = [(0.0, rank) for rank in range(num_ranks)]
     for prompt in sorted(range(len(tokens)), key=lambda i: -tokens[i]):
@@ -88,16 +92,3 @@ def _exchange(fast: list[int], slow: list[int], tokens: Sequence[float]) -> None
     if pair is not None:
         i, j = pair
         slow[i], fast[j] = fast[j], slow[i]
-
-
-def prompts_per_rank(num_prompts: int, num_ranks: int) -> int:
-    """Counts the prompts of each rank.
-
-    Raises:
-        ValueError: if it is not the same number for all, or none.
-    """
-    if num_ranks < 1:
-        raise ValueError(f"num_ranks must be positive, got {num_ranks}")
-    if num_prompts < 1 or num_prompts % num_ranks:
-        raise ValueError(f"the number of prompts must be a multiple of {num_ranks} ranks, got {num_prompts}")
-    return num_prompts // num_ranks

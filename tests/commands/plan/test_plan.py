@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig
 
 from appo.commands.plan.advice import advice, gpus_needed
 from appo.commands.plan.command import describe
@@ -13,7 +14,7 @@ from appo.commands.plan.settings import GIB, EngineSettings, Precision, RunSetti
 from appo.commands.plan.shapes import SHAPES
 from appo.commands.plan.size import PolicySize
 
-SIZE = PolicySize.of_shape(SHAPES["Qwen2.5-7B"])
+SIZE = PolicySize.of_config(AutoConfig.for_model(**SHAPES["Qwen2.5-7B"]))
 SHARDED = RunSettings(
     num_gpus=8,
     strategy="fsdp",
@@ -122,7 +123,7 @@ def test_an_engine_without_room_for_a_trajectory_does_not_fit():
 
 
 def test_what_fits_on_no_change_is_told_how_many_gpus_it_needs():
-    size = PolicySize.of_shape(SHAPES["Llama-3.1-70B"])
+    size = PolicySize.of_config(AutoConfig.for_model(**SHAPES["Llama-3.1-70B"]))
     run = replace(SHARDED, engine=EngineSettings("vllm", tensor_parallel=8, memory_share=0.4))
     assert advice(size, run) is None
     number, changes = gpus_needed(size, run)
@@ -132,7 +133,7 @@ def test_what_fits_on_no_change_is_told_how_many_gpus_it_needs():
 
 
 def test_more_gpus_do_not_change_how_many_compute_a_layer():
-    size = PolicySize.of_shape(SHAPES["Llama-3.1-70B"])
+    size = PolicySize.of_config(AutoConfig.for_model(**SHAPES["Llama-3.1-70B"]))
     run = replace(SHARDED, tensor_parallel=8, engine=EngineSettings("vllm", tensor_parallel=8, memory_share=0.4))
     text = describe(plan_memory(size, run))
     assert ", 8 GPUs a layer" in text

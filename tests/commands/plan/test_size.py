@@ -17,7 +17,7 @@ SMALL = {
 def test_counts_are_those_of_the_real_tensors(model_type, tie_word_embeddings):
     shape = {"model_type": model_type, **SMALL, "tie_word_embeddings": tie_word_embeddings}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape))
-    size = PolicySize.of_shape(shape)
+    size = PolicySize.of_config(AutoConfig.for_model(**shape))
     # Parameters that are tied come once.
     assert size.num_weights == sum(p.numel() for p in model.parameters())
     assert size.layer_weights == sum(p.numel() for p in model.model.layers[0].parameters())
@@ -29,7 +29,8 @@ def test_counts_are_those_of_the_real_tensors(model_type, tie_word_embeddings):
 
 def test_public_models_have_as_many_weights_as_their_cards_say():
     # https://huggingface.co/Qwen/Qwen2.5-7B-Instruct: 7.61 B, of 14B 14.7 B; meta-llama/Llama-3.1-70B-Instruct: 70.6 B.
-    billions = {name: PolicySize.of_shape(shape).num_weights / 1e9 for name, shape in SHAPES.items()}
+    sizes = {name: PolicySize.of_config(AutoConfig.for_model(**shape)) for name, shape in SHAPES.items()}
+    billions = {name: size.num_weights / 1e9 for name, size in sizes.items()}
     assert billions["Qwen2.5-7B"] == pytest.approx(7.61, abs=0.01)
     assert billions["Qwen2.5-14B"] == pytest.approx(14.7, abs=0.1)
     assert billions["Llama-3.1-70B"] == pytest.approx(70.6, abs=0.1)

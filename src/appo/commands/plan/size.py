@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from appo.policy.architecture import empty_model, head_size, num_kv_heads
 from appo.policy.lora import Adapter, LoRA
@@ -115,15 +113,6 @@ class PolicySize:
     def of_config(cls, config: PreTrainedConfig, lora: LoRA | None = None) -> PolicySize:
         """Measures a model that is not loaded, with or without an adapter."""
         return cls.of(empty_model(config), lora)
-
-    @classmethod
-    def of_shape(cls, shape: Mapping[str, Any]) -> PolicySize:
-        """Measures the model that a ``config.json`` describes.
-
-        Args:
-            shape: what stands in the file; ``model_type`` is needed.
-        """
-        return cls.of_config(AutoConfig.for_model(**shape))
 
 
 def _is_gated_layer(layer: nn.Module) -> bool:
