@@ -13,7 +13,7 @@ from appo.commands.known_keys import check_keys
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 SECTIONS = ("model", "data", "rollout", "trainer")
-NO_OPTIONS = {"data.md", "data.organic", "rollout.py"}
+NO_OPTIONS = {"data.md", "data.organic", "rollout.py", "trainer.fit"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -39,7 +39,7 @@ def refusal(capsys, *args: str) -> str:
         ("--rolout.seed=4", "--rolout (did you mean '--rollout'?)"),
         ("--trainer.max_epoch=4", "--trainer.max_epoch (did you mean '--trainer.max_epochs'?)"),
         ("--model.sharding.cpu_ofload=true", "(did you mean '--model.sharding.cpu_offload'?)"),
-        ("--model.temp=1", "(did you mean '--model.temperature'?)"),
+        ("--model.max_grad_nrm=1", "(did you mean '--model.max_grad_norm'?)"),
         ("--data.grading.words=1", "no option is named --data.grading\n"),
     ],
 )

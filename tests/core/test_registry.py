@@ -11,8 +11,8 @@ from appo.scorers import SCORERS
 
 def test_the_components_of_the_tensor_maths_are_registered():
     assert list(SCORERS) == [
-        "BalancedEntropy", "BranchingScore", "Entropy", "LikelihoodGain", "NoBranching", "RandomPosition",
-        "ToolBoundary", "TreeUniform",
+        "BalancedEntropy", "BranchingScore", "Entropy", "FunctionScorer", "LikelihoodGain", "NoBranching",
+        "RandomPosition", "ToolBoundary", "TreeUniform",
     ]  # fmt: skip
     assert list(ADVANTAGES) == [
         "EntropyAwareAdvantage", "GlobalBatchAdvantage", "GroupAdvantage", "LeaveOneOut", "ProceduralAdvantage",

@@ -1,15 +1,22 @@
-"""Trajectories to score, and the generators that scorers draw with."""
+"""Scorers, trajectories to score, and the generators that scorers draw with."""
 
 import torch
 
 from appo.core.batch import NO_PARENT, TrajectoryBatch
 from appo.core.collate import make_batch
+from appo.scorers import SCORERS, Scorer
 
 INF = float("inf")
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def built(name: str) -> Scorer:
+    """A scorer with its defaults, or what it has none for."""
+    options = {"FunctionScorer": {"function": "tests.scorers.functions:surprise"}}
+    return SCORERS[name](**options.get(name, {}))
 
 
 def one_row(log_ratio: list[float], entropies: list[float]) -> TrajectoryBatch:

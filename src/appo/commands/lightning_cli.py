@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import warnings
@@ -18,11 +19,16 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from appo import __version__
+from appo.advantages import AdvantageEstimator
 from appo.commands.components import unknown_component
 from appo.commands.errors import in_one_line
 from appo.commands.parser import AppoParser
 from appo.distributed.fsdp import OFFLOADING_BACKENDS, FSDP2Strategy
+from appo.losses import Loss
+from appo.rewards import Reward
+from appo.scorers import Scorer
 from appo.sft import SupervisedDataModule, SupervisedModule
+from appo.tools import CallSyntax
 from appo.training.callbacks import (
     EvaluationCallback,
     ExportPolicy,
@@ -166,16 +172,21 @@ class AppoCLI(RunFolderCLI):
         parser.set_defaults(
             {
                 "trainer.log_every_n_steps": 1,
-                "model.loss": {"class_path": "ProceduralLoss"},
                 "rollout.engine": {"class_path": "HFEngine"},
-                "rollout.scorer": {"class_path": "BranchingScore"},
-                "rollout.advantage": {"class_path": "ProceduralAdvantage"},
-                "rollout.reward": {"class_path": "AnswerReward"},
-                "rollout.syntax": {"class_path": "TagSyntax"},
+                **_default_components("model", APPOModule),
+                **_default_components("rollout", RolloutCallback),
             }
         )
         parser.link_arguments("model.policy", "data.tokenizer")
-        parser.link_arguments("rollout.sampling.temperature", "model.temperature")
+
+
+def _default_components(section: str, built: type) -> dict[str, dict[str, str]]:
+    """The components that a class takes by default, as a config names them: their options can then be set alone."""
+    return {
+        f"{section}.{name}": {"class_path": type(parameter.default).__name__}
+        for name, parameter in inspect.signature(built).parameters.items()
+        if isinstance(parameter.default, (Loss, Scorer, AdvantageEstimator, Reward, CallSyntax))
+    }
 
 
 class SupervisedCLI(RunFolderCLI):

@@ -52,9 +52,18 @@ def load_tokenizer(policy: str) -> PreTrainedTokenizerBase:
     """
     check_policy_folder(policy)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(policy)
+    check_chat_template(tokenizer, policy)
+    return tokenizer
+
+
+def check_chat_template(tokenizer: PreTrainedTokenizerBase, policy: str) -> None:
+    """Refuses a tokenizer that cannot write a conversation.
+
+    Raises:
+        ValueError: if it has no chat template.
+    """
     if tokenizer.chat_template is None:
         raise ValueError(f"the tokenizer of model.policy must have a chat template, got none in {policy!r}")
-    return tokenizer
 
 
 def max_positions(policy: str) -> int | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from weakref import finalize
 
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -11,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from appo.distributed import comm
 from appo.distributed.fsdp import is_sharded
 from appo.distributed.gather import full_state_dict, full_tensor
+from appo.policy.loading import check_chat_template
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -32,6 +36,30 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     if is_first:
         write_model(model, folder, state)
         tokenizer.save_pretrained(folder)
+
+
+def temporary_folder(owner: object, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Writes a Hugging Face folder that is there as long as an object is.
+
+    Args:
+        owner: of the folder.
+        model: not sharded.
+        tokenizer: of the model.
+
+    Raises:
+        ValueError: if they are something else, or the tokenizer has no chat template.
+    """
+    if not isinstance(model, PreTrainedModel) or not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ValueError(
+            "model.policy must be a folder, a name, or a model and its tokenizer of transformers, got "
+            f"({type(model).__name__}, {type(tokenizer).__name__})"
+        )
+    check_chat_template(tokenizer, type(tokenizer).__name__)
+    folder = mkdtemp(prefix="appo-policy-")
+    finalize(owner, rmtree, folder, ignore_errors=True)
+    write_model(model, Path(folder))
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def write_model(

@@ -38,7 +38,8 @@ class RolloutBuffer(IterableDataset[Item], Generic[Item]):
         # A generator: nothing is taken before the first batch is asked for, however early a loader opens the iterator.
         if self._batches is None:
             raise RuntimeError(
-                "the rollout buffer was read before it was filled; is RolloutCallback among the callbacks?"
+                "the rollout buffer was read before it was filled; are RolloutCallback, for training, and "
+                "EvaluationCallback, for all else, among the callbacks?"
             )
         batches, self._batches = iter(self._batches), None
         for number in range(self.num_batches):

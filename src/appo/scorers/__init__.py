@@ -3,6 +3,7 @@
 from appo.scorers.base import SCORERS, Scorer, Scores
 from appo.scorers.branching import BranchingScore, LikelihoodGain
 from appo.scorers.entropy import Entropy
+from appo.scorers.function import FunctionScorer, as_scorer
 from appo.scorers.random import NoBranching, RandomPosition, TreeUniform
 from appo.scorers.tool_boundary import BalancedEntropy, ToolBoundary
 
@@ -11,6 +12,7 @@ __all__ = [
     "BalancedEntropy",
     "BranchingScore",
     "Entropy",
+    "FunctionScorer",
     "LikelihoodGain",
     "NoBranching",
     "RandomPosition",
@@ -18,4 +20,5 @@ __all__ = [
     "Scores",
     "ToolBoundary",
     "TreeUniform",
+    "as_scorer",
 ]

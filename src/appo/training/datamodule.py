@@ -20,6 +20,7 @@ from appo.monitoring.evaluation_metrics import Evaluated
 from appo.policy.loading import load_tokenizer
 from appo.prompts import ChatEncoder, PromptLoader, PromptSource, PromptStore, PromptStream, Split, write_account
 from appo.rollouts import RolloutBuffer
+from appo.training.module import APPOModule
 
 
 class RolloutDataModule(L.LightningDataModule):
@@ -31,7 +32,7 @@ class RolloutDataModule(L.LightningDataModule):
 
     Args:
         source: where the questions come from.
-        tokenizer: Hugging Face folder or name; the command line sets it to `model.policy`.
+        tokenizer: Hugging Face folder or name. `null`: that of the policy.
         prompts_per_iteration: prompts that one iteration samples and trains on.
         prompts_per_minibatch: prompts of one optimizer step; must divide `prompts_per_iteration`. `null`: all of the
             iteration.
@@ -59,7 +60,7 @@ class RolloutDataModule(L.LightningDataModule):
     def __init__(
         self,
         source: PromptSource,
-        tokenizer: str,
+        tokenizer: str | None = None,
         prompts_per_iteration: int = 16,
         prompts_per_minibatch: int | None = None,
         update_epochs: int = 1,
@@ -115,12 +116,20 @@ class RolloutDataModule(L.LightningDataModule):
         self._shares: dict[int, list[int]] = {}
         """Numbers of this process's prompts, by iteration: the next one's are sampled ahead."""
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self.is_evaluated = False
+        """Whether somebody, such as `EvaluationCallback`, fills `evaluation_buffers`; without, nothing is validated."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The policy's tokenizer, loaded on first use."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.tokenizer_folder)
+            module = None if self.trainer is None else self.trainer.lightning_module
+            if self.tokenizer_folder is not None:
+                self._tokenizer = load_tokenizer(self.tokenizer_folder)
+            elif isinstance(module, APPOModule):
+                self._tokenizer = module.tokenizer or load_tokenizer(module.policy_folder)
+            else:
+                raise ValueError("data.tokenizer must be given where no APPOModule is trained, got None")
         return self._tokenizer
 
     @property
@@ -239,7 +248,8 @@ class RolloutDataModule(L.LightningDataModule):
         return _loader(self.buffer)
 
     def val_dataloader(self) -> Any:
-        return _loader(self.evaluation_buffers["validation"]) if "validation" in self.evaluation_buffers else []
+        has_batches = self.is_evaluated and "validation" in self.evaluation_buffers
+        return _loader(self.evaluation_buffers["validation"]) if has_batches else []
 
     def test_dataloader(self) -> Any:
         return _loader(self.evaluation_buffers["test"])

@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from appo.core.batch import TrajectoryBatch
 from appo.distributed import comm
@@ -24,7 +24,8 @@ from appo.policy.flops import PolicyFlops, TrainedWork
 from appo.policy.loading import compile_layers, load_policy, load_sharded_policy
 from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.lora import Adapter, LoRA
-from appo.policy.saving import named_weights
+from appo.policy.saving import named_weights, temporary_folder
+from appo.training.argument_types import AnyPolicy
 from appo.training.gradient import accumulate_gradient
 
 log = logging.getLogger(__name__)
@@ -37,14 +38,13 @@ class APPOModule(L.LightningModule):
     """A policy that is trained on rollouts.
 
     Args:
-        policy: Hugging Face model folder or name of the initial policy.
+        policy: Hugging Face model folder or name of the initial policy. In Python, also ``(model, tokenizer)``: the
+            model is written to a folder, which engines and processes read it from while this module is there.
         loss: what an optimizer step minimizes.
         optimizer: over all parameters that are trained.
         scheduler: of the learning rate, stepped after every optimizer step. `null`: constant.
         reference: Hugging Face model folder or name of the frozen reference, loaded only if the loss needs one.
             `null`: `policy`, which `lora` has in memory already.
-        temperature: divides the logits before log-probs are taken; the command line sets it to
-            `rollout.sampling.temperature`.
         max_tokens_per_microbatch: tokens that go through the model at once, padding not included; a longer row goes
             alone.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
@@ -59,12 +59,11 @@ class APPOModule(L.LightningModule):
 
     def __init__(
         self,
-        policy: str,
+        policy: AnyPolicy,
         loss: Loss = _DEFAULT_LOSS,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=1e-6),
         scheduler: LRSchedulerCallable | None = None,
         reference: str | None = None,
-        temperature: float = 1.0,
         max_tokens_per_microbatch: int = 16384,
         max_grad_norm: float = 1.0,
         dtype: Literal["float32", "bfloat16", "auto"] = "float32",
@@ -79,16 +78,20 @@ class APPOModule(L.LightningModule):
             raise ValueError(f"model.max_tokens_per_microbatch must be positive, got {max_tokens_per_microbatch}")
         if max_grad_norm < 0.0:
             raise ValueError(f"model.max_grad_norm must not be negative, got {max_grad_norm}")
-        if temperature <= 0.0:
-            raise ValueError(f"model.temperature must be positive, got {temperature}")
         if lora is not None:
             lora.check_installed()
-        self.policy_folder = policy
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        """That of the policy, if it was given as an object."""
+        if isinstance(policy, tuple):
+            model, self.tokenizer = policy
+            policy = temporary_folder(self, model, self.tokenizer)
+        self.policy_folder = str(policy)
         self.loss = loss
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.reference_folder = reference or policy
-        self.temperature = temperature
+        self.reference_folder = reference or self.policy_folder
+        self.temperature = 1.0
+        """Divides the logits before log-probs are taken."""
         self.max_tokens_per_microbatch = max_tokens_per_microbatch
         self.max_grad_norm = max_grad_norm
         self.dtype_name = dtype
@@ -156,6 +159,17 @@ class APPOModule(L.LightningModule):
     def _adapt(self, model: PreTrainedModel, options: LoRA | None) -> None:
         if options is not None:
             self.adapter = Adapter(model, options)
+
+    def set_temperature(self, temperature: float) -> None:
+        """Takes log-probs at the temperature of sampling, which `RolloutCallback` knows.
+
+        Args:
+            temperature: positive.
+        """
+        self.temperature = temperature
+        for evaluator in (self._log_probs, *self._reference):
+            if evaluator is not None:
+                evaluator.temperature = temperature
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.trained().values())

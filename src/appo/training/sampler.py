@@ -9,9 +9,10 @@ from lightning.pytorch.profilers import Profiler
 from appo.distributed import comm
 from appo.engines import Engine
 from appo.policy.text import encode
-from appo.rewards import Reward, RewardRunner
+from appo.rewards import RewardRunner
 from appo.rollouts import Agent, AgentLoop, AsyncAgent, Limits, PhaseTimer, WeightProbe, WeightSync, default_tolerance
-from appo.tools import CallSyntax, ToolProvider, ToolRunner
+from appo.tools import CallSyntax, ToolRunner
+from appo.training.argument_types import AnyReward, AnyTools
 from appo.training.checks import can_overlap
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
@@ -39,9 +40,9 @@ class Sampler:
     def __init__(
         self,
         engine: Engine,
-        tools: tuple[ToolProvider, ...],
+        tools: AnyTools,
         syntax: CallSyntax,
-        reward: Reward,
+        reward: AnyReward,
         sampling: SamplingOptions,
         limits: Limits,
         rewards: RewardOptions,

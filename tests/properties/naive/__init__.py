@@ -103,6 +103,10 @@ SCORERS = {
         },
     ),
     "Entropy": ScorerDefinition(scorers.entropy, {}),
+    "FunctionScorer": ScorerDefinition(
+        scorers.surprise,
+        {"function": choice("tests.scorers.functions:surprise"), "options": choice({}, {"scale": 2.0})},
+    ),
     "LikelihoodGain": ScorerDefinition(
         scorers.likelihood_gain_alone, {"discount": DISCOUNT, "clip": choice(0.0, 0.2), "scope": SCOPE}
     ),

@@ -55,6 +55,12 @@ def branching_score(scorer: Any, rows: list[Row], generator: torch.Generator) ->
     return scores
 
 
+def surprise(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
+    """What a user's function says, of sampled tokens."""
+    scale = scorer.options.get("scale", 1.0)
+    return [NaiveScores({t: -scale * row.old[t] for t in row.sampled}) for row in rows]
+
+
 def likelihood_gain_alone(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
     """The likelihood gain as a z-score."""
     scores = [NaiveScores({}) for _ in rows]

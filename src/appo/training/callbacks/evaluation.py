@@ -30,6 +30,10 @@ class EvaluationCallback(L.Callback):
     def __init__(self) -> None:
         self._metrics = EvaluationMetrics()
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        _, data = parts_of(trainer, pl_module)
+        data.is_evaluated = True
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._fill(trainer, pl_module, "validation", "validation")
 

@@ -12,18 +12,19 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from appo.advantages import AdvantageEstimator
+from appo.advantages import AdvantageEstimator, ProceduralAdvantage
 from appo.distributed import comm
 from appo.distributed.comm import RankError
 from appo.distributed.fsdp import Meshes, amend
-from appo.engines import Engine
+from appo.engines import Engine, HFEngine
 from appo.monitoring.iteration_costs import IterationCosts, iteration_metrics
 from appo.monitoring.rollout_metrics import rollout_metrics
 from appo.monitoring.trajectory_files import trajectory_from_record, trajectory_record
-from appo.rewards import Reward
+from appo.rewards import AnswerReward
 from appo.rollouts import Branching, CandidateFilter, Collector, IterationRunner, Limits, Policy
-from appo.scorers import Scorer
-from appo.tools import CallSyntax, ToolProvider
+from appo.scorers import BranchingScore, as_scorer
+from appo.tools import CallSyntax, TagSyntax
+from appo.training.argument_types import AnyReward, AnyScorer, AnyTools
 from appo.training.callbacks.common import parts_of, trajectory_file
 from appo.training.callbacks.recording import write_collected
 from appo.training.checks import (
@@ -44,12 +45,13 @@ log = logging.getLogger(__name__)
 class RolloutCallback(L.Callback):
     """Samples, branches and credits trajectories for every iteration.
 
-    It starts what sampling takes, for `EvaluationCallback` too.
+    It starts what sampling takes, for `EvaluationCallback` too. In Python, plain functions stand for scorers, rewards
+    and tools.
 
     Args:
-        engine: samples continuations.
+        engine: samples continuations. `null`: `HFEngine`.
         scorer: where to branch.
-        advantage: how outcomes become credit.
+        advantage: how rewards become advantages.
         reward: what a trajectory is worth.
         syntax: how calls and results are written.
         tools: what the agent may call.
@@ -70,13 +72,13 @@ class RolloutCallback(L.Callback):
 
     def __init__(
         self,
-        engine: Engine,
-        scorer: Scorer,
-        advantage: AdvantageEstimator,
-        reward: Reward,
-        syntax: CallSyntax,
-        tools: tuple[ToolProvider, ...] = (),
-        branching: Branching = Branching(),  # noqa: B008 - these are frozen
+        engine: Engine | None = None,
+        scorer: AnyScorer = BranchingScore(),  # noqa: B008 - these are frozen
+        advantage: AdvantageEstimator = ProceduralAdvantage(),  # noqa: B008
+        reward: AnyReward = AnswerReward(),  # noqa: B008
+        syntax: CallSyntax = TagSyntax(),  # noqa: B008
+        tools: AnyTools = (),
+        branching: Branching = Branching(),  # noqa: B008
         sampling: SamplingOptions = SamplingOptions(),  # noqa: B008
         limits: Limits = Limits(),  # noqa: B008
         rewards: RewardOptions = RewardOptions(),  # noqa: B008
@@ -88,8 +90,8 @@ class RolloutCallback(L.Callback):
     ) -> None:
         if not rank_timeout_s > 0.0:
             raise ValueError(f"rollout.rank_timeout_s must be positive, got {rank_timeout_s}")
-        self.sampler = Sampler(engine, tools, syntax, reward, sampling, limits, rewards)
-        self.scorer = scorer
+        self.sampler = Sampler(engine or HFEngine(), tools, syntax, reward, sampling, limits, rewards)
+        self.scorer = as_scorer(scorer)
         self.advantage = advantage
         self.branching = branching
         self.sampling = sampling
@@ -115,6 +117,7 @@ class RolloutCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         module, data = parts_of(trainer, pl_module)
+        module.set_temperature(self.sampling.temperature)
         check_precision(str(trainer.precision))
         warn_of_float32(trainer.strategy.root_device, str(trainer.precision), module)
         check_ranks(trainer, module, data, self.scorer)
@@ -269,7 +272,8 @@ class RolloutCallback(L.Callback):
 
     def _warn_of_unchanged_policy(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Says once that the likelihood gain says nothing, and why."""
-        if metrics.get("roots_changed_share", 1.0) > 0.0 or not self.branching.num_branches or self._has_warned:
+        by_gain = self.branching.num_branches > 0 and "score_likelihood_gain_mean" in metrics
+        if metrics.get("roots_changed_share", 1.0) > 0.0 or not by_gain or self._has_warned:
             return
         if self.sampling.lag and epoch == self._first_epoch:
             return  # whose roots nobody could sample ahead
