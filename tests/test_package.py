@@ -6,6 +6,8 @@ import subprocess
 import sys
 from importlib.metadata import version
 
+import pytest
+
 import appo
 
 
@@ -19,6 +21,7 @@ def test_the_package_is_imported_without_what_is_large():
     assert fresh(script) == "set()\n"
 
 
+@pytest.mark.slow
 def test_its_classes_are_imported_when_they_are_asked_for():
     script = (
         "import sys, appo\n"

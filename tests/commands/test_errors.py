@@ -172,6 +172,8 @@ def test_what_no_check_has_said_shows_its_traceback(tmp_path, monkeypatch):
         main()
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_mistake_is_one_line_on_every_rank(tmp_path, policy_folder):
     args = fit(
         tmp_path,
@@ -193,6 +195,7 @@ def test_a_mistake_is_one_line_on_every_rank(tmp_path, policy_folder):
     assert result.stderr.count("loading torch") == 1
 
 
+@pytest.mark.slow
 def test_a_torchvision_for_another_torch_is_named_with_what_removes_it(tmp_path, policy_folder):
     # What it does when it is imported; the operator is registered by a library that another torch can load.
     (tmp_path / "torchvision").mkdir()

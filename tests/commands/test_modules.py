@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.small_run import CONFIG, SMALL, metrics
@@ -24,6 +25,8 @@ def score(trajectory):
 """
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_modules_beside_a_config_and_where_a_command_is_run_are_found_on_all_ranks_and_by_workers(
     tmp_path, policy_folder
 ):

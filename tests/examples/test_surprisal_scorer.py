@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.small_run import CONFIG, SMALL, metrics
 
 PACKAGE = Path(__file__).parents[2] / "examples/surprisal_scorer"
 
 
+@pytest.mark.slow
 def test_a_scorer_of_another_package_is_selected_by_its_bare_name_and_trains(tmp_path, policy_folder):
     site = tmp_path / "site"
     install = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site), str(PACKAGE)]

@@ -45,6 +45,7 @@ def test_a_file_that_would_not_be_checked_whole_is_refused(tmp_path, change, mes
         load_cases(changed(tmp_path, change))
 
 
+@pytest.mark.slow
 def test_the_variable_names_the_file_whose_cases_are_checked(tmp_path):
     same = check(changed(tmp_path, lambda file: None))
     assert same.returncode == 0, same.output

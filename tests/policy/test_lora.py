@@ -193,6 +193,7 @@ def test_a_run_trains_the_adapter_and_exports_the_merged_policy_with_the_adapter
         torch.testing.assert_close(tensor, merged[name], msg=name)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_adapter_of_one_that_was_never_stopped(tmp_path, policy_folder):
     whole = run("fit", tmp_path / "whole", policy_folder, "--trainer.max_epochs=2", *RANK_4)
     stopped = tmp_path / "stopped"

@@ -100,6 +100,7 @@ def test_a_plan_counts_weights_of_4_bits_states_of_8_and_the_adapter(folder, cap
     assert "adapter" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_with_quantized_weights_samples_from_what_it_trains_and_resumes(tmp_path, policy_folder, monkeypatch):
     # A GPU is what makes it fast; what is computed is the same.
     monkeypatch.setattr(LoRA, "check_installed", lambda self: None)

@@ -205,6 +205,7 @@ def test_the_attention_of_the_policy_can_be_chosen(policy_folder, attention, cho
     assert module.policy.config._attn_implementation == chosen
 
 
+@pytest.mark.slow
 def test_a_compiled_decoder_trains_as_the_plain_one_does_and_keeps_its_names(tmp_path, policy_folder):
     modules = [
         step(tmp_path, policy_folder, ragged_batch(5), max_tokens_per_microbatch=12, compile=is_compiled)

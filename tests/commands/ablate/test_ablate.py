@@ -21,6 +21,8 @@ from appo.commands.ablate.processes import alone_in
 from appo.monitoring.history import read_history
 from tests.small_run import CONFIG, SMALL
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -43,6 +43,7 @@ def test_every_step_has_its_function_and_a_name_of_its_own():
         assert callable(getattr(importlib.import_module(f"appo.commands.doctor.{module}"), function))
 
 
+@pytest.mark.slow
 def test_a_cpu_passes(tmp_path, capsys):
     names = [
         "versions",
@@ -64,6 +65,7 @@ def test_a_cpu_passes(tmp_path, capsys):
     assert 0 < found["iteration-32"]["figures"]["largest change of a weight"] < 0.1
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_a_step_that_fails_hangs_or_does_not_apply(tmp_path, capsys):
     (tmp_path / "policy").mkdir()
     (tmp_path / "policy/config.json").write_text("{}")

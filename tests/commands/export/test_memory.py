@@ -32,6 +32,7 @@ print(resident("VmHWM") - start)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are measured by Linux")
 @pytest.mark.parametrize("with_adapter", [False, True], ids=["whole", "adapter"])
 @pytest.mark.parametrize("kind", ["file", "shards"])

@@ -156,6 +156,7 @@ def test_impossible_runs_are_refused(changes, message):
         replace(SHARDED, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are measured by Linux")
 @pytest.mark.parametrize("strategy", ["single", pytest.param("tensor", marks=pytest.mark.distributed)])
 def test_the_peak_of_real_optimizer_steps_is_met_within_15_percent(strategy):

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import random
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 
 from appo.tools import BM25Search
 from appo.tools.search.index import terms
+from tests.copied_processes import run
 
 HOTPOT = Path(__file__).parents[3] / "../shared/data/hotpot/hotpot_distractor_sample100.jsonl"
 
@@ -144,28 +145,22 @@ def test_an_index_is_built_once_and_anew_for_another_content_or_option(started, 
     assert first.search("rome", 3) == [CITIES[0]]
 
 
-BUILD = """
-import logging, sys
-from appo.tools import BM25Search
-logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-backend = BM25Search(sys.argv[1])
-sys.stdin.readline()
-backend.start()
-print("found", *[hit.id for hit in backend.rank("number7 number9", 5)])
-"""
+def build() -> None:
+    """Starts a back end in a process of its own."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    backend = BM25Search(sys.argv[1])
+    backend.start()
+    print("found", *[hit.id for hit in backend.rank("number7 number9", 5)])  # noqa: T201
 
 
 def test_processes_that_start_at_once_build_one_index(tmp_path):
     corpus = write_corpus(tmp_path / "corpus.jsonl", [f"number{n % 50} number{n % 7}" for n in range(3000)])
-    command = [sys.executable, "-c", BUILD, str(corpus)]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4
-    assert sum(output.count("building the BM25 index") for output in outputs) == 1
-    assert len({line for output in outputs for line in output.splitlines() if line.startswith("found")}) == 1
+    done = run(build, [str(corpus)], {}, {}, {}, {})
+    assert done.returncode == 0, done.output
+    assert done.output.count("building the BM25 index") == 1
+    found = [line for line in done.output.splitlines() if line.startswith("found")]
+    assert len(found) == 4
+    assert len(set(found)) == 1
     assert len([path for path in (tmp_path / "corpus.jsonl.bm25").iterdir() if path.is_dir()]) == 1
 
 

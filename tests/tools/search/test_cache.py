@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
-import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from appo.environments.search import WorldSearch
 from appo.tools import CachedSearch, SearchBackend, SearchTool, ToolError
 from appo.tools.search.store import normalize_query
+from tests.copied_processes import run
 
 RELEASED = Path(__file__).parents[3] / "../shared/data/appo/search_cache.json"
 
@@ -221,39 +223,22 @@ def test_threads_that_wait_for_a_search_that_fails_fail_with_it(cached):
     assert len(backend.asked) == 1
 
 
-WORK = """
-import sys
-from appo.environments.search import WorldSearch
-from appo.tools import CachedSearch
-path, offset = sys.argv[1], int(sys.argv[2])
-cache = CachedSearch(path, WorldSearch(), max_mb=50.0)
-world = cache.backend
-facts = [fact.sentence for fact in world.world.facts][:120]
-sys.stdin.readline()
-cache.start()
-for number in range(len(facts)):
-    query = facts[(number + offset) % len(facts)]
-    assert cache.search(query, 2) == world.search(query, 2), query
-cache.stop()
-"""
+def search_all() -> None:
+    """Asks a cache for the facts of a world, from some number on."""
+    cache = CachedSearch(sys.argv[1], WorldSearch(), max_mb=50.0)
+    world = cache.backend
+    facts = [fact.sentence for fact in world.world.facts][:120]
+    cache.start()
+    for number in range(len(facts)):
+        query = facts[(number + int(os.environ["FIRST"])) % len(facts)]
+        assert cache.search(query, 2) == world.search(query, 2), query
+    cache.stop()
 
 
 def test_processes_share_a_file(tmp_path):
     path = tmp_path / "new" / "searches.sqlite"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORK, str(path), str(offset)],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for offset in (0, 0, 40, 80)
-    ]
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, errors
+    done = run(search_all, [str(path)], *({"FIRST": first} for first in ("0", "0", "40", "80")))
+    assert done.returncode == 0, done.output
     with sqlite3.connect(path) as database:
         assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         num_entries, size, total = database.execute(

@@ -60,6 +60,7 @@ def test_every_epoch_trains_on_rollouts_of_its_own(tmp_path, policy_folder, bran
     assert (folder / "checkpoints/last.ckpt").resolve() == folder / "checkpoints/epoch=1.ckpt"
 
 
+@pytest.mark.slow
 def test_the_reward_rises_on_a_toy_task(tmp_path, policy_folder):
     folder = run(
         "fit", tmp_path, policy_folder, "--trainer.max_epochs=12", "--rollout.reward=tests.small_run.EvenTokens",
@@ -69,6 +70,7 @@ def test_the_reward_rises_on_a_toy_task(tmp_path, policy_folder):
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lag", [0, 1])
 def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(tmp_path, policy_folder, lag):
     options = ["--rollout.reward=tests.small_run.EvenTokens", f"--rollout.sampling.lag={lag}"]
@@ -84,6 +86,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(tmp_p
         torch.testing.assert_close(tensor, expected[name], msg=name)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_whose_budget_is_spent_only_writes_its_policy(tmp_path, policy_folder):
     options = ["--rollout.reward=tests.small_run.EvenTokens", "--trainer.max_epochs=3", "--rollout.stop_after_tokens=1"]
     folder = run("fit", tmp_path, policy_folder, *options)
@@ -241,6 +244,7 @@ def test_a_file_of_training_questions_is_enough_to_train(tmp_path, policy_folder
     assert len(history(folder)) == 1
 
 
+@pytest.mark.slow
 def test_predict_writes_the_trajectories_of_a_data_file_and_a_checkpoint(tmp_path, policy_folder):
     fitted = run(
         "fit", tmp_path / "fit", policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.small_run.EvenTokens"

@@ -43,6 +43,7 @@ def assert_same_run(folder: Path, other: Path, *, first: int = 0) -> None:
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -66,6 +67,7 @@ def test_who_samples_what_is_the_same(tmp_path, policy_folder, options):
     assert not sampling_threads()
 
 
+@pytest.mark.slow
 def test_the_policy_is_updated_while_the_next_trajectories_are_sampled(tmp_path, policy_folder):
     meeting = meet()
     overlapped = run("fit", tmp_path / "overlapped", policy_folder, *HELD)
@@ -102,6 +104,7 @@ def test_a_user_who_interrupts_an_update_stops_the_sampling_too(tmp_path, policy
     assert not (tmp_path / "policy").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(tmp_path, policy_folder):
     whole = run("fit", tmp_path / "whole", policy_folder, *ASIDE)
     stopped = tmp_path / "stopped"

@@ -31,6 +31,7 @@ def test_training_is_counted_in_tokens_and_operations(small_run):
     assert "train/mfu" not in row  # of a CPU
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profiler", ["SimpleProfiler", "AdvancedProfiler", "PyTorchProfiler"])
 def test_profilers_name_the_phases(tmp_path, policy_folder, profiler):
     run(

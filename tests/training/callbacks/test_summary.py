@@ -26,6 +26,7 @@ def messages(caplog):
     return logged
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_is_and_its_last_lines_can_be_typed(tmp_path, policy_folder, messages):
     folder = run("fit", tmp_path / "run", policy_folder, *OPTIONS)
     begin, results, following = messages()
@@ -53,6 +54,7 @@ def test_a_run_says_what_it_is_and_its_last_lines_can_be_typed(tmp_path, policy_
     assert len((folder / "csv/version_1/metrics.csv").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so_and_how_it_goes_on(tmp_path, policy_folder, messages):
     run("fit", tmp_path, policy_folder, *OPTIONS)
     messages()
