@@ -13,7 +13,7 @@ computed, and every constant of it, is that of `configs/appo.yaml`. Like the aut
 - a branch keeps the token that was chosen, which the paper draws anew, and all roots of a question share one budget;
 - credit depends on the position: a root's z-score among the roots, plus that of the branches that share the token;
   Eq. (6) is one number a root, the mean of the z-scores of its own reward in both groups;
-- the loss is a token mean with a dual clip, not a mean of row means over M (Eq. (8)); the future's constants differ.
+- the loss is a token mean with a dual clip, not the row means over M of Eq. (8); the future's constants differ.
 
 `python examples/appo_in_one_file.py` takes half a minute on a CPU: an agent that mostly guesses learns to calculate.
 """
