@@ -72,7 +72,7 @@ class VocabularyRows(TorchDispatchMode):
         return result
 
 
-def test_only_scored_tokens_pass_the_output_head():
+def test_only_scored_tokens_pass_the_lm_head():
     evaluate = PolicyLogProbs(tiny())
     token_ids, mask = torch.zeros(2, 50, dtype=torch.long), torch.zeros(2, 50, dtype=torch.bool)
     mask[0, 40:43] = True
