@@ -90,8 +90,9 @@ class RunFolderCLI(LightningCLI):
 
     def run(self) -> None:
         """Calls the method of the trainer."""
-        if self.config.ckpt_path:  # which comes from that folder
+        if self.config.ckpt_path:  # of that folder if the run goes on, of another one if it is evaluated
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+            warnings.filterwarnings("ignore", "The dirpath has changed from")
         options = {name: self.config_init[name] for name in self.method_options}
         getattr(self.trainer, self.method)(model=self.model, datamodule=self.datamodule, **options)
 
