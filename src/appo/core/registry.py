@@ -77,7 +77,7 @@ class Registry(Generic[T]):
 
     def unknown(self, name: str) -> str:
         """A message that says that there is no such component, which one may be meant, and which there are."""
-        return f"no {self.kind} is named {name!r}{did_you_mean(name, self._classes)}; registered: {', '.join(self)}"
+        return f"no {self.kind} is named {name!r}{did_you_mean(name, self)}; registered: {', '.join(self)}"
 
     def __getitem__(self, name: str) -> type[T]:
         if name not in self:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from appo.core.registry import Registry
+
+Session = TypeVar("Session")
 
 FIRST_VERSION = 0
 """Policy version of the weights that an engine starts with."""
@@ -159,6 +161,17 @@ class Engine(ABC):
     @abstractmethod
     def weight_dtype(self) -> torch.dtype:
         """Of the weights that sample; it decides how closely log-probs can agree with the trainer's."""
+
+
+def started(session: Session | None) -> Session:
+    """What an engine holds between `Engine.start` and `Engine.stop`.
+
+    Raises:
+        RuntimeError: if it holds nothing.
+    """
+    if session is None:
+        raise RuntimeError("the engine must be started first")
+    return session
 
 
 ENGINES: Registry[Engine] = Registry("engine", group="appo.engines")

@@ -6,7 +6,7 @@ are carried through: what was sampled is decoded to find calls, never encoded ag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, groupby
@@ -157,8 +157,7 @@ class AgentLoop:
 
     def finish(self, begun: RequestBatch) -> list[Trajectory]:
         """As `Agent.finish`; all others in flight come to their end, too, which keeps the engine's batches large."""
-        phase = "branching" if any(episode.request.origin for episode in begun.episodes) else "sampling"
-        with waiting(self.timer, phase, self):
+        with waiting(self.timer, phase_of(episode.request for episode in begun.episodes), self):
             while self._open:
                 self.advance()
             self.engine.drain()
@@ -256,6 +255,11 @@ class AgentLoop:
             text = decode(self.tokenizer, episode.token_ids[start:end], skip_special_tokens=True)
             yield Segment(text, is_generated)
             start = end
+
+
+def phase_of(requests: Iterable[RolloutRequest]) -> str:
+    """What seconds of waiting for requests count to."""
+    return "branching" if any(request.origin for request in requests) else "sampling"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 
 from appo.core.trajectory import Trajectory
 from appo.engines import SamplingParams
-from appo.rollouts.agent import AgentLoop, RequestBatch, SamplingCosts, waiting
+from appo.rollouts.agent import AgentLoop, RequestBatch, SamplingCosts, phase_of, waiting
 from appo.rollouts.episode import Limits, RolloutRequest
 from appo.rollouts.timing import PhaseTimer
 
@@ -55,8 +55,7 @@ class AsyncAgent:
 
     def run(self, requests: Sequence[RolloutRequest], sampling: SamplingParams) -> list[Trajectory]:
         begun = self.begin(requests, sampling)
-        phase = "branching" if any(request.origin for request in requests) else "sampling"
-        with waiting(self._timer, phase, self._loop):
+        with waiting(self._timer, phase_of(requests), self._loop):
             return begun.result()
 
     def begin(self, requests: Sequence[RolloutRequest], sampling: SamplingParams) -> Begun:

@@ -88,7 +88,7 @@ class IterationRunner:
         drawn: list[MiniBatch] = []
         for number in range(self.num_parts):
             with comm.phase("sampling"):
-                batches = self._collect(
+                batches = self._mini_batches(
                     iteration,
                     _part(roots, number, self.num_parts),
                     _part(next_prompts, number, self.num_parts) if self.lag else (),
@@ -119,7 +119,7 @@ class IterationRunner:
         number, self._num_sampled_tokens = self._num_sampled_tokens, 0
         return number
 
-    def _collect(
+    def _mini_batches(
         self, iteration: int, roots: Sequence[Trajectory], next_prompts: Sequence[Prompt], others: Iterator[Prompt]
     ) -> list[MiniBatch]:
         """Branches and credits some roots, and samples those of the next iteration along."""
@@ -127,7 +127,7 @@ class IterationRunner:
         self.sync_weights()
         if next_prompts:
             self._begun = self.collector.begin_roots(next_prompts, iteration + 1)
-        data = self._of(roots, iteration)
+        data = self._collect(roots, iteration)
         if not self.agent.is_asynchronous:
             self.join()
         prompts = self._replaced(data.by_prompt(), others, iteration)
@@ -139,7 +139,7 @@ class IterationRunner:
                     batch.evaluate(self.policy.evaluate)
         return batches
 
-    def _of(self, roots: Sequence[Trajectory], iteration: int) -> IterationData:
+    def _collect(self, roots: Sequence[Trajectory], iteration: int) -> IterationData:
         data = self.collector.collect(roots, iteration)
         self._counted(data.branches)
         self.collected.append(data)
@@ -152,7 +152,7 @@ class IterationRunner:
             chosen = _chosen(others, len(places))
             if not chosen:
                 break
-            data = self._of(self._counted(self.collector.sample_roots(chosen, iteration)), iteration)
+            data = self._collect(self._counted(self.collector.sample_roots(chosen, iteration)), iteration)
             found = [prompt for prompt in data.by_prompt() if prompt.has_gradient][: len(places)]
             self.num_replaced += len(found)
             for place, prompt in zip(places, found, strict=False):

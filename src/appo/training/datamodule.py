@@ -86,15 +86,10 @@ class RolloutDataModule(L.LightningDataModule):
         _check_positive("prompts_per_evaluation_batch", prompts_per_evaluation_batch)
         _check_positive("num_validation", 1 if num_validation is None else num_validation)
         _check_positive("num_test", 1 if num_test is None else num_test)
-        if prompts_per_iteration % minibatch:
-            raise ValueError(
-                f"data.prompts_per_minibatch must divide data.prompts_per_iteration = {prompts_per_iteration}, "
-                f"got {minibatch}"
-            )
         self.source = source
         self.tokenizer_folder = tokenizer
         self.prompts_per_iteration = prompts_per_iteration
-        self.num_minibatches = prompts_per_iteration // minibatch
+        self.num_minibatches = _num_minibatches(prompts_per_iteration, minibatch)
         self.update_epochs = update_epochs
         self.max_prompt_tokens = max_prompt_tokens
         self.unusable_rows = unusable_rows
@@ -285,6 +280,15 @@ class RolloutDataModule(L.LightningDataModule):
 
 def _loader(buffer: RolloutBuffer[Any]) -> DataLoader[Any]:
     return DataLoader(buffer, batch_size=None)
+
+
+def _num_minibatches(prompts_per_iteration: int, prompts_per_minibatch: int) -> int:
+    if prompts_per_iteration % prompts_per_minibatch:
+        raise ValueError(
+            f"data.prompts_per_minibatch must divide data.prompts_per_iteration = {prompts_per_iteration}, "
+            f"got {prompts_per_minibatch}"
+        )
+    return prompts_per_iteration // prompts_per_minibatch
 
 
 def _check_positive(name: str, value: int) -> None:

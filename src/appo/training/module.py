@@ -261,20 +261,16 @@ class APPOModule(L.LightningModule):
         assert self._log_probs is not None
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        metrics = accumulate_gradient(
-            self._log_probs,
-            self.loss,
-            batch,
-            self.max_tokens_per_microbatch,
-            self.trainer.strategy,
-            self.manual_backward,
-        )
+        strategy, max_tokens = self.trainer.strategy, self.max_tokens_per_microbatch
+        metrics = accumulate_gradient(self._log_probs, self.loss, batch, max_tokens, strategy, self.manual_backward)
         norm = clip_gradients(self.parameters(), self.max_grad_norm)
         is_finite = bool(norm.isfinite())
         if is_finite:
             optimizer.step()
             self.policy_version += 1
-            self._step_scheduler()
+            if (scheduler := self.lr_schedulers()) is not None:
+                assert not isinstance(scheduler, list)
+                scheduler.step()
         else:
             log.warning("step %d is skipped: the norm of its gradient is %s", self.trainer.global_step, norm.item())
         optimizer.zero_grad(set_to_none=True)
@@ -285,17 +281,10 @@ class APPOModule(L.LightningModule):
             "lr": optimizer.param_groups[0]["lr"],
         }
 
-    def _step_scheduler(self) -> None:
-        scheduler = self.lr_schedulers()
-        if scheduler is not None:
-            assert not isinstance(scheduler, list)
-            scheduler.step()
-
     def validation_step(self, batch: Evaluated, batch_idx: int) -> None:
         """Does nothing: `EvaluationCallback` takes in what was evaluated."""
 
-    def test_step(self, batch: Evaluated, batch_idx: int) -> None:
-        """Does nothing, likewise."""
+    test_step = validation_step
 
     def predict_step(self, batch: Evaluated, batch_idx: int) -> list[dict[str, str | float]]:
         """Prompt, text and reward of every trajectory; the files of the run's folder hold the rest."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from appo.engines.base import ENGINES, Completion, Engine, Request
+from appo.engines.base import ENGINES, Completion, Engine, Request, started
 from appo.engines.hf.batch import GenerationBatch
 from appo.engines.hf.prefix_cache import PrefixCache
 from appo.engines.hf.stopping import StopRules, end_token_ids
@@ -77,13 +77,13 @@ class HFEngine(Engine):
         self._session = None
 
     def submit(self, request: Request) -> None:
-        session = self._started()
+        session = started(self._session)
         session.tracker.admit(request)
         session.waiting.append(request)
 
     @torch.inference_mode()
     def step(self) -> list[Completion]:
-        session = self._started()
+        session = started(self._session)
         free = self.max_batch_size - len(session.batch.rows)
         joining = [session.waiting.popleft() for _ in range(min(free, len(session.waiting)))]
         if joining:
@@ -100,7 +100,7 @@ class HFEngine(Engine):
         return len(self._session.tracker.in_flight) if self._session is not None else 0
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        session = self._started()
+        session = started(self._session)
         with session.tracker.updating(version), torch.no_grad():
             session.prefixes.clear()
             parameters = dict(session.model.named_parameters(remove_duplicate=False))
@@ -109,17 +109,12 @@ class HFEngine(Engine):
 
     @property
     def weight_dtype(self) -> torch.dtype:
-        return self._started().model.dtype
+        return started(self._session).model.dtype
 
     def _device_name(self) -> str:
         if self.device != "auto":
             return self.device
         return "cuda" if torch.cuda.is_available() else "cpu"
-
-    def _started(self) -> _Session:
-        if self._session is None:
-            raise RuntimeError("the engine must be started first")
-        return self._session
 
 
 @dataclass(eq=False)

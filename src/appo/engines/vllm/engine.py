@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from appo.distributed import comm
-from appo.engines.base import ENGINES, Completion, Engine, Request
+from appo.engines.base import ENGINES, Completion, Engine, Request, started
 from appo.engines.hf.stopping import end_token_ids, load_generation_config
 from appo.engines.request_tracker import RequestTracker
 from appo.engines.vllm.core import num_weights, runs_on_cpu, start_core, stop_core, synchronized_steps
@@ -116,7 +116,7 @@ class VLLMEngine(Engine):
             session.folder.close()
 
     def submit(self, request: Request) -> None:
-        session = self._started()
+        session = started(self._session)
         session.tracker.admit(request)
         if session.steps is None:
             session.add(str(request.id), request)
@@ -124,7 +124,7 @@ class VLLMEngine(Engine):
             session.steps.submit(request)
 
     def step(self) -> list[Completion]:
-        session = self._started()
+        session = started(self._session)
         if not session.tracker.in_flight:
             return []
         if session.steps is None:
@@ -132,7 +132,7 @@ class VLLMEngine(Engine):
         return session.step_together(session.steps, is_done=False)[0]
 
     def drain(self) -> None:
-        session = self._started()
+        session = started(self._session)
         if session.steps is not None:
             while not session.step_together(session.steps, is_done=True)[1]:
                 pass
@@ -142,7 +142,7 @@ class VLLMEngine(Engine):
         return len(self._session.tracker.in_flight) if self._session is not None else 0
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        session = self._started()
+        session = started(self._session)
         with session.tracker.updating(version):
             session.wake("weights")
             # Tied tensors go under each of their names: without its own, the LM head would keep its old values.
@@ -151,14 +151,14 @@ class VLLMEngine(Engine):
                 raise RuntimeError("vLLM refused to reset its prefix cache after an update of the weights")
 
     def sleep(self) -> None:
-        session = self._started()
+        session = started(self._session)
         if session.can_sleep and not session.asleep:
             session.core.sleep(level=1)
             session.asleep = {"weights", "kv_cache"}
 
     @property
     def weight_dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self._started().core.model_config.dtype
+        dtype: torch.dtype = started(self._session).core.model_config.dtype
         return dtype
 
     def _arguments(self, policy: str, config: PreTrainedConfig, *, on_cpu: bool) -> dict[str, Any]:
@@ -208,11 +208,6 @@ class VLLMEngine(Engine):
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
         }
-
-    def _started(self) -> VLLMSession:
-        if self._session is None:
-            raise RuntimeError("the engine must be started first")
-        return self._session
 
 
 def _check_head_size(text: PreTrainedConfig) -> None:

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from appo.core.secrets import fill_in, refuse_secrets
 from appo.distributed import comm
-from appo.engines.base import ENGINES, FIRST_VERSION, Completion, Engine, Request
+from appo.engines.base import ENGINES, FIRST_VERSION, Completion, Engine, Request, started
 from appo.engines.hf.stopping import end_token_ids, load_generation_config
 from appo.engines.request_tracker import RequestTracker
 from appo.engines.vllm_server.messages import completion_of, request_body, serving_config
@@ -139,14 +139,14 @@ class VLLMServerEngine(Engine):
             session.folder.close()
 
     def submit(self, request: Request) -> None:
-        session = self._started()
+        session = started(self._session)
         session.tracker.admit(request)
         answer = session.loop.spawn(session.serve(request))
         session.running.add(answer)
         answer.add_done_callback(session.answers.put)
 
     def step(self) -> list[Completion]:
-        session = self._started()
+        session = started(self._session)
         if not session.tracker.in_flight:
             return []
         completions = [answer.result() for answer in session.take_answers()]
@@ -159,7 +159,7 @@ class VLLMServerEngine(Engine):
         return len(self._session.tracker.in_flight) if self._session is not None else 0
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        session = self._started()
+        session = started(self._session)
         with session.tracker.updating(version):
             tensors = session.layout.checked(weights)
             if session.folder is None:
@@ -173,12 +173,7 @@ class VLLMServerEngine(Engine):
 
     @property
     def weight_dtype(self) -> torch.dtype:
-        return self._started().dtype
-
-    def _started(self) -> _Session:
-        if self._session is None:
-            raise RuntimeError("the engine must be started first")
-        return self._session
+        return started(self._session).dtype
 
 
 @dataclass(eq=False)

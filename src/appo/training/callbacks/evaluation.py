@@ -54,16 +54,7 @@ class EvaluationCallback(L.Callback):
     ) -> None:
         self._metrics.update(batch)
 
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Evaluated,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._metrics.update(batch)
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._log(pl_module, "validation")
