@@ -37,7 +37,8 @@ from appo.core.batch import NO_PARENT, TrajectoryBatch
 from appo.core.collate import make_batch
 from appo.functional import ChosenPoints, future_likelihood_gain, select_branch_points
 from appo.losses import ProceduralLoss
-from appo.rollouts.branching import CandidateFilter, Exclusion, has_room
+from appo.rollouts.branching import has_room
+from appo.rollouts.candidates import CandidateFilter, Exclusion
 from appo.scorers import BranchingScore
 
 VOCAB_SIZE = 30_000

@@ -1,84 +1,19 @@
-"""Which tokens of a conversation may be branch points, read off the text that they spell."""
+"""Where a branch has room."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from appo.core.collate import collate
-from appo.core.trajectory import NOT_SAMPLED, Prompt, Trajectory
-from appo.rollouts import Branching, CandidateFilter
+from appo.core.trajectory import Prompt, Trajectory
 from appo.rollouts.branching import has_room
-from tests.rollouts.conftest import EOS
-
-CALL = "so <python>a+b</python>"
-RESULT = " <result> <b>x</b> </result>"
-ANSWER = f"<think>5 - 2</think>!{EOS}"
 
 
-@pytest.fixture
-def batch(tokenizer):
-    """A call, its result, and a second turn; one token a letter."""
-    turns = [("Q", False), (CALL, True), (RESULT, False), (ANSWER, True)]
-    encoded = [(tokenizer.encode(text, add_special_tokens=False), sampled) for text, sampled in turns]
-    ids = torch.tensor([token_id for token_ids, _ in encoded for token_id in token_ids])
-    mask = torch.tensor([sampled for token_ids, sampled in encoded for _ in token_ids])
-    versions = torch.where(mask, 0, NOT_SAMPLED)
-    trajectory = Trajectory(Prompt("q", "Q", tuple(encoded[0][0]), ()), ids, mask, -1.0 * mask, versions, (), (), "eos")
-    return collate([trajectory])
-
-
-def spelled(tokenizer, batch, exclude) -> str:
-    """The letters that may be branch points."""
-    candidates = CandidateFilter(tokenizer, exclude)(batch)
-    return tokenizer.decode(batch.token_ids[candidates])
-
-
-@pytest.mark.parametrize(
-    ("exclude", "expected"),
-    [
-        # The end token is the last one, which never is a branch point.
-        ((), "so <python>a+b</python><think>5 - 2</think>!"),
-        (("whitespace",), "so<python>a+b</python><think>5-2</think>!"),
-        (("punctuation",), "so pythonabpythonthink5  2think"),
-        (("tags",), "so a+b5 - 2!"),
-        (("calls",), "so <python></python><think>5 - 2</think>!"),
-        (("whitespace", "punctuation", "special", "tags", "calls"), "so52"),
-    ],
-)
-def test_each_kind_of_token_can_be_left_out(tokenizer, batch, exclude, expected):
-    assert spelled(tokenizer, batch, exclude) == expected
-
-
-def test_special_tokens_in_the_middle_can_be_left_out(tokenizer, batch):
-    end = batch.token_ids[0, -1]
-    batch.token_ids[0, 2] = end
-    assert spelled(tokenizer, batch, ("special",)).startswith("s <python>")
-    assert spelled(tokenizer, batch, ()).startswith(f"s{EOS} <python>")
-
-
-def test_a_tag_does_not_reach_over_tool_output(tokenizer, batch):
-    # A "<" that was sampled, tool output, then "b>": no tag, whatever the result says.
-    text = tokenizer.encode("Qa<rb>c", add_special_tokens=False)
-    mask = torch.tensor([False, True, True, False, True, True, True])
+def test_room_is_counted_from_the_end_of_the_prompt():
+    mask = torch.tensor([False] + [True] * 9)
     trajectory = Trajectory(
-        Prompt("q", "Q", (text[0],), ()), torch.tensor(text), mask, -1.0 * mask, torch.where(mask, 0, -1), (), (), "eos"
+        Prompt("q", "Q", (0,), ()), torch.arange(10), mask, -1.0 * mask, torch.where(mask, 0, -1), (), (), "eos"
     )
-    assert spelled(tokenizer, collate([trajectory]), ("tags",)) == "a<b>"
-
-
-def test_ids_that_the_tokenizer_does_not_know_are_no_branch_points(tokenizer, batch):
-    batch.token_ids[0, 1] = len(tokenizer)
-    assert spelled(tokenizer, batch, ("tags",)).startswith("o a+b")
-
-
-def test_an_unknown_kind_is_refused():
-    expected = r"rollout.branching.exclude must name kinds among whitespace, .*, got 'vowels'"
-    with pytest.raises(ValueError, match=expected):
-        Branching(exclude=("vowels",))
-
-
-def test_room_is_counted_from_the_end_of_the_prompt(batch):
     # A prompt of one token and 8 of response: behind position p there are 8 - p left, so 5 is the last with 3.
-    room = has_room(batch, max_response_tokens=8, min_remaining=3)
+    room = has_room(collate([trajectory]), max_response_tokens=8, min_remaining=3)
     assert room.nonzero()[:, 1].tolist() == [1, 2, 3, 4, 5]

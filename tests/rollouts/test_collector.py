@@ -19,6 +19,7 @@ from appo.rewards import Reward, RewardRunner
 from appo.rollouts import (
     AgentLoop,
     Branching,
+    CandidateFilter,
     Collector,
     IterationRunner,
     Limits,
@@ -26,7 +27,6 @@ from appo.rollouts import (
     Policy,
     RolloutRequest,
 )
-from appo.rollouts.branching import CandidateFilter
 from appo.rollouts.data import mini_batches
 from appo.scorers import Scorer, Scores, TreeUniform
 from appo.tools import TagSyntax, ToolRunner

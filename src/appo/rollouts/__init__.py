@@ -2,8 +2,9 @@
 
 from appo.rollouts.agent import Agent, AgentLoop, SamplingCosts
 from appo.rollouts.async_agent import AsyncAgent
-from appo.rollouts.branching import DEFAULT_EXCLUSIONS, Branching, CandidateFilter, Exclusion, choose_branch_points
+from appo.rollouts.branching import Branching, choose_branch_points
 from appo.rollouts.buffer import RolloutBuffer
+from appo.rollouts.candidates import DEFAULT_EXCLUSIONS, CandidateFilter, Exclusion
 from appo.rollouts.collector import Collector
 from appo.rollouts.data import IterationData, MiniBatch, Policy
 from appo.rollouts.episode import Limits, RolloutRequest

@@ -21,7 +21,8 @@ from appo.core.trajectory import BranchPoint, Prompt, Trajectory
 from appo.engines import SamplingParams
 from appo.rewards import RewardRunner
 from appo.rollouts.agent import Agent
-from appo.rollouts.branching import Branching, CandidateFilter, choose_branch_points, has_room
+from appo.rollouts.branching import Branching, choose_branch_points, has_room
+from appo.rollouts.candidates import CandidateFilter
 from appo.rollouts.data import IterationData, Policy
 from appo.rollouts.episode import RolloutRequest
 from appo.rollouts.timing import PhaseTimer

@@ -1,0 +1,119 @@
+"""Which sampled tokens may be branch points, read off the text that they spell."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from appo.core.batch import TrajectoryBatch
+
+Exclusion = Literal["whitespace", "punctuation", "special", "tags", "calls"]
+"""Tokens that are no branch points: white space alone; punctuation and symbols alone; special ones; those that touch a
+tag such as ``<search>``; the inside of a tool call."""
+
+DEFAULT_EXCLUSIONS: tuple[Exclusion, ...] = ("whitespace", "special", "tags")
+
+_TAG = re.compile(r"</?[A-Za-z_][\w-]*>")
+_OTHER = "\0"
+"""Stands for each token that was not sampled, so that no tag reaches over one."""
+_END_OF_CALL = re.compile(rf"</([A-Za-z_][\w-]*)>[^{_OTHER}<]*{_OTHER}")
+
+
+class CandidateFilter:
+    """Tells the tokens that leave a branch something to decide from those that do not.
+
+    Args:
+        tokenizer: of the policy.
+        exclude: kinds of tokens that are no branch points.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, exclude: Sequence[Exclusion] = DEFAULT_EXCLUSIONS) -> None:
+        self.exclude = frozenset(exclude)
+        special = set(tokenizer.all_special_ids)
+        texts = tokenizer.batch_decode([[token_id] for token_id in range(len(tokenizer))])
+        # The last entry stands for tokens that were not sampled, or that the tokenizer does not know.
+        self._texts = [*texts, _OTHER]
+        self._widths = torch.tensor([len(text) for text in self._texts])
+        self._allowed = torch.tensor(
+            [
+                not (
+                    ("special" in self.exclude and token_id in special)
+                    or ("whitespace" in self.exclude and not text.strip())
+                    or ("punctuation" in self.exclude and _is_punctuation(text))
+                )
+                for token_id, text in enumerate(texts)
+            ]
+        )
+
+    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+        """Where a branch may leave.
+
+        Args:
+            batch: possible parents.
+
+        Returns:
+            ``[B, T]`` bool: sampled, known to the tokenizer, not the last token, of no excluded kind.
+        """
+        known = batch.token_ids < len(self._allowed)
+        allowed = self._allowed[batch.token_ids.where(known, 0)] & known
+        is_inner = torch.arange(batch.token_ids.shape[1]) < (batch.lengths - 1).unsqueeze(-1)
+        candidates = batch.response_mask & allowed & is_inner
+        if self.exclude & {"tags", "calls"}:
+            text_ids = batch.token_ids.where(batch.response_mask & known, len(self._texts) - 1)
+            for row, ends in enumerate(self._widths[text_ids].cumsum(-1)):
+                text = "".join(map(self._texts.__getitem__, text_ids[row].tolist()))
+                candidates[row] &= ~self._in_markup(text, ends)
+        return candidates
+
+    def _in_markup(self, text: str, ends: Tensor) -> Tensor:
+        """Tokens that overlap an excluded tag or call.
+
+        Args:
+            text: of the whole row.
+            ends: ``[T]`` int64, where the text of each token ends.
+
+        Returns:
+            ``[T]`` bool.
+        """
+        spans = list(self._spans(text))
+        if not spans:
+            return torch.zeros_like(ends, dtype=torch.bool)
+        first, last = torch.tensor(spans).T.contiguous()
+        edges = torch.zeros(len(ends) + 1, dtype=torch.int64)
+        edges.index_add_(0, torch.searchsorted(ends, first, right=True), torch.ones_like(first))
+        edges.index_add_(0, torch.searchsorted(ends, last - 1, right=True) + 1, -torch.ones_like(last))
+        return edges.cumsum(0)[:-1] > 0
+
+    def _spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Character ranges of the excluded tags and calls, end exclusive, none of them empty."""
+        if "tags" in self.exclude:
+            yield from (tag.span() for tag in _TAG.finditer(text))
+        if "calls" in self.exclude:
+            for closing in _END_OF_CALL.finditer(text):
+                opening = f"<{closing[1]}>"
+                start = text.rfind(opening, text.rfind(_OTHER, 0, closing.start()) + 1, closing.start())
+                if 0 <= start < closing.start() - len(opening):
+                    yield start + len(opening), closing.start()
+
+
+def check_exclusions(exclude: Sequence[str]) -> None:
+    """Refuses kinds of tokens that there are not.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    known = get_args(Exclusion)
+    for kind in exclude:
+        if kind not in known:
+            raise ValueError(f"rollout.branching.exclude must name kinds among {', '.join(known)}, got {kind!r}")
+
+
+def _is_punctuation(text: str) -> bool:
+    stripped = text.strip()
+    return bool(stripped) and all(unicodedata.category(character)[0] in "PS" for character in stripped)
