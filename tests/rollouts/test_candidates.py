@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from appo.core.batch import TrajectoryBatch
 from appo.core.collate import collate
 from appo.core.trajectory import NOT_SAMPLED, Prompt, Trajectory
 from appo.rollouts import Branching, CandidateFilter
@@ -17,9 +18,13 @@ ANSWER = f"<think>5 - 2</think>!{EOS}"
 
 @pytest.fixture
 def batch(tokenizer):
-    """A call, its result, and a second turn; one token a letter."""
-    turns = [("Q", False), (CALL, True), (RESULT, False), (ANSWER, True)]
-    encoded = [(tokenizer.encode(text, add_special_tokens=False), sampled) for text, sampled in turns]
+    """A call, its result, and a second turn."""
+    return conversation(tokenizer, ["Q", CALL, RESULT, ANSWER])
+
+
+def conversation(tokenizer, texts) -> TrajectoryBatch:
+    """What is given and what is sampled, in turns; one token a letter."""
+    encoded = [(tokenizer.encode(text, add_special_tokens=False), i % 2 == 1) for i, text in enumerate(texts)]
     ids = torch.tensor([token_id for token_ids, _ in encoded for token_id in token_ids])
     mask = torch.tensor([sampled for token_ids, sampled in encoded for _ in token_ids])
     versions = torch.where(mask, 0, NOT_SAMPLED)
@@ -47,6 +52,26 @@ def spelled(tokenizer, batch, exclude) -> str:
 )
 def test_each_kind_of_token_can_be_left_out(tokenizer, batch, exclude, expected):
     assert spelled(tokenizer, batch, exclude) == expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "left"),
+    [
+        # The full stop is the last token, which never is a branch point.
+        # Whatever place a reward reads: the last answer, a box in it, the last box.
+        ([r"<think>7</think><answer>it is \boxed{7}!</answer>."], "<think>7</think><answer></answer>"),
+        ([r"so \boxed{1}, \boxed{a\frac{1}{2}}."], r"so \boxed{1}, \boxed{}"),
+        # Neither a mention of the tag nor an answer that is not the last one is what a reward reads.
+        (["an <answer> is due<answer>7</answer>."], "an <answer> is due<answer></answer>"),
+        (["<answer>7</answer> or <answer>8</answer>."], "<answer>7</answer> or <answer></answer>"),
+        # Nor is what is not closed, or empty, or holds what a tool wrote.
+        (["<answer>7."], "<answer>7"),
+        ([r"\boxed{}<answer></answer>."], r"\boxed{}<answer></answer>"),
+        (["<answer>7", r"\boxed{1", "}</answer>."], "<answer>7}</answer>"),
+    ],
+)
+def test_the_answer_that_rewards_read_can_be_left_out(tokenizer, texts, left):
+    assert spelled(tokenizer, conversation(tokenizer, ["Q", *texts]), ("answer",)) == left
 
 
 def test_special_tokens_in_the_middle_can_be_left_out(tokenizer, batch):

@@ -30,6 +30,12 @@ _VERDICTS = frozenset({"yes", "no", "noanswer"})
 
 def last_boxed(text: str) -> str | None:
     r"""The content of the last ``\boxed{...}`` or ``\fbox{...}`` whose braces balance, or None without one."""
+    span = last_boxed_span(text)
+    return None if span is None else text[slice(*span)].strip()
+
+
+def last_boxed_span(text: str) -> tuple[int, int] | None:
+    """Where the content of `last_boxed` begins and ends."""
     last: tuple[int, int] | None = None
     opened: list[re.Match[str]] = []
     for brace in _BRACE.finditer(text):
@@ -39,7 +45,7 @@ def last_boxed(text: str) -> str | None:
             opening = opened.pop()
             if opening[0] != "{" and (last is None or opening.end() > last[0]):
                 last = opening.end(), brace.start()
-    return None if last is None else text[slice(*last)].strip()
+    return last
 
 
 @lru_cache(maxsize=2**16)

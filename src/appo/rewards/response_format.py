@@ -64,13 +64,21 @@ def final_answer(segments: Sequence[Segment], place: str) -> str | None:
         ending = text.rpartition(TOOL_OUTPUT)[2].rpartition("</think>")[2]
         return ending.partition("<think>")[0].strip()
     if place == "answer":
-        _, opening, text = text.rpartition("<answer>")
-        text, closing, _ = text.partition("</answer>")
-        if not (opening and closing):
+        span = last_answer_span(text)
+        if span is None:
             return None
+        text = text[slice(*span)]
     boxed = last_boxed(text)
     answer = text.strip() if boxed is None and place == "answer" else boxed
     return None if answer is None or TOOL_OUTPUT in answer else answer
+
+
+def last_answer_span(text: str) -> tuple[int, int] | None:
+    """Where the content of the last ``<answer>...</answer>`` begins and ends, or None if the last is not closed."""
+    before, opening, _ = text.rpartition("<answer>")
+    start = len(before) + len(opening)
+    end = text.find("</answer>", start)
+    return (start, end) if opening and end >= 0 else None
 
 
 def _marked_text(segments: Sequence[Segment]) -> str:

@@ -42,7 +42,8 @@ class Branching:
     at its first call, which is what the authors' release comes to."""
     exclude: tuple[Exclusion, ...] = DEFAULT_EXCLUSIONS
     """Tokens that are no branch points: `whitespace` alone, `punctuation` and symbols alone, `special` ones, those that
-    touch `tags`, the inside of tool `calls`. The last token of a trajectory never is one."""
+    touch `tags`, the inside of tool `calls`, the inside of the last `answer`: what stands between ``<answer>`` and
+    ``</answer>`` and in the last ``\\boxed{...}``. The last token of a trajectory never is one."""
 
     def __post_init__(self) -> None:
         if self.num_roots < 1:

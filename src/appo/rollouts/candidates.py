@@ -12,10 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from appo.core.batch import TrajectoryBatch
+from appo.rewards.answer_text import last_boxed_span
+from appo.rewards.response_format import last_answer_span
 
-Exclusion = Literal["whitespace", "punctuation", "special", "tags", "calls"]
+Exclusion = Literal["whitespace", "punctuation", "special", "tags", "calls", "answer"]
 """Tokens that are no branch points: white space alone; punctuation and symbols alone; special ones; those that touch a
-tag such as ``<search>``; the inside of a tool call."""
+tag such as ``<search>``; the inside of a tool call; the inside of the answer that rewards read."""
 
 DEFAULT_EXCLUSIONS: tuple[Exclusion, ...] = ("whitespace", "special", "tags")
 
@@ -64,15 +66,15 @@ class CandidateFilter:
         allowed = self._allowed[batch.token_ids.where(known, 0)] & known
         is_inner = torch.arange(batch.token_ids.shape[1]) < (batch.lengths - 1).unsqueeze(-1)
         candidates = batch.response_mask & allowed & is_inner
-        if self.exclude & {"tags", "calls"}:
+        if self.exclude & {"tags", "calls", "answer"}:
             text_ids = batch.token_ids.where(batch.response_mask & known, len(self._texts) - 1)
             for row, ends in enumerate(self._widths[text_ids].cumsum(-1)):
                 text = "".join(map(self._texts.__getitem__, text_ids[row].tolist()))
-                candidates[row] &= ~self._in_markup(text, ends)
+                candidates[row] &= ~self._in_spans(text, ends)
         return candidates
 
-    def _in_markup(self, text: str, ends: Tensor) -> Tensor:
-        """Tokens that overlap an excluded tag or call.
+    def _in_spans(self, text: str, ends: Tensor) -> Tensor:
+        """Tokens that overlap an excluded tag, call or answer.
 
         Args:
             text: of the whole row.
@@ -91,7 +93,7 @@ class CandidateFilter:
         return edges.cumsum(0)[:-1] > 0
 
     def _spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Character ranges of the excluded tags and calls, end exclusive, none of them empty."""
+        """Character ranges of the excluded tags, calls and answers, end exclusive."""
         if "tags" in self.exclude:
             yield from (tag.span() for tag in _TAG.finditer(text))
         if "calls" in self.exclude:
@@ -100,6 +102,10 @@ class CandidateFilter:
                 start = text.rfind(opening, text.rfind(_OTHER, 0, closing.start()) + 1, closing.start())
                 if 0 <= start < closing.start() - len(opening):
                     yield start + len(opening), closing.start()
+        if "answer" in self.exclude:
+            for span in (last_answer_span(text), last_boxed_span(text)):
+                if span is not None and _OTHER not in text[slice(*span)]:
+                    yield span
 
 
 def check_exclusions(exclude: Sequence[str]) -> None:
