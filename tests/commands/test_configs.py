@@ -1,15 +1,17 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from torch import Tensor
 
 from appo.commands.cli import run
 from appo.losses import ClippedLoss, ProceduralLoss
 from tests.small_run import CONFIG, FEW_TOKENS, metrics
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("**/*.yaml"))
-OVERLAYS = {"random_branching", "stage_markers"}
+OVERLAYS = {"constant_future", "random_branching", "stage_markers"}
 BENCHMARKS = [path for path in CONFIGS if path.parent.name == "benchmarks"]
 PRESETS = [path for path in CONFIGS if path.stem not in OVERLAYS | {"sft"} and path not in BENCHMARKS]
 
@@ -63,10 +65,39 @@ def test_interpolations_see_what_the_command_line_says(capsys):
     assert yaml.safe_load(capsys.readouterr().out)["rollout"]["branching"]["num_roots"] == 5
 
 
-def resolved(capsys, *options: str):
+def resolved(capsys, *options: str, config: str = CONFIG):
     with pytest.raises(SystemExit):
-        run(["fit", "--config", str(CONFIG), *options, "--print_config"])
+        run(["fit", "--config", config, *options, "--print_config"])
     return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "aggregation"),
+    [
+        ("grpo", "sequence-mean"),
+        ("gspo", "sequence-mean"),
+        ("dapo", "token-mean"),
+        ("cispo", "token-mean"),
+        ("dr_grpo", "constant"),
+    ],
+)
+def test_a_recipe_averages_as_its_paper_does(recipe, aggregation, capsys):
+    config = resolved(capsys, config=str(CONFIGS[0].with_name(f"{recipe}.yaml")))
+    assert config["model"]["loss"]["init_args"]["aggregation"] == aggregation
+
+
+def test_the_control_of_the_future_likelihood_has_its_factor_and_nothing_else(capsys):
+    def weigh(*options: str) -> tuple[ProceduralLoss, Tensor]:
+        loss = ProceduralLoss(**resolved(capsys, *options)["model"]["loss"]["init_args"])
+        return loss, loss.weigh(torch.tensor([[0.3, -0.5, 0.1]]), torch.ones(1, 3), torch.ones(1, 3, dtype=torch.bool))[
+            0
+        ]
+
+    own, factors = weigh()
+    control, constant = weigh("--config", str(CONFIGS[0].with_name("constant_future.yaml")))
+    assert not (factors == 1.0 + own.future_weight).all()
+    assert (constant == 1.0 + own.future_weight).all()
+    assert replace(control, future_clip=own.future_clip) == own
 
 
 def test_another_component_begins_with_its_own_defaults(capsys):

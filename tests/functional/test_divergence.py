@@ -29,6 +29,28 @@ def test_k3_is_unbiased():
         torch.testing.assert_close((policy.exp() * kl_estimate(policy, reference, estimator)).sum(), exact)
 
 
+def divergence_of_gradient(policy, reference):
+    """The divergence whose gradient each estimator's has in expectation."""
+    return {
+        "k1": 0.0 * policy.sum(),
+        "abs": (policy.exp() - reference.exp()).abs().sum(),
+        "k2": (policy.exp() * (policy - reference)).sum(),
+        "k3": (reference.exp() * (reference - policy)).sum(),
+    }
+
+
+@pytest.mark.parametrize("estimator", ["k1", "abs", "k2", "k3"])
+def test_the_expected_gradient_is_that_of_a_divergence(estimator):
+    generator = torch.Generator().manual_seed(0)
+    logits, reference = torch.randn(2, 6, dtype=torch.float64, generator=generator)
+    logits.requires_grad_()
+    policy, reference = logits.log_softmax(-1), reference.log_softmax(-1)
+    # What is sampled does not depend on the parameters that a loss is differentiated by.
+    expectation = (policy.exp().detach() * kl_estimate(policy, reference, estimator)).sum()
+    (expected,) = torch.autograd.grad(divergence_of_gradient(policy, reference)[estimator], logits, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(expectation, logits)[0], expected)
+
+
 def test_k3_is_bounded_and_its_gradient_finite_far_from_the_reference():
     log_probs = torch.tensor([[-500.0, 0.0]], requires_grad=True)
     estimate = kl_estimate(log_probs, torch.tensor([[0.0, -500.0]]), "k3")

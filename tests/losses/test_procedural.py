@@ -20,6 +20,20 @@ def test_procedural_loss_by_hand():
     assert metrics["future_weight"] == metrics["ratio"] == 1.0
 
 
+@pytest.mark.parametrize("future_weight", [0.5, 1.0])
+def test_normalized_advantages_of_an_unchanged_policy_are_as_they_were(future_weight):
+    batch = train_batch()
+    unchanged = batch.old_log_probs, torch.zeros_like(batch.old_log_probs), batch
+    options = {"sequence_filter": False, "behavior_correction": "off"}
+    plain = ClippedLoss(clip_high=0.28, dual_clip=3.0, behavior_correction="off")(*unchanged)[0]
+    torch.testing.assert_close(
+        ProceduralLoss(future_weight=future_weight, **options)(*unchanged)[0], (1 + future_weight) * plain
+    )
+    torch.testing.assert_close(
+        ProceduralLoss(future_weight=future_weight, normalized=True, **options)(*unchanged)[0], plain
+    )
+
+
 def test_without_its_own_terms_the_procedural_loss_is_the_clipped_loss():
     batch = train_batch()
     inputs = live(batch)

@@ -52,7 +52,7 @@ def test_only_a_divergence_needs_a_reference():
         ({"dual_clip": 1.1}, "dual_clip must be above 1 \\+ clip_high = 1.2, got 1.1"),
         ({"behavior_cap": 0.5}, "behavior_cap must be at least 1, got 0.5"),
         ({"behavior_correction": "cut"}, "behavior_correction must be truncate, mask or off, got 'cut'"),
-        ({"kl": "k4"}, "kl must be k1, abs, k2 or k3, got 'k4'"),
+        ({"kl": "k1"}, "kl must be abs, k2 or k3, got 'k1'"),
         ({"kl_coef": -1.0}, "kl_coef must not be negative, got -1.0"),
         ({"aggregation": "mean"}, "aggregation must be token-mean, .*, got 'mean'"),
         ({"aggregation": "constant"}, "aggregation_length must be given .* got None with aggregation=constant"),

@@ -3,7 +3,7 @@
 from appo.functional.aggregate import Aggregation, aggregation_weights
 from appo.functional.branch_points import ChosenPoints, Scope, select_branch_points
 from appo.functional.credit import prefix_credit, shared_prefix_mean
-from appo.functional.divergence import KLEstimator, kl_estimate
+from appo.functional.divergence import kl_estimate
 from appo.functional.groups import Std, group_standardize
 from appo.functional.linear_log_probs import LogitTransform, chunk_bytes, linear_log_probs
 from appo.functional.log_probs import predicting_positions, scatter_scored, token_log_probs
@@ -29,7 +29,6 @@ __all__ = [
     "Aggregation",
     "ChosenPoints",
     "ClipEvents",
-    "KLEstimator",
     "LogitTransform",
     "Scope",
     "Std",

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
 from appo.functional.returns import MAX_LOG_RATIO
-
-KLEstimator = Literal["k1", "abs", "k2", "k3"]
-"""Per-token estimators of the Kullback-Leibler divergence, from one sample."""
 
 _MAX_K3 = 10.0
 
@@ -18,9 +13,15 @@ def kl_estimate(log_probs: Tensor, ref_log_probs: Tensor, estimator: str = "k3")
     """Divergence of the policy from the reference, estimated at the sampled token.
 
     With ``d = log_probs - ref_log_probs``: `k1` is ``d``, `abs` is ``|d|``, `k2` is ``d**2 / 2``, and `k3` is
-    ``exp(-d) + d - 1``, at most 10. All but `k1` are positive; `k3` is unbiased too, up to its bound.
+    ``exp(-d) + d - 1``, at most 10. All but `k1` are positive; `k1` and, up to its bound, `k3` are unbiased.
 
-    See "Approximating KL Divergence" (http://joschu.net/blog/kl-approx.html).
+    The gradient of an estimate is not an estimate of the gradient, since samples follow the policy: with tokens that
+    the policy sampled, the gradient of `k1` has expectation 0, that of `abs` is the gradient of
+    ``sum |policy - reference|``, that of `k2` of ``KL(policy || reference)`` and that of `k3`, within its bound, of
+    ``KL(reference || policy)``.
+
+    See "Approximating KL Divergence" (http://joschu.net/blog/kl-approx.html) and "On a few pitfalls in KL divergence
+    gradient estimation for RL" (https://arxiv.org/abs/2506.09477).
 
     Args:
         log_probs: ``[B, T]`` under the policy, with gradient.

@@ -17,7 +17,7 @@ class ProceduralLoss(SurrogateLoss):
     """Dual-clipped surrogate of advantages that grow with the future likelihood of their trajectory.
 
     ``A_t * (1 + future_weight * f_t)`` with ``f_t = clip(exp(F_t))``; `F` is the discounted sum of
-    the log-ratios from `t` on.
+    the log-ratios from `t` on. Where nothing has become likelier or less likely, ``f_t = 1``.
 
     See "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384).
     """
@@ -29,6 +29,9 @@ class ProceduralLoss(SurrogateLoss):
     in the future likelihood either. None leaves both unbounded."""
     future_weight: float = 1.0
     """Weight of the future likelihood; 0 leaves advantages as they are."""
+    normalized: bool = False
+    """Divides the factor of the advantages by ``1 + future_weight``, so that it is about 1 and the norm of the gradient
+    is clipped no earlier than without a future likelihood. A constant, so that a step is the same however it is cut."""
     future_half_life: float = 64.0
     """Tokens after which a log-ratio counts half in the future likelihood."""
     future_clip: float = 0.2
@@ -65,7 +68,10 @@ class ProceduralLoss(SurrogateLoss):
             max_ratio=self.dual_clip,
             safety_threshold=self.safety_threshold,
         )
-        return advantages * (1.0 + self.future_weight * weight), {"future_weight": weight}
+        factor = 1.0 + self.future_weight * weight
+        if self.normalized:
+            factor = factor / (1.0 + self.future_weight)
+        return advantages * factor, {"future_weight": weight}
 
     def kept_rows(self, events: ClipEvents) -> Tensor | None:
         return rows_within_dual_clip(events.dual) if self.sequence_filter else None

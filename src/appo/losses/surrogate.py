@@ -12,7 +12,6 @@ from appo.core.batch import TrajectoryBatch
 from appo.functional import (
     Aggregation,
     ClipEvents,
-    KLEstimator,
     aggregation_weights,
     clip_events,
     dual_clip_surrogate,
@@ -48,8 +47,10 @@ class SurrogateLoss(Loss):
     whose importance weights have a geometric mean beyond `behavior_cap`, or below its inverse; `off` does nothing."""
     behavior_cap: float = 2.0
     """Bound of `behavior_correction`, at least 1."""
-    kl: KLEstimator = "k3"
-    """Estimator of the divergence from the reference: `k1`, `abs`, `k2` or `k3`."""
+    kl: Literal["abs", "k2", "k3"] = "k3"
+    """Divergence from the reference, estimated at each token: `k2` has in expectation the gradient of KL(policy ||
+    reference), `k3` that of KL(reference || policy), `abs` that of the total variation, doubled. The gradient of `k1`
+    is 0 in expectation, so it is none of them."""
     kl_coef: float = 0.0
     """Weight of the divergence; 0 needs no reference."""
     entropy_coef: float = 0.0
@@ -73,8 +74,8 @@ class SurrogateLoss(Loss):
             raise ValueError(f"behavior_correction must be truncate, mask or off, got {self.behavior_correction!r}")
         if not self.behavior_cap >= 1.0:
             raise ValueError(f"behavior_cap must be at least 1, got {self.behavior_cap}")
-        if self.kl not in get_args(KLEstimator):
-            raise ValueError(f"kl must be k1, abs, k2 or k3, got {self.kl!r}")
+        if self.kl not in ("abs", "k2", "k3"):
+            raise ValueError(f"kl must be abs, k2 or k3, got {self.kl!r}")
         if not self.kl_coef >= 0.0:
             raise ValueError(f"kl_coef must not be negative, got {self.kl_coef}")
         if self.aggregation not in get_args(Aggregation):

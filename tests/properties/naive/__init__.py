@@ -141,7 +141,7 @@ COMMON = {
     "ratio_to": choice("update", "sampling"),
     "behavior_correction": choice("truncate", "mask", "off"),
     "behavior_cap": choice(1.1, 2.0),
-    "kl": choice("k1", "abs", "k2", "k3"),
+    "kl": choice("abs", "k2", "k3"),
     "kl_coef": choice(0.0, 0.1),
     "entropy_coef": choice(0.0, 0.05),
     "aggregation": choice("token-mean", "sequence-mean", "sequence-sum", "constant"),
@@ -159,6 +159,7 @@ LOSSES = {
         losses.procedural,
         {
             "future_weight": choice(0.0, 1.0),
+            "normalized": st.booleans(),
             "future_half_life": choice(1e-6, 2.0, 64.0, float("inf")),
             "future_clip": choice(0.0, 0.2),
             "high_only": st.booleans(),

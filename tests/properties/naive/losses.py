@@ -91,10 +91,11 @@ def future_weight(loss: Any, row: TrainedRow, t: int) -> float:
 
 def procedural(loss: Any, row: TrainedRow, live: Mapping[int, float]) -> dict[int, float]:
     """APPO: the clipped surrogate of advantages that grow with the future likelihood."""
+    unit = 1 + loss.future_weight if loss.normalized else 1
     return {
         t: clipped_term(
             loss,
-            row.advantages[t] * (1 + loss.future_weight * future_weight(loss, row, t)),
+            row.advantages[t] * (1 + loss.future_weight * future_weight(loss, row, t)) / unit,
             math.exp(live[t] - row.compared[t]),
         )
         for t in row.positions
