@@ -64,6 +64,30 @@ def test_parts_take_turns_within_an_iteration():
     assert [i < 30 for i in drawn.draw(0)] == [True, False] * 3
 
 
+@pytest.mark.parametrize("weights", [{"a": 1.0, "b": 1.0}, {"a": 3.0, "b": 1.0}])
+def test_replacements_hold_the_weights_however_many_are_taken(weights):
+    drawn = stream({"a": 930, "b": 70}, 16, weights)
+    share = weights["a"] / sum(weights.values())
+    first, nearest = Counter(), Counter()
+    for number in range(100):
+        taken = list(drawn.replacements(number))
+        assert len(taken) == len({*taken} - {*drawn.draw(number)}) > 60
+        first[taken[0] < 930] += 1
+        nearest.update(i < 930 for i in taken)
+    # Of one a hundred times and of thousands; three standard deviations of the former are 0.15.
+    assert first[True] / first.total() == pytest.approx(share, abs=0.15)
+    assert nearest[True] / nearest.total() == pytest.approx(share, abs=0.02)
+
+
+def test_replacements_of_one_part_are_all_the_others():
+    drawn, again = stream({"": 20}, 6), stream({"": 20}, 6)
+    taken = [list(drawn.replacements(number)) for number in range(2)]
+    assert taken == [list(again.replacements(number)) for number in range(2)]
+    for number in range(2):
+        assert sorted(taken[number] + drawn.draw(number)) == list(range(20))
+    assert taken[0] != sorted(taken[0])
+
+
 @given(
     per_iteration=st.integers(1, 5),
     num_drawn=st.integers(0, 12),

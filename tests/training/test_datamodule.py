@@ -145,13 +145,44 @@ def test_an_evaluation_takes_a_checkpoint_whatever_its_data(questions, open_data
     assert len(data.evaluation_batches("test")[0]) == 12
 
 
-def test_a_mixture_is_drawn_by_weight(questions, open_data, tmp_path):
-    other = tmp_path / "other.jsonl"
-    other.write_text("".join(f'{{"question": "Is {i} odd?", "answer": "?"}}\n' for i in range(12)))
-    mixed = MixedQuestions({"even": questions, "odd": JsonlQuestions(train=str(other))}, {"even": 3.0, "odd": 1.0})
-    data = open_data(mixed)
+def mixture(folder, num_few, num_many, **weights):
+    """Questions of two sources of unlike sizes."""
+    sources = {}
+    for name, number in (("few", num_few), ("many", num_many)):
+        path = Path(folder, f"{name}.jsonl")
+        path.write_text("".join(f'{{"question": "Is {i} {name}?", "answer": "?"}}\n' for i in range(number)))
+        sources[name] = JsonlQuestions(train=str(path), test=None)
+    return MixedQuestions(sources, weights)
+
+
+def test_a_mixture_is_drawn_by_weight(open_data, tmp_path):
+    data = open_data(mixture(tmp_path, 12, 36, few=3.0, many=1.0))
     for number in range(3):
-        assert [prompt.source for prompt in data.iteration_prompts(number)].count("even") == 3
+        assert [prompt.source for prompt in data.iteration_prompts(number)].count("few") == 3
+
+
+def replaced(rank, folder, policy):
+    """Writes which prompts a process has, and which may replace those of all."""
+    comm.join(2, 60.0)
+    data = RolloutDataModule(mixture(Path(folder, str(rank)), 70, 930, few=1.0, many=1.0), policy, 16)
+    data.setup("fit")
+    found = [ids(data, 3), [prompt.id for prompt in data.replacement_prompts(3)]]
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    comm.leave()
+
+
+@pytest.mark.distributed
+def test_replacements_are_those_of_the_mixture_in_all_processes(tmp_path, policy_folder):
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    as_processes(replaced, tmp_path, str(tmp_path), str(policy_folder))
+    (first, others), (second, same) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert others == same
+    assert len(first) == len(second) == 8
+    assert len({*first, *second, *others}) == 16 + len(others)
+    share = sum(name.startswith("few/") for name in others) / len(others)
+    # Among all questions, 0.07; three standard deviations are about 0.13.
+    assert share == pytest.approx(0.5, abs=0.13)
 
 
 def test_removed_questions_are_not_drawn(questions, open_data, tmp_path):

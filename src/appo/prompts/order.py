@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from math import ceil
@@ -100,6 +100,28 @@ class PromptStream:
         self._next_iteration = max(self._next_iteration, iteration + 1)
         return [next(drawn[part]) for part in self._turns(cursors)]
 
+    def replacements(self, iteration: int) -> Iterator[int]:
+        """The numbers of questions that may stand in for some of an iteration: those that it does not draw.
+
+        They come in an order of their own, each from a part that is drawn by the weights, and end where that part has
+        no more of them: however many are taken, the weights hold.
+
+        Args:
+            iteration: counted from 0.
+
+        Raises:
+            ValueError: as `draw`.
+        """
+        taken = set(self.draw(iteration))
+        left = {part: iter(self._permuted(part, "spare", iteration)) for part in self._members}
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "spare parts", iteration))
+        shares, parts = torch.tensor(list(self.weights.values())), list(self.weights)
+        for number in torch.multinomial(shares, self._num_questions, replacement=True, generator=generator).tolist():
+            question = next((one for one in left[parts[number]] if one not in taken), None)
+            if question is None:
+                return
+            yield question
+
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on with the next iteration: plain numbers and texts."""
         return {
@@ -169,11 +191,14 @@ class PromptStream:
             self._cursors.append(self._take(self._cursors[-1])[1])
 
     def _numbers(self, part: str, begin: _Cursor, end: _Cursor) -> list[int]:
+        return self._permuted(part, "prompts", begin.passes)[begin.offset : end.offset]
+
+    def _permuted(self, part: str, purpose: str, number: int) -> list[int]:
+        """The questions of a part in the order that a purpose has for them, the `number`-th time."""
         members = self._members[part]
-        purpose = ("prompts", part, begin.passes) if part else ("prompts", begin.passes)
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, *purpose))
-        order = torch.randperm(len(members), generator=generator)
-        return [members[i] for i in order[begin.offset : end.offset].tolist()]
+        named = (purpose, part, number) if part else (purpose, number)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, *named))
+        return [members[i] for i in torch.randperm(len(members), generator=generator).tolist()]
 
     def _check_sizes(self) -> None:
         for part, members in self._members.items():

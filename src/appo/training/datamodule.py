@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from appo.core.batch import TrajectoryBatch
-from appo.core.seeding import derive_seed
 from appo.core.trajectory import Prompt, Trajectory
 from appo.distributed import comm
 from appo.distributed.balancing import balance_groups, expected_tokens, response_tokens
@@ -219,18 +218,13 @@ class RolloutDataModule(L.LightningDataModule):
             self._shares.clear()
 
     def replacement_prompts(self, iteration: int) -> Iterator[Prompt]:
-        """The other training prompts, in an order of their own in each iteration.
+        """Other training prompts for those of an iteration, by the same weights; the same in all processes.
 
         Args:
             iteration: counted from 0.
         """
-        prompts = self._prompts["train"]
         assert self._stream is not None, "setup('fit') comes first"
-        taken = {prompts[number].id for number in self._stream.draw(iteration)}
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "spare", iteration))
-        for i in torch.randperm(len(prompts), generator=generator).tolist():
-            if prompts[i].id not in taken:
-                yield prompts[i]
+        return (self._prompts["train"][number] for number in self._stream.replacements(iteration))
 
     def evaluation_batches(self, split: Split) -> list[Sequence[Prompt]]:
         """The prompts of a split in the batches in which they are evaluated, by all processes together."""
