@@ -13,7 +13,7 @@ import pytest
 from appo.commands.cli import run
 from appo.commands.components import REGISTRIES
 from appo.commands.known_keys import check_keys
-from appo.commands.renamed_keys import RENAMED_KEYS
+from appo.commands.renamed_keys import REMOVED_KEYS, RENAMED_KEYS
 from appo.commands.sources import ClassName, options_of
 from tests.small_run import CONFIG
 
@@ -54,9 +54,18 @@ def test_an_option_that_was_renamed_is_told_its_new_name_which_exists(old, new, 
         check_keys("fit", [f"--{new}=1"])
 
 
+@pytest.mark.parametrize("name", REMOVED_KEYS)
+def test_an_option_that_is_gone_says_why(name, capsys):
+    assert f"--{name} is gone: training samples from the whole distribution" in refusal(capsys, f"--{name}=1")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "rollout:\n  sampling: {temperature: 1, top_p: 0.9}\n",
+            ":2: rollout.sampling.top_p is gone: training samples from the whole distribution, ",
+        ),
         (
             "rollout:\n  branching:\n    num_trajectory: 4\n",
             ":3: no key is named rollout.branching.num_trajectory (did you mean 'rollout.branching.num_trajectories'?)",

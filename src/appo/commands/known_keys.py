@@ -12,7 +12,7 @@ from typing import NamedTuple
 import yaml
 
 from appo.commands.errors import refuse
-from appo.commands.renamed_keys import RENAMED_KEYS
+from appo.commands.renamed_keys import REMOVED_KEYS, RENAMED_KEYS
 from appo.commands.sources import ClassName, Options, descendants, options_of, options_of_command
 from appo.core.registry import did_you_mean
 
@@ -56,9 +56,11 @@ def check_keys(command: str, args: Sequence[str]) -> None:
     given = list(_given(args))
     foreign = {each.key for each in given if _is_foreign(options, each)}
     for key, _, place in given:
+        old = ".".join(key)
         if (new := _renamed(key)) is not None:
-            old = ".".join(key)
             refuse(f"{place}: {old} is named {new} now" if place else f"--{old} is named --{new} now")
+        if (reason := REMOVED_KEYS.get(old)) is not None:
+            refuse(f"{place}: {old} is gone: {reason}" if place else f"--{old} is gone: {reason}")
         unknown = None if any(key[: len(each)] == each for each in foreign) else _unknown(options, key)
         if unknown is not None:
             name, known = unknown

@@ -1,10 +1,10 @@
-"""Options that have another name now."""
+"""Options that have another name now, or none."""
 
 from __future__ import annotations
 
 _SECTIONS = {
     "branching": ("num_trajectories", "selection", "split", "fallback", "repeat", "min_remaining_tokens", "exclude"),
-    "sampling": ("temperature", "top_p", "top_k", "lag", "overlap", "replacement_rounds", "max_mismatch"),
+    "sampling": ("temperature", "lag", "overlap", "replacement_rounds", "max_mismatch"),
     "limits": ("max_response_tokens", "max_tool_calls", "max_result_tokens", "max_parallel_tools", "tool_attempts"),
 }
 _RENAMED = {
@@ -28,3 +28,10 @@ RENAMED_KEYS = {
     **{f"rollout.{old}": f"rollout.{new}" for old, new in _RENAMED.items()},
 }
 """The present name of every option that was named otherwise, by its former name."""
+
+_WHOLE = (
+    "training samples from the whole distribution, since its log-probs are compared with those of the trainer; "
+    "rollout.evaluation.top_p and rollout.evaluation.top_k cut that of evaluations"
+)
+REMOVED_KEYS = {f"rollout.{section}{name}": _WHOLE for section in ("", "sampling.") for name in ("top_p", "top_k")}
+"""Why there is no such option, by the name that it had."""

@@ -14,11 +14,7 @@ class SamplingOptions:
     """How trajectories are sampled, and how far ahead of their training."""
 
     temperature: float = 1.0
-    """Divides the logits, in sampling and in the loss alike."""
-    top_p: float = 1.0
-    """Smallest share of probability that the kept tokens hold together; 1 keeps all."""
-    top_k: int = 0
-    """Number of most likely tokens kept; 0 keeps all."""
+    """Divides the logits, in sampling and in the loss alike. Tokens are drawn from all of the distribution."""
     lag: Literal[0, 1] = 0
     """0 trains on roots in the iteration that sampled them; 1 trains on those of the iteration before and samples the
     next ones together with the branches, so that the policy has changed for every prompt."""
@@ -45,7 +41,7 @@ class SamplingOptions:
     @property
     def params(self) -> SamplingParams:
         """How tokens are drawn."""
-        return SamplingParams(self.temperature, self.top_p, self.top_k)
+        return SamplingParams(self.temperature)
 
 
 @dataclass(frozen=True)

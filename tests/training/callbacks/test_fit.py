@@ -99,6 +99,20 @@ def test_a_resumed_run_whose_budget_is_spent_only_writes_its_policy(tmp_path, po
         assert torch.equal(tensor, expected[name]), name
 
 
+def test_evaluation_cuts_the_distribution_and_training_does_not(tmp_path, policy_folder):
+    folder = run(
+        "fit", tmp_path, policy_folder, "--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1",
+        "--rollout.reward=tests.small_run.EvenTokens", "--rollout.evaluation.samples=2", "--rollout.evaluation.top_k=1",
+    )  # fmt: skip
+    (path,) = folder.glob("trajectories/validation_*")
+    texts = [record["text"] for record in read_trajectories(path)]
+    # At temperature 1 the likeliest token is the only one.
+    assert texts[::2] == texts[1::2]
+    # What engine and trainer call the log-prob of a token is that of one distribution.
+    (mismatch,) = (row["rollout/mismatch_max"] for row in history(folder) if "rollout/mismatch_max" in row)
+    assert 0.0 < mismatch < 1e-4
+
+
 def test_rewards_that_are_all_equal_have_no_gradient_and_the_run_goes_on(tmp_path, policy_folder, caplog):
     folder = run("fit", tmp_path, policy_folder, "--trainer.max_epochs=2", "--rollout.reward=tests.small_run.Constant")
     assert [row["train/steps_without_signal"] for row in history(folder)] == [1, 1]
