@@ -43,7 +43,11 @@ def test_two_processes_train_as_one_does(tmp_path, policy_folder, alone, start, 
     # What is logged is of both processes: counts are equal, and values but for rounding.
     for ours, theirs in zip(iterations(tmp_path), iterations(alone), strict=True):
         shares = ("rollout/overhead", "rollout/trainer_idle", "rollout/engine_idle")
-        timed = {name for name in theirs if name.endswith("_s") or name in (*shares, "rollout/probe_max")}
+        timed = {
+            name
+            for name in theirs
+            if name.endswith("_s") or name in (*shares, "rollout/probe_mean", "rollout/probe_max")
+        }
         names = theirs.keys() - timed - {"rollout/prefix_cache_hit", "rollout/tool_seconds"}
         assert {name: ours[name] for name in names} == pytest.approx({name: theirs[name] for name in names}, rel=1e-3, abs=1e-5)  # fmt: skip  # noqa: E501
     for stage in ("iteration_00002", "validation_00002"):

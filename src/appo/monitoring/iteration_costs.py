@@ -9,7 +9,7 @@ import torch
 
 from appo.monitoring.rollout_metrics import cost_metrics
 from appo.policy.flops import TrainedWork, training_metrics
-from appo.rollouts import SamplingCosts
+from appo.rollouts import Mismatch, SamplingCosts
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class IterationCosts:
         num_tokens: that trajectories were sampled of.
         sampled: what the agent loop took, evaluation included.
         trained: what went through the policy.
-        probe: largest distance, in nats, that the probe of the weights found.
+        probe: the worst that the probe of the weights has found in the run.
         num_replaced: prompts in whose place others were trained.
     """
 
@@ -31,7 +31,7 @@ class IterationCosts:
     num_tokens: int
     sampled: SamplingCosts
     trained: TrainedWork
-    probe: float
+    probe: Mismatch
     num_replaced: int
 
 
@@ -48,7 +48,8 @@ def iteration_metrics(parts: Sequence[IterationCosts], device: torch.device) -> 
     sampled = SamplingCosts.of_all([part.sampled for part in parts])
     rollout = {
         **cost_metrics(slowest, max(part.total_s for part in parts), sum(num_tokens), sampled),
-        "probe_max": max(part.probe for part in parts),
+        "probe_mean": max(part.probe.mean for part in parts),
+        "probe_max": max(part.probe.largest for part in parts),
         "prompts_replaced": float(sum(part.num_replaced for part in parts)),
     }
     if len(parts) > 1:

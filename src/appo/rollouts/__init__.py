@@ -9,7 +9,7 @@ from appo.rollouts.collector import Collector
 from appo.rollouts.data import IterationData, MiniBatch, Policy
 from appo.rollouts.episode import Limits, RolloutRequest
 from appo.rollouts.iteration import IterationRunner
-from appo.rollouts.log_prob_check import WeightProbe, default_tolerance
+from appo.rollouts.log_prob_check import Mismatch, WeightProbe, default_tolerance
 from appo.rollouts.timing import PhaseTimer
 from appo.rollouts.weight_sync import EngineMismatchError, WeightSync
 
@@ -27,6 +27,7 @@ __all__ = [
     "IterationRunner",
     "Limits",
     "MiniBatch",
+    "Mismatch",
     "PhaseTimer",
     "Policy",
     "RolloutBuffer",

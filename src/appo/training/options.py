@@ -26,8 +26,8 @@ class SamplingOptions:
     others; those that are left then stay. 0 replaces none. Replacements are sampled by the policy as it is, whatever
     `rollout.branching.when` and `rollout.sampling.lag` say."""
     max_mismatch: float | None = None
-    """Largest distance, in nats, of a log-prob of the engine from the trainer's that a check after each update of the
-    weights may find. `null`: 1e-4 in float32, 0.1 in float16 and 0.5 in bfloat16."""
+    """Largest mean distance, in nats, of log-probs of the engine from the trainer's that a check after each update of
+    the weights may find. `null`: 1e-4 in float32, 0.02 in float16 and TF32, and 0.1 in bfloat16."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0.0:

@@ -10,7 +10,17 @@ from appo.distributed import comm
 from appo.engines import Engine
 from appo.policy.text import encode
 from appo.rewards import RewardRunner
-from appo.rollouts import Agent, AgentLoop, AsyncAgent, Limits, PhaseTimer, WeightProbe, WeightSync, default_tolerance
+from appo.rollouts import (
+    Agent,
+    AgentLoop,
+    AsyncAgent,
+    Limits,
+    Mismatch,
+    PhaseTimer,
+    WeightProbe,
+    WeightSync,
+    default_tolerance,
+)
 from appo.tools import CallSyntax, ToolRunner
 from appo.training.argument_types import AnyReward, AnyTools
 from appo.training.checks import can_overlap
@@ -65,9 +75,9 @@ class Sampler:
         return self._agent
 
     @property
-    def largest_difference(self) -> float:
-        """Of log-probs of engine and trainer after an update of the weights, in nats, the largest so far."""
-        return 0.0 if self._sync is None else self._sync.largest_difference
+    def worst_mismatch(self) -> Mismatch:
+        """Of log-probs of engine and trainer after an update of the weights, the worst so far."""
+        return Mismatch() if self._sync is None else self._sync.worst
 
     def start(self, module: APPOModule, data: RolloutDataModule, profiler: Profiler | None, trains: bool) -> None:
         """Starts everything.

@@ -35,6 +35,6 @@ def test_two_iterations(tmp_path, policy_folder, branch_when):
 
 
 def test_a_run_stops_when_engine_and_trainer_disagree(tmp_path, policy_folder):
-    expected = r"within rollout.sampling.max_mismatch = 1e-12 nats, got a difference of \d"
+    expected = r"within rollout.sampling.max_mismatch = 1e-12 nats in the mean, got \d"
     with pytest.raises(EngineMismatchError, match=expected):
         run("fit", tmp_path, policy_folder, *OPTIONS, "--rollout.sampling.max_mismatch=1e-12")

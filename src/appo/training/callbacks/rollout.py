@@ -262,7 +262,7 @@ class RolloutCallback(L.Callback):
             self.iteration.pop_num_sampled_tokens(),
             self.sampler.agent.pop_costs(),
             module.pop_work(),
-            self.sampler.largest_difference,
+            self.sampler.worst_mismatch,
             self.iteration.num_replaced,
         )
         parts = comm.all_gather(own)
