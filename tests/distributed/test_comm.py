@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -93,6 +95,48 @@ def mix_tensors(rank: int) -> None:
 
 def test_a_wrong_argument_of_torch_is_no_lost_process(tmp_path):
     as_processes(mix_tensors, tmp_path)
+
+
+class Heard(logging.Handler):
+    """Notes what is logged, and that there was something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.event = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+        self.event.set()
+
+
+def hold_up(heard: Heard) -> None:
+    assert heard.event.wait(60)
+
+
+def be_late(rank: int) -> None:
+    comm.join(2, timeout_s=3)
+    heard = Heard()
+    comm.log.addHandler(heard)
+    with comm.phase("sampling"):
+        pass
+    if rank == 0:
+        dist.barrier()  # does not end for as long as rank 1 is in its phase, as NCCL's would not
+    with comm.phase("update"):
+        if rank == 1:
+            hold_up(heard)
+            dist.barrier()
+    # Nobody speaks once a phase is over.
+    assert all(thread.finished.is_set() for thread in threading.enumerate() if isinstance(thread, threading.Timer))
+    assert len(heard.texts) == rank
+    if rank == 1:
+        assert heard.texts[0].startswith("rank 1 of 2 has been in phase 'update' for 2.7 s of rollout.rank_timeout_s")
+        assert "in hold_up" in heard.texts[0]
+    comm.leave()
+
+
+def test_a_process_that_is_late_says_where_it_is_before_others_give_it_up(tmp_path):
+    as_processes(be_late, tmp_path)
 
 
 def reduce_gradients(model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence, Sized
@@ -50,6 +51,9 @@ _world: _World | None = None
 
 _LOOK_AROUND = timedelta(seconds=5)
 """How long each of the others is looked for once one of them was lost."""
+
+_SHORTLY = 0.9
+"""Of the time-out that a rank is in a phase before it says so."""
 
 _LOST_TAG = 1
 """Of the messages that say so."""
@@ -188,6 +192,8 @@ def broadcast(item: Item) -> Item:
 def phase(name: str) -> Iterator[None]:
     """Names what all ranks do at the same time; nobody goes on before the last one has done it.
 
+    A rank that is in it for nearly the time-out says so, and where it is.
+
     Raises:
         RankError: if a rank has stopped, or does not come to the end within the time-out after this one.
     """
@@ -195,6 +201,10 @@ def phase(name: str) -> Iterator[None]:
         yield
         return
     before, _world.phase = _world.phase, name
+    patience_s = _SHORTLY * _world.timeout.total_seconds()
+    alarm = threading.Timer(patience_s, _tell_of_waiting, (name, patience_s, threading.get_ident()))
+    alarm.daemon = True
+    alarm.start()
     try:
         with _naming_lost_ranks(_world):
             yield
@@ -204,7 +214,16 @@ def phase(name: str) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"raised on rank {rank()} of {num_ranks()} in phase {name!r}")
         raise
+    finally:
+        alarm.cancel()
     _world.phase = before
+
+
+def _tell_of_waiting(name: str, seconds: float, thread: int) -> None:
+    """Says where this rank is: a collective of GPUs that waits too long ends the process, and raises no error."""
+    stack = "".join(traceback.format_stack(sys._current_frames().get(thread)))
+    message = "rank %d of %d has been in phase %r for %g s of rollout.rank_timeout_s; it is at\n%s"
+    log.warning(message, rank(), num_ranks(), name, seconds, stack)
 
 
 def watch(processes: Sequence[subprocess.Popen[bytes]]) -> None:
