@@ -30,8 +30,8 @@ RENAMED_KEYS = {
 """The present name of every option that was named otherwise, by its former name."""
 
 _WHOLE = (
-    "training samples from the whole distribution, since its log-probs are compared with those of the trainer; "
-    "rollout.evaluation.top_p and rollout.evaluation.top_k cut that of evaluations"
+    "training samples from the whole distribution, which the loss computes log-probs of; evaluations may cut it by "
+    "rollout.evaluation.top_p and rollout.evaluation.top_k"
 )
 REMOVED_KEYS = {f"rollout.{section}{name}": _WHOLE for section in ("", "sampling.") for name in ("top_p", "top_k")}
 """Why there is no such option, by the name that it had."""
