@@ -21,6 +21,7 @@ from appo.functional.surrogate import (
     sequence_log_ratio,
     truncated_importance_weight,
 )
+from appo.functional.trees import first_fork, shared_mean, token_owners, tree_roots
 from appo.functional.turns import NO_TURN, penalized_draws, turn_numbers, turn_openings, turn_starts
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "clipped_importance_surrogate",
     "discounted_suffix_sum",
     "dual_clip_surrogate",
+    "first_fork",
     "future_likelihood_gain",
     "future_likelihood_weight",
     "group_standardize",
@@ -55,8 +57,11 @@ __all__ = [
     "scatter_scored",
     "select_branch_points",
     "sequence_log_ratio",
+    "shared_mean",
     "shared_prefix_mean",
     "token_log_probs",
+    "token_owners",
+    "tree_roots",
     "truncated_importance_weight",
     "turn_numbers",
     "turn_openings",
