@@ -39,7 +39,7 @@ from appo.functional import ChosenPoints, future_likelihood_gain, select_branch_
 from appo.losses import ProceduralLoss
 from appo.rollouts.branching import has_room
 from appo.rollouts.candidates import CandidateFilter, Exclusion
-from appo.scorers import BranchingScore
+from appo.scorers import BranchingScore, ScoringContext
 
 VOCAB_SIZE = 30_000
 SPECIAL = ["<pad>", "<search>", "</search>", ",", " "]
@@ -144,7 +144,7 @@ def run_maths(measured: Measured, candidate_filter: CandidateFilter) -> dict[str
     initial = measured.initial
     num_rows, length = initial.token_ids.shape
     with stopped(seconds, "scoring"):
-        scores = BranchingScore(discount=DISCOUNT, clip=CLIP)(initial, torch.Generator())
+        scores = BranchingScore(discount=DISCOUNT, clip=CLIP)(initial, ScoringContext(torch.Generator()))
     with stopped(seconds, "candidates"):
         candidates = candidate_filter(initial) & has_room(initial, length - PROMPT_LENGTH, 1)
     with stopped(seconds, "selection"):

@@ -26,7 +26,7 @@ from appo.losses import ProceduralLoss
 from appo.monitoring.trajectory_files import Record, read_trajectories
 from appo.rollouts import Branching, CandidateFilter
 from appo.rollouts.branching import choose_branch_points
-from appo.scorers import BranchingScore
+from appo.scorers import BranchingScore, ScoringContext
 from examples import appo_in_one_file as one_file
 from tests.examples.calculator import make_tokenizer
 from tests.small_run import CONFIG, metrics
@@ -117,7 +117,7 @@ def evaluated(policy: PreTrainedModel, roots: list[one_file.Trajectory]) -> Traj
 @pytest.mark.parametrize("distance", [0.0, 1e-7, 0.01])
 def test_branching_scores_and_branch_points(sampler, roots, distance):
     batch = evaluated(changed(sampler, distance), roots)
-    ours = BranchingScore()(batch, torch.Generator())
+    ours = BranchingScore()(batch, ScoringContext(torch.Generator()))
     log_ratio = batch.old_log_probs - batch.behavior_log_probs
     scores, is_preferred = one_file.branching_scores(log_ratio, batch.entropies, batch.response_mask)
     torch.testing.assert_close(scores.where(batch.response_mask, float("-inf")), ours.values)

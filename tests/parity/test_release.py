@@ -36,7 +36,7 @@ from appo.functional import (
     select_branch_points,
 )
 from appo.losses import ProceduralLoss
-from appo.scorers import BranchingScore
+from appo.scorers import BranchingScore, ScoringContext
 from tests.parity.golden import load_cases
 from tests.parity.release import reward_scale, standardize_by_row
 
@@ -144,7 +144,7 @@ def test_future_values(case):
 
 @each_case
 def test_future_values_of_the_scorer(case):
-    scores = score_of_release(case)(initial_batch(case), torch.Generator())
+    scores = score_of_release(case)(initial_batch(case), ScoringContext(torch.Generator()))
     gain = scores.factors["likelihood_gain"][:, prompt_length(case) :]
     assert_equal_to_release(gain, case["future_values"])
 
@@ -164,7 +164,7 @@ def test_branches_of_the_functions(case):
 @each_case
 def test_branches_of_the_scorer(case, monkeypatch):
     monkeypatch.setattr("appo.scorers.branching.masked_standardize", standardize_by_row)
-    scores = score_of_release(case)(initial_batch(case), torch.Generator())
+    scores = score_of_release(case)(initial_batch(case), ScoringContext(torch.Generator()))
     assert_branches_equal(case, scores.values, scores.preferred)
 
 

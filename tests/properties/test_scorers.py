@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appo.core.batch import TrajectoryBatch
-from appo.scorers import SCORERS, Scorer, Scores
+from appo.scorers import SCORERS, Scorer, Scores, ScoringContext
 from tests.properties import naive
 from tests.properties.batches import few, hidden_variants, measured_batches, orders, reordered
 from tests.properties.naive.common import rows_of
@@ -23,7 +23,7 @@ def scorers(name: str) -> st.SearchStrategy[Scorer]:
 
 
 def score(scorer: Scorer, batch: TrajectoryBatch) -> Scores:
-    return scorer(batch, torch.Generator().manual_seed(SEED))
+    return scorer(batch, ScoringContext(torch.Generator().manual_seed(SEED)))
 
 
 @pytest.mark.parametrize("name", SCORERS)

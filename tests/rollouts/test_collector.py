@@ -28,7 +28,7 @@ from appo.rollouts import (
     RolloutRequest,
 )
 from appo.rollouts.data import mini_batches
-from appo.scorers import Scorer, Scores, TreeUniform
+from appo.scorers import Scorer, Scores, ScoringContext, TreeUniform
 from appo.tools import TagSyntax, ToolRunner
 from tests.rollouts.conftest import EOS, ScriptedEngine
 
@@ -37,7 +37,7 @@ from tests.rollouts.conftest import EOS, ScriptedEngine
 class Later(Scorer):
     """Prefers later positions."""
 
-    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
         positions = torch.arange(batch.token_ids.shape[1], dtype=torch.float32).expand(batch.token_ids.shape)
         return Scores(positions.masked_fill(~batch.response_mask, float("-inf")))
 

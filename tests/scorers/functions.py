@@ -3,25 +3,25 @@
 import torch
 
 from appo.core.batch import TrajectoryBatch
-from appo.scorers import Scores
+from appo.scorers import Scores, ScoringContext
 
 
-def surprise(batch: TrajectoryBatch, generator: torch.Generator, scale: float = 1.0) -> torch.Tensor:
+def surprise(batch: TrajectoryBatch, context: ScoringContext, scale: float = 1.0) -> torch.Tensor:
     """How unlikely the policy holds its own tokens."""
     return -scale * batch.old_log_probs
 
 
-def preferring(batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
+def preferring(batch: TrajectoryBatch, context: ScoringContext) -> Scores:
     """The same, preferring uncertain tokens."""
     values = (-batch.old_log_probs).where(batch.response_mask, float("-inf"))
     return Scores(values, preferred=batch.response_mask & (batch.entropies > 0.5))
 
 
-def of_a_row(batch: TrajectoryBatch, generator: torch.Generator) -> torch.Tensor:
+def of_a_row(batch: TrajectoryBatch, context: ScoringContext) -> torch.Tensor:
     """One number a trajectory."""
     return batch.old_log_probs.sum(-1)
 
 
 def of_a_batch(batch: TrajectoryBatch) -> torch.Tensor:
-    """Takes no generator."""
+    """Takes no context."""
     return batch.entropies

@@ -1,16 +1,16 @@
-"""Scorers, trajectories to score, and the generators that scorers draw with."""
+"""Scorers, trajectories to score, and the context of scorers that need no policy."""
 
 import torch
 
 from appo.core.batch import NO_PARENT, TrajectoryBatch
 from appo.core.collate import make_batch
-from appo.scorers import SCORERS, Scorer
+from appo.scorers import SCORERS, Scorer, ScoringContext
 
 INF = float("inf")
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def context(seed: int = 0) -> ScoringContext:
+    return ScoringContext(torch.Generator().manual_seed(seed))
 
 
 def built(name: str) -> Scorer:

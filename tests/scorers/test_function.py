@@ -7,13 +7,13 @@ import torch
 
 from appo.scorers import BranchingScore, Entropy, FunctionScorer, as_scorer
 from tests.scorers import functions
-from tests.scorers.scored_batches import INF, generator
+from tests.scorers.scored_batches import INF, context
 
 MODULE = "tests.scorers.functions"
 
 
 def test_a_plain_function_scores_sampled_tokens(batch):
-    scores = as_scorer(functions.surprise)(batch, generator())
+    scores = as_scorer(functions.surprise)(batch, context())
     mask = batch.response_mask
     assert torch.equal(scores.values[mask], -batch.old_log_probs[mask])
     assert (scores.values[~mask] == -INF).all()
@@ -22,17 +22,17 @@ def test_a_plain_function_scores_sampled_tokens(batch):
 
 def test_a_function_has_options(batch):
     scorer = FunctionScorer(f"{MODULE}:surprise", {"scale": 2.0})
-    torch.testing.assert_close(scorer(batch, generator()).values, 2 * as_scorer(functions.surprise)(batch, None).values)
+    torch.testing.assert_close(scorer(batch, context()).values, 2 * as_scorer(functions.surprise)(batch, None).values)
 
 
 def test_a_function_may_say_which_tokens_it_prefers(batch):
-    preferred = as_scorer(functions.preferring)(batch, generator()).preferred
+    preferred = as_scorer(functions.preferring)(batch, context()).preferred
     assert torch.equal(preferred, batch.response_mask & (batch.entropies > 0.5))
 
 
-def test_a_function_draws_with_the_generator_of_the_iteration(batch):
-    scorer = as_scorer(lambda batch, generator: torch.rand(batch.token_ids.shape, generator=generator))
-    assert torch.equal(scorer(batch, generator(3)).values, scorer(batch, generator(3)).values)
+def test_a_function_draws_with_the_generator_of_the_context(batch):
+    scorer = as_scorer(lambda batch, context: torch.rand(batch.token_ids.shape, generator=context.generator))
+    assert torch.equal(scorer(batch, context(3)).values, scorer(batch, context(3)).values)
 
 
 def test_a_scorer_stays_what_it_is():
@@ -47,7 +47,7 @@ def test_a_scorer_stays_what_it_is():
             BranchingScore,
             "neither a class nor a coroutine function, got <class 'appo.scorers.branching.BranchingScore'>",
         ),
-        (functions.of_a_batch, "function must take a batch, a generator and the options {}, got <function of_a_batch"),
+        (functions.of_a_batch, "function must take a batch, a context and the options {}, got <function of_a_batch"),
         (3, "function must be callable"),
     ],
 )
@@ -59,4 +59,4 @@ def test_what_is_no_scorer_is_refused_in_one_line(scorer, message):
 
 def test_scores_of_another_shape_are_refused(batch):
     with pytest.raises(ValueError, match=r"of_a_row .* must return a tensor of shape \[6, 6\] or Scores, got \[6\]"):
-        as_scorer(functions.of_a_row)(batch, generator())
+        as_scorer(functions.of_a_row)(batch, context())

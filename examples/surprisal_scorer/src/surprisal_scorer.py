@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from appo.core.batch import TrajectoryBatch
-from appo.scorers import Scorer, Scores
+from appo.scorers import Scorer, Scores, ScoringContext
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Surprisal(Scorer):
     floor: float = 0.0
     """Positions below this are not preferred."""
 
-    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
         surprisal = -batch.old_log_probs - batch.entropies
         values = surprisal.where(batch.response_mask, float("-inf"))
         return Scores(values, preferred=values > self.floor, factors={"surprisal": surprisal})

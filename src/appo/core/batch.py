@@ -52,6 +52,8 @@ class TrajectoryBatch:
         parent: ``[B]`` int64, row a branch left; `NO_PARENT` for a root.
         branch_position: ``[B]`` int64, last position a branch shares with its parent; `NO_PARENT` for a root.
         branch_score: ``[B]`` score of the branch point; 0 for a root.
+        sampling_log_probs: ``[B, T]`` of the sampled tokens under the trainer's copy of the policy that sampled them; 0
+            elsewhere. None where they were not taken: `behavior_log_probs`, the engine's, stand in.
         advantages: ``[B, T]``; 0 where nothing is trained. None until there is credit.
         ref_log_probs: ``[B, T]`` under the frozen reference; 0 elsewhere. None without one.
         num_tokens: trained tokens of the whole optimizer step, over micro-batches and ranks; None means of this batch.
@@ -72,6 +74,7 @@ class TrajectoryBatch:
     parent: Tensor
     branch_position: Tensor
     branch_score: Tensor
+    sampling_log_probs: Tensor | None = None
     advantages: Tensor | None = None
     ref_log_probs: Tensor | None = None
     num_tokens: int | None = None
@@ -157,8 +160,8 @@ class TrajectoryBatch:
         """All rows of some batches, padded to the longest; `num_tokens` and `num_rows` are those of the result.
 
         Args:
-            batches: at least one, each with prompts of its own. The result has `advantages` and `ref_log_probs` if all
-                of them have.
+            batches: at least one, each with prompts of its own. The result has `sampling_log_probs`, `advantages` and
+                `ref_log_probs` if all of them have.
         """
         if len(batches) == 1:
             return replace(batches[0], num_tokens=None, num_rows=None)

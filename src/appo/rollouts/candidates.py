@@ -36,6 +36,7 @@ class CandidateFilter:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, exclude: Sequence[Exclusion] = DEFAULT_EXCLUSIONS) -> None:
+        self.tokenizer = tokenizer
         self.exclude = frozenset(exclude)
         special = set(tokenizer.all_special_ids)
         texts = tokenizer.batch_decode([[token_id] for token_id in range(len(tokenizer))])

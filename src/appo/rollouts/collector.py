@@ -26,7 +26,7 @@ from appo.rollouts.candidates import CandidateFilter
 from appo.rollouts.data import IterationData, Policy
 from appo.rollouts.episode import RolloutRequest
 from appo.rollouts.timing import PhaseTimer
-from appo.scorers import Scorer, Scores
+from appo.scorers import Scorer, Scores, ScoringContext
 
 
 class Collector:
@@ -83,7 +83,7 @@ class Collector:
         batch = collate(roots)
         if self.scores_log_probs:
             batch = self.policy.evaluate(batch)  # old log-probs and entropies
-        scores = self.score(batch, self._generator(roots, iteration))
+        scores = self.score(batch, self._context(roots, iteration))
         points = self.choose(scores, self._allowed(batch, scores), batch, roots, self.branching)
         branches = self.agent.run(self.branch_requests(points, iteration), self.sampling)
         self.agent.sleep()
@@ -127,8 +127,9 @@ class Collector:
             for number, point in enumerate(of_prompt)
         ]
 
-    def _generator(self, roots: Sequence[Trajectory], iteration: int) -> torch.Generator:
-        return torch.Generator().manual_seed(derive_seed(self.seed, "scorer", iteration, roots[0].prompt.id))
+    def _context(self, roots: Sequence[Trajectory], iteration: int) -> ScoringContext:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "scorer", iteration, roots[0].prompt.id))
+        return ScoringContext(generator, roots, self.candidates.tokenizer, self.policy.log_probs)
 
     def _allowed(self, batch: TrajectoryBatch, scores: Scores) -> Tensor:
         """``[B, T]`` bool, positions that a branch may leave from at all."""

@@ -8,8 +8,10 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from appo.core.batch import TrajectoryBatch
+from appo.core.collate import make_batch
 from appo.core.trajectory import BranchPoint, RewardResult, Trajectory
 from appo.scorers import Scores
 
@@ -28,6 +30,37 @@ class Policy:
 
     evaluate: Evaluate
     reference_log_probs: Callable[[TrajectoryBatch], Tensor] | None = None
+
+    def log_probs(self, sequences: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+        """Log-probs of tokens of any sequences; all ranks call it at the same time, also one that has none.
+
+        Args:
+            sequences: ``[N_i]`` int64 token ids.
+            masks: ``[N_i]`` bool, True on the tokens that are asked for, at least one each, never the first.
+
+        Returns:
+            ``[M_i]`` log-probs of the `M_i` tokens under each mask, in their order.
+
+        Raises:
+            ValueError: if a mask does not fit its sequence, is empty, or has the first token.
+        """
+        for row, (sequence, mask) in enumerate(zip(sequences, masks, strict=True)):
+            if mask.dtype != torch.bool or mask.shape != sequence.shape or not mask.any() or mask[0]:
+                raise ValueError(
+                    f"masks must be bool, of the shape of their sequences, with a token, and without the first; got "
+                    f"{mask.dtype} of shape {list(mask.shape)} with {int(mask.sum())} tokens for sequence {row} of "
+                    f"shape {list(sequence.shape)}"
+                )
+        if not sequences:
+            # A row that needs no evaluation: this rank takes part in those of the others.
+            token_ids = torch.zeros(1, 2, dtype=torch.int64)
+            evaluated_by = torch.zeros(1, dtype=torch.int64)
+            self.evaluate(make_batch(token_ids, torch.tensor([2]), token_ids > 0, evaluated_by=evaluated_by))
+            return []
+        token_ids, mask = (pad_sequence(list(rows), batch_first=True) for rows in (sequences, masks))
+        lengths = torch.tensor([len(sequence) for sequence in sequences])
+        evaluated = self.evaluate(make_batch(token_ids, lengths, mask))
+        return [values[of_row] for values, of_row in zip(evaluated.old_log_probs, mask, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """Where to branch."""
 
-from appo.scorers.base import SCORERS, Scorer, Scores
+from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
 from appo.scorers.branching import BranchingScore, LikelihoodGain
 from appo.scorers.entropy import Entropy
 from appo.scorers.function import FunctionScorer, as_scorer
@@ -18,6 +18,7 @@ __all__ = [
     "RandomPosition",
     "Scorer",
     "Scores",
+    "ScoringContext",
     "ToolBoundary",
     "TreeUniform",
     "as_scorer",

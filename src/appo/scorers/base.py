@@ -3,14 +3,61 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
 from appo.core.registry import Registry
+from appo.core.trajectory import Trajectory
+
+LogProbs = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
+"""Log-probs of token sequences under the current policy: of ``[N_i]`` int64 sequences and ``[N_i]`` bool masks,
+``[M_i]`` of the `M_i` tokens under each mask, in their order."""
+
+
+def no_policy(sequences: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+    """Stands where there is no policy."""
+    raise ValueError("log_probs of the scoring context must be given to a scorer that evaluates sequences, got none")
+
+
+@dataclass(frozen=True, eq=False)
+class ScoringContext:
+    """What a scorer may use beside the batch.
+
+    Attributes:
+        generator: the only source of randomness, seeded for the iteration.
+        trajectories: the records that the batch is made of, a row each.
+        tokenizer: of the policy.
+        log_probs: evaluates other sequences under the current policy, at the temperature of sampling. All processes
+            call it at the same time and equally often, also one that has no sequence; the first token of a sequence has
+            no log-prob.
+    """
+
+    generator: torch.Generator
+    trajectories: Sequence[Trajectory] = ()
+    tokenizer: Any = None
+    log_probs: LogProbs = no_policy
+
+    def tokens(self, row: int) -> list[str]:
+        """The text of every position of a row, ``T`` strings: of prompt, response, tool output; empty on padding.
+
+        A character that several tokens share is the replacement character in each of them.
+
+        Args:
+            row: of the batch.
+
+        Raises:
+            ValueError: if the context was made without trajectories or tokenizer.
+        """
+        if not self.trajectories or self.tokenizer is None:
+            raise ValueError("tokens of the scoring context must have trajectories and a tokenizer to decode, got none")
+        token_ids = self.trajectories[row].token_ids.tolist()
+        texts = [self.tokenizer.decode([token_id]) for token_id in token_ids]
+        return texts + [""] * (max(map(len, self.trajectories)) - len(texts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,18 +85,20 @@ class Scorer(ABC):
     Attributes:
         reads_log_probs: True if `old_log_probs` or `entropies` of the batch are read; False saves the pass that
             computes them.
+        compares_policies: True if the score says how the current policy differs from the one that sampled.
     """
 
     # Not annotated: the command line reads a base's annotations in the module of the component, which may lack names.
     reads_log_probs = True
+    compares_policies = False
 
     @abstractmethod
-    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
         """Scores the sampled tokens of `batch`: possible parents, evaluated but not yet rewarded.
 
         Args:
             batch: with `old_log_probs` and `entropies` of the policy at the moment of branching.
-            generator: the only source of randomness, seeded for the iteration.
+            context: randomness, the records, the tokenizer and the policy.
         """
 
 

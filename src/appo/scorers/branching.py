@@ -10,7 +10,7 @@ from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
 from appo.functional import future_likelihood_gain, masked_standardize, masked_std
-from appo.scorers.base import SCORERS, Scorer, Scores
+from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
 
 Scope = Literal["trajectory", "prompt", "batch"]
 """Whose tokens share one mean and one standard deviation."""
@@ -50,6 +50,8 @@ class BranchingScore(Scorer):
     See "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384).
     """
 
+    compares_policies = True
+
     discount: float = 1.0
     """Discount of later log-ratios, in [0, 1]."""
     clip: float = 0.2
@@ -69,7 +71,7 @@ class BranchingScore(Scorer):
         if not self.min_spread >= 0.0:
             raise ValueError(f"min_spread must not be negative, got {self.min_spread}")
 
-    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
         mask, group = batch.response_mask, _groups(batch, self.scope)
         gain = _likelihood_gain(batch, self.discount, self.clip)
         z_entropy, z_gain = (masked_standardize(x, mask, group) for x in (batch.entropies, gain))
@@ -95,6 +97,8 @@ class LikelihoodGain(Scorer):
     See "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384).
     """
 
+    compares_policies = True
+
     discount: float = 1.0
     """Discount of later log-ratios, in [0, 1]."""
     clip: float = 0.2
@@ -105,7 +109,7 @@ class LikelihoodGain(Scorer):
     def __post_init__(self) -> None:
         _check(self.discount, self.clip, self.scope)
 
-    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
         gain = _likelihood_gain(batch, self.discount, self.clip)
         values = masked_standardize(gain, batch.response_mask, _groups(batch, self.scope))
         return Scores(values.where(batch.response_mask, float("-inf")), factors={"likelihood_gain": gain})

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from appo.core.batch import TrajectoryBatch
-from appo.scorers.base import SCORERS, Scorer, Scores
+from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
 
 
 @SCORERS.register
@@ -15,6 +13,6 @@ from appo.scorers.base import SCORERS, Scorer, Scores
 class Entropy(Scorer):
     """Entropy of the distribution that the token was drawn from, in nats."""
 
-    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
         values = batch.entropies.where(batch.response_mask, float("-inf"))
         return Scores(values, factors={"entropy": batch.entropies})

@@ -7,18 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
 from appo.core.functions import as_function
-from appo.scorers.base import SCORERS, Scorer, Scores
+from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
 
 
 @SCORERS.register
 @dataclass(frozen=True)
 class FunctionScorer(Scorer):
-    """Calls a function: ``function(batch, generator, **options)``.
+    """Calls a function: ``function(batch, context, **options)``.
 
     It returns ``[B, T]`` scores, higher is better, or `Scores` to say more; what it says of tokens that were not
     sampled does not count. Its signature is checked when the scorer is made.
@@ -34,12 +33,11 @@ class FunctionScorer(Scorer):
             inspect.signature(as_function(self.function)).bind(None, None, **self.options)
         except TypeError as error:
             raise ValueError(
-                f"function must take a batch, a generator and the options {self.options}, got {self.function!r} "
-                f"({error})"
+                f"function must take a batch, a context and the options {self.options}, got {self.function!r} ({error})"
             ) from error
 
-    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
-        scores = as_function(self.function)(batch, generator, **self.options)
+    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+        scores = as_function(self.function)(batch, context, **self.options)
         if isinstance(scores, Scores):
             return scores
         shape = list(batch.token_ids.shape)
@@ -50,7 +48,7 @@ class FunctionScorer(Scorer):
 
 
 def as_scorer(scorer: Scorer | Callable[..., Tensor | Scores]) -> Scorer:
-    """The scorer; a plain function of a batch and a generator becomes one.
+    """The scorer; a plain function of a batch and a context becomes one.
 
     Raises:
         ValueError: if it is neither.

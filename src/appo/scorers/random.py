@@ -8,7 +8,7 @@ import torch
 
 from appo.core.batch import TrajectoryBatch
 from appo.functional import turn_starts
-from appo.scorers.base import SCORERS, Scorer, Scores
+from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
 
 
 @SCORERS.register
@@ -18,8 +18,8 @@ class RandomPosition(Scorer):
 
     reads_log_probs = False
 
-    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
-        uniform = torch.rand(batch.token_ids.shape, generator=generator, device=generator.device)
+    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+        uniform = torch.rand(batch.token_ids.shape, generator=context.generator, device=context.generator.device)
         return Scores(uniform.to(batch.token_ids.device).where(batch.response_mask, float("-inf")))
 
 
@@ -35,9 +35,9 @@ class TreeUniform(Scorer):
 
     reads_log_probs = False
 
-    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
         mask = batch.response_mask
-        uniform = torch.rand(mask.shape, generator=generator, device=generator.device).to(mask.device)
+        uniform = torch.rand(mask.shape, generator=context.generator, device=context.generator.device).to(mask.device)
         return Scores(uniform.where(turn_starts(mask), float("-inf")), at_turns=True)
 
 
@@ -48,5 +48,5 @@ class NoBranching(Scorer):
 
     reads_log_probs = False
 
-    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
         return Scores(torch.full_like(batch.entropies, float("-inf")))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
 from appo.functional import penalized_draws, turn_numbers, turn_openings, turn_starts
-from appo.scorers.base import SCORERS, Scorer, Scores
+from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class ToolEntropyScorer(Scorer):
             ``[B, T]`` bool; read where `is_result`.
         """
 
-    def __call__(self, batch: TrajectoryBatch, generator: torch.Generator) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
         mask = batch.response_mask
         starts, turns = turn_starts(mask), turn_numbers(mask)
         entropy = turn_openings(batch.entropies, mask, self.window) / self.entropy_scale
         first = entropy.where(starts & (turns == 0), 0.0).sum(-1, keepdim=True)
         change = (entropy - first).where(mask, 0.0)
-        uniform = torch.rand(mask.shape, generator=generator, device=generator.device).to(mask.device)
+        uniform = torch.rand(mask.shape, generator=context.generator, device=context.generator.device).to(mask.device)
         is_result = starts & (turns > 0)
         drawn = is_result & self.draw(uniform, change, is_result, batch)
         at_prompt = starts & (turns == 0)
