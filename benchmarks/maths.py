@@ -47,7 +47,8 @@ NUM_PROMPTS = 2
 PROMPT_LENGTH = 256
 TURN_LENGTH, RESULT_LENGTH = 200, 40
 EXCLUSIONS = get_args(Exclusion)
-DISCOUNT = 0.97
+HALF_LIFE = 32.0
+DISCOUNT = 2.0 ** (-1.0 / HALF_LIFE)
 CLIP = 0.2
 
 
@@ -99,6 +100,7 @@ def make_measured(num_rows: int, length: int) -> Measured:
             behavior_log_probs=behavior,
             old_log_probs=old,
             entropies=2.0 * torch.rand(num_rows, length, generator=generator) * mask,
+            evaluated_by=torch.ones(num_rows, dtype=torch.int64),  # by another version than the one that sampled
             rewards=torch.full((num_rows,), float("nan")),
             group=torch.arange(num_rows) * NUM_PROMPTS // num_rows,
             parent=torch.full((num_rows,), NO_PARENT),
@@ -144,7 +146,7 @@ def run_maths(measured: Measured, candidate_filter: CandidateFilter) -> dict[str
     initial = measured.initial
     num_rows, length = initial.token_ids.shape
     with stopped(seconds, "scoring"):
-        scores = BranchingScore(discount=DISCOUNT, clip=CLIP)(initial, ScoringContext(torch.Generator()))
+        scores = BranchingScore(half_life=HALF_LIFE, clip=CLIP)(initial, ScoringContext(torch.Generator()))
     with stopped(seconds, "candidates"):
         candidates = candidate_filter(initial) & has_room(initial, length - PROMPT_LENGTH, 1)
     with stopped(seconds, "selection"):

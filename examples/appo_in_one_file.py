@@ -43,16 +43,17 @@ class Token(NamedTuple):
 Trajectory = list[Token]  # a question and all that followed
 
 
-def update(policy: PreTrainedModel, optimizer: Optimizer, roots: list[Trajectory]) -> None:
+def update(policy: PreTrainedModel, optimizer: Optimizer, roots: list[Trajectory], is_changed: bool) -> None:
     """One mini-batch of Algorithm 1: branches, credits and trains `NUM_ROOTS` roots of each of some questions.
 
-    The roots were sampled by `pi_old`, when the iteration began. Meanwhile other mini-batches have changed the policy
-    `pi`: without that, `pi / pi_old` would be 1 everywhere and the likelihood gain would say nothing.
+    The roots were sampled by `pi_old`, when the iteration began. `is_changed`: other mini-batches have changed the
+    policy `pi` since; without that, `pi / pi_old` is 1 everywhere and the likelihood gain says nothing.
     """
     token_ids, mask, old_log_probs = collate(roots)
     log_probs, entropies = evaluate(policy, token_ids)
     log_ratio = (log_probs - old_log_probs).where(mask, 0.0)
-    points = choose_branch_points(roots, *branching_scores(log_ratio.detach(), entropies.detach(), mask))
+    scores = branching_scores(log_ratio.detach(), entropies.detach(), mask, is_changed)
+    points = choose_branch_points(roots, *scores)
     branches = rollout(policy, [roots[row][: t + 1] for row, t in points])
     loss = policy_loss(log_ratio, credit(roots, points, branches), mask)
     optimizer.zero_grad()
@@ -78,27 +79,26 @@ def evaluate(policy: PreTrainedModel, token_ids: Tensor) -> tuple[Tensor, Tensor
     return nn.functional.pad(log_probs, (1, 0)), nn.functional.pad(entropies, (1, 0))
 
 
-def branching_scores(log_ratio: Tensor, entropies: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def branching_scores(log_ratio: Tensor, entropies: Tensor, mask: Tensor, is_changed: bool) -> tuple[Tensor, Tensor]:
     """``[B, T]`` Branching Score, Eqs. (3) to (5), and True on tokens that are taken before any other.
 
-    The likelihood gain ``Omega_t = clip(exp(sum_{k >= t} log rho_k), 0.8, 1.2)``, with ``rho = pi / pi_old``, tells how
-    much likelier the policy has become to go on from `t` as the root did. The score is ``z(entropy)_t * z(Omega)_t``.
+    The likelihood gain ``Omega_t = clip(exp(sum_{k >= t} g**(k - t) * log rho_k), 0.8, 1.2)``, ``rho = pi / pi_old``,
+    tells how much likelier the policy has become to go on as the root did. The score is ``z(entropy)_t * z(Omega)_t``.
     Since two small factors make a large product, tokens at which both are above their mean are taken first.
     """
-    gain = discounted_future(log_ratio, 1.0).exp().clamp(0.8, 1.2)
-    z_entropy, _ = z_scores(entropies, mask)
-    z_gain, spread = z_scores(gain, mask)
+    gain = discounted_future(log_ratio, 2.0 ** (-1 / 32)).exp().clamp(0.8, 1.2)
+    z_entropy = z_scores(entropies, mask)
     # In an iteration's first mini-batch pi is pi_old: gains differ by rounding alone, and entropy has to do.
-    z_gain = torch.where(spread > 1e-4, z_gain, 1.0)
+    z_gain = z_scores(gain, mask) if is_changed else torch.ones_like(gain)
     return z_entropy * z_gain, (z_entropy > 0) & (z_gain > 0)
 
 
-def z_scores(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Z-scores of the values that `mask` selects in each row, 0 elsewhere, and their standard deviation, ``[B, 1]``."""
+def z_scores(x: Tensor, mask: Tensor) -> Tensor:
+    """Z-scores of the values that `mask` selects in each row, 0 elsewhere."""
     count = mask.sum(-1, keepdim=True)
     centered = (x - x.where(mask, 0.0).sum(-1, keepdim=True) / count).where(mask, 0.0)
     std = (centered.square().sum(-1, keepdim=True) / count).sqrt()
-    return centered / (std + 1e-6), std
+    return centered / (std + 1e-6)
 
 
 def discounted_future(x: Tensor, discount: float) -> Tensor:
@@ -142,7 +142,7 @@ def credit(roots: list[Trajectory], points: list[tuple[int, int]], branches: lis
 def z_of_rewards(trajectories: list[Trajectory], question: Tensor) -> Tensor:
     """``[N]`` z-scores of rewards among trajectories of the same question; 0 where all are equal."""
     rewards = torch.tensor([reward(trajectory) for trajectory in trajectories])
-    return z_scores(rewards.expand(len(rewards), -1), question[:, None] == question)[0].diagonal()
+    return z_scores(rewards.expand(len(rewards), -1), question[:, None] == question).diagonal()
 
 
 def policy_loss(log_ratio: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ def main() -> None:
         questions = [demonstration().partition("=")[0] + "=" for _ in range(16)]
         roots = rollout(policy, [encode(question) for question in questions for _ in range(NUM_ROOTS)])
         for first in range(0, len(roots), 8 * NUM_ROOTS):
-            update(policy, optimizer, roots[first : first + 8 * NUM_ROOTS])
+            update(policy, optimizer, roots[first : first + 8 * NUM_ROOTS], is_changed=first > 0)
         print(f"iteration {iteration:2}   reward {sum(map(reward, roots)) / len(roots):.2f}   {decode(roots[0])}")
 
 

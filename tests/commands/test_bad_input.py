@@ -29,7 +29,7 @@ def fit(tmp_path: Path, *options: str) -> None:
         ("--rollout.branching.num_roots=many", ["rollout.branching.num_roots", "many"]),
         ("--rollout.branching.when=never", ["rollout.branching.when", "never"]),
         ("--rollout.scorer=Entrpy", ["Entrpy", "did you mean 'Entropy'", "BranchingScore"]),
-        ("--rollout.scorer.discount=1.5", ["discount must lie in [0, 1], got 1.5"]),
+        ("--rollout.scorer.half_life=0", ["half_life must be positive or null, got 0"]),
         ("--rollout.rewards.timeout_s=0", ["rollout.rewards.timeout_s must be positive, got 0"]),
         ("--rollout.rewards.on_failure=skip", ["rollout.rewards.on_failure", "skip"]),
         (

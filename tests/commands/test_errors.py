@@ -83,7 +83,7 @@ def test_a_missing_policy_is_one_line(command, appo, tmp_path):
             "--rollout.tools=[{class_path: MCPTools, init_args: {command: [/no/such]}}]",
             "the MCP server '/no/such' could not be started or reached",
         ),
-        ("--rollout.scorer.discount=1.5", "error: discount must lie in [0, 1], got 1.5"),
+        ("--rollout.scorer.clip=1.5", "error: clip must lie in [0, 1), got 1.5"),
         ("--rollout.branching.num_roots=many", "error: rollout.branching.num_roots"),
     ],
 )

@@ -28,7 +28,7 @@ def test_usage_of_a_component_names_the_command(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["__main__.py", "fit", "--rollout.scorer.help=BranchingScore"])
     with pytest.raises(SystemExit):
         main()
-    assert capsys.readouterr().out.startswith("usage: appo fit [--rollout.scorer.discount DISCOUNT]")
+    assert capsys.readouterr().out.startswith("usage: appo fit [--rollout.scorer.half_life HALF_LIFE]")
 
 
 @pytest.mark.parametrize("component", COMPONENTS, ids=lambda cls: cls.__name__)

@@ -82,6 +82,12 @@ def test_gain_is_clipped_on_both_sides_and_bounded_without_a_clip():
     torch.testing.assert_close(future_likelihood_gain(log_ratio, mask, 1.0, 0.0), torch.tensor([[20.0], [-20.0]]).exp())
 
 
+def test_a_gain_that_may_only_rise_is_clipped_at_1():
+    log_ratio, mask = torch.tensor([[0.1], [-0.1], [3.0]]), torch.ones(3, 1, dtype=torch.bool)
+    gain = future_likelihood_gain(log_ratio, mask, 1.0, 0.2, high_only=True)
+    torch.testing.assert_close(gain, torch.tensor([[1.105171], [1.0], [1.2]]))
+
+
 def test_an_unchanged_policy_has_a_gain_of_exactly_1():
     gain = future_likelihood_gain(torch.zeros(2, 200), torch.ones(2, 200, dtype=torch.bool), 0.97, 0.2)
     assert (gain == 1.0).all()

@@ -79,6 +79,7 @@ def initial_batch(case: dict) -> TrajectoryBatch:
         behavior_log_probs=whole_sequence(case, inputs["behaviour_log_probs"]),
         old_log_probs=whole_sequence(case, inputs["current_log_probs"]),
         entropies=whole_sequence(case, inputs["entropies"]),
+        evaluated_by=torch.ones(num_rows, dtype=torch.int64),  # by another version than the one that sampled
         rewards=torch.full((num_rows,), float("nan")),
         group=torch.tensor(case["prompt_of_row"]),
         parent=torch.full((num_rows,), NO_PARENT),
@@ -130,7 +131,8 @@ def assert_branches_equal(case: dict, scores: Tensor, preferred: Tensor) -> None
 
 def score_of_release(case: dict) -> BranchingScore:
     params = case["params"]
-    return BranchingScore(discount=params["gamma"], clip=max(params["clip_eps"], 0.0), entropy_fallback=False)
+    half_life = None if params["gamma"] == 1.0 else -1.0 / math.log2(params["gamma"])
+    return BranchingScore(half_life=half_life, clip=max(params["clip_eps"], 0.0))
 
 
 @each_case

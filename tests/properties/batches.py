@@ -17,6 +17,7 @@ from torch import Tensor
 
 from appo.core.batch import NO_PARENT, TrajectoryBatch
 from appo.core.collate import make_batch
+from appo.core.trajectory import NOT_SAMPLED
 
 few = settings(max_examples=50, deadline=None, derandomize=True)
 HIDDEN = (float("nan"), float("inf"), float("-inf"), 1e30)
@@ -109,10 +110,28 @@ def trajectory_batches(draw: st.DrawFn, with_branches: bool = True) -> Trajector
     )
 
 
-def measured_batches() -> st.SearchStrategy[TrajectoryBatch]:
-    """What a scorer sees: initial trajectories that nobody has rewarded yet."""
-    batches = trajectory_batches(with_branches=False)
-    return batches.map(lambda batch: replace(batch, rewards=torch.full_like(batch.rewards, float("nan"))))
+@st.composite
+def measured_batches(draw: st.DrawFn) -> TrajectoryBatch:
+    """What a scorer sees: initial trajectories that nobody has rewarded yet, evaluated by a version of the policy.
+
+    Of the rows, some were sampled by that version, some by an earlier one, and some by both.
+    """
+    batch, random = draw(trajectory_batches(with_branches=False)), Random(draw(SEEDS))
+    mask = batch.response_mask
+    earliest = [random.choice([0, 0, 1]) for _ in mask]
+    versions = [
+        [random.choice([lowest, 1]) if random.random() < 0.3 else lowest for _ in row]
+        for lowest, row in zip(earliest, mask.tolist(), strict=True)
+    ]
+    noise = [[decimal(random, -0.02, 0.0) for _ in row] for row in mask.tolist()]
+    sampling = (batch.behavior_log_probs + torch.tensor(noise, dtype=torch.float64)).where(mask, 0.0)
+    return replace(
+        batch,
+        rewards=torch.full_like(batch.rewards, float("nan")),
+        policy_versions=torch.tensor(versions).where(mask, NOT_SAMPLED),
+        evaluated_by=torch.ones(len(batch), dtype=torch.int64),
+        sampling_log_probs=random.choice([None, sampling]),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +193,8 @@ def reordered(batch: TrajectoryBatch, order: Tensor) -> TrajectoryBatch:
 
 def hidden_variants(batch: TrajectoryBatch) -> Iterator[TrajectoryBatch]:
     """The batch with other values in every place that a mask hides: of tokens, of padding, of initial trajectories."""
-    per_token = ("behavior_log_probs", "old_log_probs", "entropies")
+    per_token = ["behavior_log_probs", "old_log_probs", "entropies"]
+    per_token += [] if batch.sampling_log_probs is None else ["sampling_log_probs"]
     for value in HIDDEN:
         dirty = {name: getattr(batch, name).where(batch.response_mask, value) for name in per_token}
         yield replace(batch, **dirty, branch_score=batch.branch_score.where(batch.is_branch, value))

@@ -12,7 +12,6 @@ from tests.properties.batches import few, hidden_variants, measured_batches, ord
 from tests.properties.naive.common import rows_of
 
 DETERMINISTIC = [name for name in SCORERS if name in naive.SCORERS and not naive.SCORERS[name].is_random]
-DISCOUNTING = [name for name in SCORERS if "discount" in {field.name for field in fields(SCORERS[name])}]
 SEED = 7
 
 
@@ -102,15 +101,16 @@ def test_nothing_leaks_from_behind_the_mask(name, data):
             torch.testing.assert_close(same.factors[key][sampled], factor[sampled], rtol=0.0, atol=0.0)
 
 
-@pytest.mark.parametrize("name", DISCOUNTING)
+@pytest.mark.parametrize("name", ["BranchingScore", "LikelihoodGain"])
 @few
 @given(st.data())
-def test_with_a_discount_of_0_a_gain_is_of_the_token_alone_and_with_1_of_all_that_follows(name, data):
+def test_a_short_half_life_leaves_the_token_alone_and_none_counts_all_that_follows(name, data):
     batch = data.draw(measured_batches())
-    log_ratio = (batch.old_log_probs - batch.behavior_log_probs).where(batch.response_mask, 0.0)
+    sampling = batch.behavior_log_probs if batch.sampling_log_probs is None else batch.sampling_log_probs
     mask = batch.response_mask
-    for discount, summed in ((0.0, log_ratio), (1.0, log_ratio.flip(-1).cumsum(-1).flip(-1))):
-        gain = score(SCORERS[name](discount=discount, clip=0.0), batch).factors["likelihood_gain"]
+    log_ratio = (batch.old_log_probs - sampling).where(mask & (batch.policy_versions == 0), 0.0)
+    for half_life, summed in ((1e-6, log_ratio), (None, log_ratio.flip(-1).cumsum(-1).flip(-1))):
+        gain = score(SCORERS[name](half_life=half_life, clip=0.0), batch).factors["likelihood_gain"]
         torch.testing.assert_close(gain[mask], summed.exp()[mask])
 
 

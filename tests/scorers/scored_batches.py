@@ -20,7 +20,7 @@ def built(name: str) -> Scorer:
 
 
 def one_row(log_ratio: list[float], entropies: list[float]) -> TrajectoryBatch:
-    """A single trajectory behind a prompt of one token."""
+    """A single trajectory behind a prompt of one token, sampled by version 0 and evaluated by version 1."""
     ratios, length = torch.tensor([[0.0, *log_ratio]]), len(log_ratio) + 1
     return make_batch(
         token_ids=torch.arange(length).unsqueeze(0),
@@ -29,6 +29,7 @@ def one_row(log_ratio: list[float], entropies: list[float]) -> TrajectoryBatch:
         behavior_log_probs=torch.full((1, length), -1.0),
         old_log_probs=ratios - 1.0,
         entropies=torch.tensor([[0.0, *entropies]]),
+        evaluated_by=torch.tensor([1]),
         rewards=torch.tensor([float("nan")]),
         group=torch.tensor([0]),
         parent=torch.tensor([NO_PARENT]),

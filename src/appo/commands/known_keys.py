@@ -59,9 +59,10 @@ def check_keys(command: str, args: Sequence[str]) -> None:
         old = ".".join(key)
         if (new := _renamed(key)) is not None:
             refuse(f"{place}: {old} is named {new} now" if place else f"--{old} is named --{new} now")
-        if (reason := REMOVED_KEYS.get(old)) is not None:
+        is_foreign = any(key[: len(each)] == each for each in foreign)
+        if not is_foreign and (reason := REMOVED_KEYS.get(old)) is not None:
             refuse(f"{place}: {old} is gone: {reason}" if place else f"--{old} is gone: {reason}")
-        unknown = None if any(key[: len(each)] == each for each in foreign) else _unknown(options, key)
+        unknown = None if is_foreign else _unknown(options, key)
         if unknown is not None:
             name, known = unknown
             prefix = "" if place else "--"

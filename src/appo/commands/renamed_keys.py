@@ -33,5 +33,17 @@ _WHOLE = (
     "training samples from the whole distribution, which the loss computes log-probs of; evaluations may cut it by "
     "rollout.evaluation.top_p and rollout.evaluation.top_k"
 )
-REMOVED_KEYS = {f"rollout.{section}{name}": _WHOLE for section in ("", "sampling.") for name in ("top_p", "top_k")}
+_VERSIONS = (
+    "versions of the policy decide where the likelihood gain counts: a trajectory that the policy has sampled as it is "
+    "now is scored by entropy alone"
+)
+_HALF_LIFE = (
+    "rollout.scorer.half_life says after how many tokens a log-ratio counts half, -1 / log2(discount); null stands for "
+    "a discount of 1"
+)
+REMOVED_KEYS = {
+    **{f"rollout.{section}{name}": _WHOLE for section in ("", "sampling.") for name in ("top_p", "top_k")},
+    **{f"rollout.scorer.{name}": _VERSIONS for name in ("entropy_fallback", "min_spread")},
+    "rollout.scorer.discount": _HALF_LIFE,
+}
 """Why there is no such option, by the name that it had."""

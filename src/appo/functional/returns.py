@@ -44,7 +44,9 @@ def discounted_suffix_sum(x: Tensor, discount: float) -> Tensor:
     return torch.cat(sums[::-1], dim=-1)[..., :length] if sums else x.clone()
 
 
-def future_likelihood_gain(log_ratio: Tensor, mask: Tensor, discount: float, clip: float) -> Tensor:
+def future_likelihood_gain(
+    log_ratio: Tensor, mask: Tensor, discount: float, clip: float, high_only: bool = False
+) -> Tensor:
     """How much likelier the rest of a trajectory has become.
 
     ``S_t = sum_{k >= t} discount**(k - t) * log_ratio_k``, ``gain_t = clip(exp(S_t), 1 - clip, 1 + clip)``
@@ -56,10 +58,11 @@ def future_likelihood_gain(log_ratio: Tensor, mask: Tensor, discount: float, cli
         mask: ``[..., T]`` bool, True on sampled tokens; the others add 0 but take a step of the discount.
         discount: in [0, 1].
         clip: half-width of the range around 1; 0 leaves the gain unclipped.
+        high_only: never lets a gain that is clipped fall below 1.
 
     Returns:
         ``[..., T]`` gains, 1 where no change follows.
     """
     future = discounted_suffix_sum(log_ratio.where(mask, 0.0), discount)
     gain = future.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    return gain.clamp(1.0 - clip, 1.0 + clip) if clip > 0.0 else gain
+    return gain.clamp(1.0 if high_only else 1.0 - clip, 1.0 + clip) if clip > 0.0 else gain

@@ -29,7 +29,7 @@ def refused(capsys, tmp_path, *args: str) -> str:
     [
         (["rollout.scorr=Entropy"], ["rollout.scorr", "refuses the combination scorr=Entropy, seed 0"]),
         (["rollout.scorer=Entropy,Entrpy"], ["Entrpy", "did you mean 'Entropy'", "the combination scorer=Entrpy"]),
-        (["rollout.scorer.discount=1.0,1.5"], ["discount must lie in [0, 1], got 1.5", "combination discount=1.5"]),
+        (["rollout.scorer.clip=0.2,1.5"], ["clip must lie in [0, 1), got 1.5", "combination clip=1.5"]),
         (["rollout.branching.num_roots=many"], ["rollout.branching.num_roots", "many"]),
         (
             ["rollout.scorer=[Entropy, {class_path: Entropy}]"],

@@ -75,9 +75,13 @@ class LossDefinition:
 
 
 STD = choice("population", "sample", "none")
-DISCOUNT = choice(0.0, 0.5, 0.97, 1.0)
-
-SCOPE = choice("trajectory", "prompt", "batch")
+GAIN = {
+    "half_life": choice(0.5, 3.0, 32.0, None),
+    "clip": choice(0.0, 0.2),
+    "high_only": st.booleans(),
+    "scope": choice("trajectory", "prompt", "batch"),
+}
+"""Options of the scorers that look at the likelihood gain."""
 ODDS = {
     "entropy_weight": choice(0.0, 0.2, 2.0),
     "window": choice(1, 2, 20),
@@ -93,23 +97,14 @@ SCORERS = {
     ),
     "BranchingScore": ScorerDefinition(
         scorers.branching_score,
-        {
-            "discount": DISCOUNT,
-            "clip": choice(0.0, 0.2),
-            "scope": SCOPE,
-            "strict": st.booleans(),
-            "entropy_fallback": st.booleans(),
-            "min_spread": choice(0.0, 1e-4, 0.5),
-        },
+        {**GAIN, "strict": st.booleans()},
     ),
     "Entropy": ScorerDefinition(scorers.entropy, {}),
     "FunctionScorer": ScorerDefinition(
         scorers.surprise,
         {"function": choice("tests.scorers.functions:surprise"), "options": choice({}, {"scale": 2.0})},
     ),
-    "LikelihoodGain": ScorerDefinition(
-        scorers.likelihood_gain_alone, {"discount": DISCOUNT, "clip": choice(0.0, 0.2), "scope": SCOPE}
-    ),
+    "LikelihoodGain": ScorerDefinition(scorers.likelihood_gain_alone, GAIN),
     "NoBranching": ScorerDefinition(scorers.no_branching, {}),
     "RandomPosition": ScorerDefinition(scorers.random_position, {}, is_random=True),
     "ToolBoundary": ScorerDefinition(

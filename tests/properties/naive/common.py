@@ -26,6 +26,9 @@ class Row:
     parent: int | None
     branch_position: int
     branch_score: float
+    versions: list[int]
+    evaluated_by: int
+    sampling: list[float]
 
     @property
     def width(self) -> int:
@@ -47,6 +50,11 @@ def rows_of(batch: TrajectoryBatch) -> list[Row]:
             parent=None if batch.parent[row] == NO_PARENT else int(batch.parent[row]),
             branch_position=int(batch.branch_position[row]),
             branch_score=batch.branch_score[row].item(),
+            versions=batch.policy_versions[row].tolist(),
+            evaluated_by=int(batch.evaluated_by[row]),
+            sampling=(batch.behavior_log_probs if batch.sampling_log_probs is None else batch.sampling_log_probs)[
+                row
+            ].tolist(),
         )
         for row in range(len(batch.lengths))
     ]
@@ -82,7 +90,9 @@ def future(log_ratio: Mapping[int, float], t: int, discount: float) -> float:
     return sum(discount ** (k - t) * value for k, value in log_ratio.items() if k >= t)
 
 
-def likelihood_gain(log_ratio: Mapping[int, float], t: int, discount: float, clip: float) -> float:
+def likelihood_gain(
+    log_ratio: Mapping[int, float], t: int, discount: float, clip: float, lowest: float | None = None
+) -> float:
     """How much likelier what follows from `t` on has become."""
     gain = math.exp(bounded(future(log_ratio, t, discount), -20, 20))
-    return bounded(gain, 1 - clip, 1 + clip) if clip > 0 else gain
+    return bounded(gain, 1 - clip if lowest is None else lowest, 1 + clip) if clip > 0 else gain

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from statistics import pstdev
 from typing import Any
 
 import torch
@@ -27,8 +26,15 @@ class NaiveScores:
 
 def gains(scorer: Any, row: Row) -> list[float]:
     """The likelihood gain of every sampled token."""
-    log_ratio = {t: row.old[t] - row.behavior[t] for t in row.sampled}
-    return [likelihood_gain(log_ratio, t, scorer.discount, scorer.clip) for t in row.sampled]
+    log_ratio = {t: row.old[t] - row.sampling[t] for t in row.sampled if row.versions[t] != row.evaluated_by}
+    discount = 1.0 if scorer.half_life is None else 0.5 ** (1 / scorer.half_life)
+    lowest = 1.0 if scorer.high_only else None
+    return [likelihood_gain(log_ratio, t, discount, scorer.clip, lowest) for t in row.sampled]
+
+
+def is_changed(row: Row) -> bool:
+    """Whether another version sampled any token than has evaluated them."""
+    return any(row.versions[t] != row.evaluated_by for t in row.sampled)
 
 
 def pools(scorer: Any, rows: list[Row]) -> list[list[int]]:
@@ -46,12 +52,11 @@ def branching_score(scorer: Any, rows: list[Row], generator: torch.Generator) ->
         places = [(i, t) for i in pool for t in rows[i].sampled]
         pooled = [gain for i in pool for gain in gains(scorer, rows[i])]
         z_entropy, z_gain = z_scores([rows[i].entropies[t] for i, t in places]), z_scores(pooled)
-        if scorer.entropy_fallback and pstdev(pooled) <= scorer.min_spread:
-            z_gain = [1.0] * len(pooled)
         for (i, t), h, g in zip(places, z_entropy, z_gain, strict=True):
-            scores[i].values[t] = h * g
+            factor = g if is_changed(rows[i]) else 1.0
+            scores[i].values[t] = h * factor
             if scorer.strict:
-                scores[i].margins[t] = min(h, g)
+                scores[i].margins[t] = min(h, factor)
     return scores
 
 
@@ -68,7 +73,7 @@ def likelihood_gain_alone(scorer: Any, rows: list[Row], generator: torch.Generat
         places = [(i, t) for i in pool for t in rows[i].sampled]
         z_gain = z_scores([gain for i in pool for gain in gains(scorer, rows[i])])
         for (i, t), g in zip(places, z_gain, strict=True):
-            scores[i].values[t] = g
+            scores[i].values[t] = g if is_changed(rows[i]) else 0.0
     return scores
 
 
