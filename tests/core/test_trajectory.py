@@ -31,6 +31,14 @@ def test_shared_tokens_belong_to_the_parent():
     assert branch_trajectory(parent).num_own_tokens == 3
 
 
+def test_shared_calls_belong_to_the_parent():
+    parent = parent_trajectory()
+    assert parent.num_own_calls == 1
+    # The result of the call begins at position 4.
+    assert branch_trajectory(parent, position=4).num_own_calls == 0
+    assert branch_trajectory(parent, position=3).num_own_calls == 1
+
+
 @pytest.mark.parametrize("name", ["response_mask", "behavior_log_probs", "policy_versions"])
 def test_a_tensor_of_another_length_is_refused(name):
     parent = parent_trajectory()

@@ -129,6 +129,6 @@ def test_utilization_is_of_one_device_and_left_out_where_the_peak_is_unknown(mon
     cpu = torch.device("cpu")
     assert peak_flops(cpu) is None
     # 6 TFLOP in 2 s on two devices.
-    assert training_metrics(parts, 2.0, cpu) == {"tokens_per_s": 200.0, "tflops_per_s": 1.5}
+    assert training_metrics(parts, 2.0, cpu) == {"tokens": 400.0, "tokens_per_s": 200.0, "tflops_per_s": 1.5}
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-80GB")
     assert training_metrics(parts, 2.0, torch.device("cuda"))["mfu"] == pytest.approx(1.5 / 312)

@@ -139,6 +139,12 @@ class Trajectory:
         return int(self.response_mask[shared:].sum())
 
     @property
+    def num_own_calls(self) -> int:
+        """Tool calls that were made for it; those that a branch shares with its parent belong to the parent."""
+        shared = 0 if self.origin is None else self.origin.position + 1
+        return sum(call.position >= shared for call in self.tool_calls)
+
+    @property
     def text(self) -> str:
         """The response, tool output included."""
         return "".join(segment.text for segment in self.segments)

@@ -109,6 +109,7 @@ def column_metrics(columns: Mapping[str, Tensor]) -> dict[str, float]:
     metrics |= _quantiles("branch_depth", columns["branch_depth"], (0.1, 0.5, 0.9))
     metrics |= {name: _mean(columns[name]) for name in ("response_length", "sampled_tokens")}
     metrics["tool_calls"] = float(calls.sum()) / number
+    metrics["calls_made"] = float(columns["calls_made"].sum())
     metrics["tool_failures"] = float(columns["tool_failures"].sum()) / calls_made
     metrics["tool_seconds"] = float(columns["tool_seconds"].sum()) / calls_made
     metrics["finished"] = _mean(columns["finished"])
@@ -146,6 +147,7 @@ def trajectory_columns(trajectories: Sequence[Trajectory]) -> Columns:
         "response_length": _column(trajectory.response_length for trajectory in trajectories),
         "sampled_tokens": _column(int(trajectory.response_mask.sum()) for trajectory in trajectories),
         "tool_calls": _column(len(trajectory.tool_calls) for trajectory in trajectories),
+        "calls_made": _column(trajectory.num_own_calls for trajectory in trajectories),
         "tool_failures": _column(call.failure is not None for call in calls),
         "tool_seconds": _column(call.duration_s for call in calls),
         "finished": _column(trajectory.finish_reason == "eos" for trajectory in trajectories),

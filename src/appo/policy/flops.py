@@ -94,13 +94,17 @@ def training_metrics(parts: Sequence[TrainedWork], update_s: float, device: torc
         device: of this process; the others have their like.
 
     Returns:
-        Tokens per second of all processes, TFLOP per second of one device and, where its peak is known, the share of it
-        (`mfu`).
+        Tokens of all processes and their number a second, TFLOP per second of one device and, where its peak is known,
+        the share of it (`mfu`).
     """
     work = sum(parts, TrainedWork())
     flops = work.flops / len(parts) / update_s
     peak = peak_flops(device)
-    metrics = {"tokens_per_s": work.num_tokens / update_s, "tflops_per_s": flops / 1e12}
+    metrics = {
+        "tokens": float(work.num_tokens),
+        "tokens_per_s": work.num_tokens / update_s,
+        "tflops_per_s": flops / 1e12,
+    }
     return metrics if peak is None else {**metrics, "mfu": flops / peak}
 
 

@@ -35,6 +35,7 @@ class Ablation:
 
     def __init__(self, folder: Path, policy: Path) -> None:
         self.marker = folder / "was_stopped"
+        self.policy = policy
         overlays = {
             "a": {"rollout": {"scorer": {"class_path": "Entropy"}}},
             "b": {
@@ -58,7 +59,7 @@ class Ablation:
     def args(self, *args: str) -> list[str]:
         return [
             "ablate", "--config", CONFIG, *self.options, "--vary", f"config={','.join(self.overlays)}", "--seeds=0,1",
-            "--tokens=1200", f"--out={self.out}", *args,
+            "--tokens=1200", "--match=none", f"--out={self.out}", *args,
         ]  # fmt: skip
 
     def run(self, *args: str) -> subprocess.CompletedProcess[str]:
@@ -136,7 +137,7 @@ def test_a_failing_combination_is_reported_and_the_others_go_on(ablation, ended)
     assert ended.returncode == 1
     assert ended.stderr.count("has FAILED: appo fit ended with status 2") == 2
     assert "must not exceed the 512 positions of model.policy, got 64 + 9999" in ended.stderr
-    assert "2 of 6 runs have failed: config=fails, seed 0; config=fails, seed 1" in ended.stderr
+    assert "2 of 8 runs have failed: config=fails, seed 0; config=fails, seed 1" in ended.stderr
     page = (ablation.out / "ablation.md").read_text()
     assert "- config=fails, seed 0: appo fit ended with status 2" in page
     assert "| config=fails |" not in page
@@ -145,9 +146,10 @@ def test_a_failing_combination_is_reported_and_the_others_go_on(ablation, ended)
 def test_one_row_of_the_csv_is_one_finished_run(ablation, ended):
     found = rows(ablation)
     assert [(row["combination"], row["seed"]) for row in found] == [
+        ("before training", "0"), ("before training", "1"),
         ("config=a", "0"), ("config=b", "0"), ("config=a", "1"), ("config=b", "1"),
     ]  # fmt: skip
-    for row in found:
+    for row in found[2:]:
         folder = ablation.folder(row["combination"].removeprefix("config="), int(row["seed"]))
         test = json.loads((folder / "test/test.json").read_text())
         assert {name: float(row[name]) for name in test} == test
@@ -161,13 +163,38 @@ def test_the_table_holds_means_and_paired_differences(ablation, ended):
     a, b = ([values[f"config={name}", seed] for seed in "01"] for name in "ab")
     differences = [y - x for x, y in zip(a, b, strict=True)]
     page = (ablation.out / "ablation.md").read_text()
-    # The interval of two seeds reaches from the one to the other.
     mean_a, mean_b, mean_difference = (sum(both) / 2 for both in (a, b, differences))
-    assert f"| config=a | 2 | {mean_a:.3f} [{min(a):.3f}, {max(a):.3f}] | — |" in page
+    assert f"| config=a | 2 | {mean_a:.3f} ({a[0]:.3f}, {a[1]:.3f}) | — |" in page
     assert (
-        f"| config=b | 2 | {mean_b:.3f} [{min(b):.3f}, {max(b):.3f}] | "
-        f"{mean_difference:+.3f} [{min(differences):+.3f}, {max(differences):+.3f}] |"
+        f"| config=b | 2 | {mean_b:.3f} ({b[0]:.3f}, {b[1]:.3f}) | "
+        f"{mean_difference:+.3f} ({differences[0]:+.3f}, {differences[1]:+.3f}) | — | — | no verdict |"
     ) in page
+
+
+def test_the_policy_before_training_is_tested_as_what_came_of_it(ablation, ended):
+    own = [row for row in rows(ablation) if row["combination"] == "before training"]
+    for row in own:
+        folder = ablation.out / f"before/config=a/seed_{row['seed']}"
+        test = json.loads((folder / "test/test.json").read_text())
+        assert {name: float(row[name]) for name in test} == test
+        assert f"--model.policy={ablation.policy}" in (folder / "log.txt").read_text()
+        assert (row["tokens"], row["iterations"]) == ("", "0")
+
+
+def test_the_page_says_what_runs_took(ablation, ended):
+    page = (ablation.out / "ablation.md").read_text()
+    for name in "ab":
+        own = [row for row in rows(ablation) if row["combination"] == f"config={name}"]
+        tokens, steps, trained, calls = (
+            sum(float(row[key]) for row in own) / 2 for key in ("tokens", "steps", "trained_tokens", "tool_calls")
+        )
+        assert f"| config={name} | 2 | {tokens:,.0f} | {steps:,.1f} | " in page
+        assert trained > tokens > 0
+        assert f" | {trained:,.0f} | " in page
+        # Two mini-batches an iteration.
+        assert [int(row["steps"]) for row in own] == [2 * int(row["iterations"]) for row in own]
+        assert f" s | {calls:,.0f} |" in page
+    assert f"- All seeds start from one policy, `{ablation.policy}`" in page
 
 
 def test_every_policy_is_tested_under_the_options_of_the_first_combination(ablation, ended):
@@ -181,7 +208,7 @@ def test_every_policy_is_tested_under_the_options_of_the_first_combination(ablat
 def test_the_curves_are_drawn_with_the_names_of_the_combinations(ablation, ended):
     assert matplotlib.image.imread(ablation.out / "curves.png").shape[1] > 800
     texts = {"".join(element.itertext()) for element in ElementTree.parse(ablation.out / "curves.svg").iter()}
-    assert {"config=a", "config=b", "generated tokens", "rollout accuracy (moving average)"} <= texts
+    assert {"config=a", "config=b", "generated tokens", "rollout reward initial mean (moving average)"} <= texts
     assert "config=fails" not in texts
 
 

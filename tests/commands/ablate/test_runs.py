@@ -8,7 +8,7 @@ from importlib import machinery
 import pytest
 
 from appo.commands import cli
-from appo.commands.ablate.runs import differences
+from appo.commands.ablate.folders import differences
 from tests.small_run import CONFIG
 
 LAG = "rollout.sampling.lag=0,1"
@@ -73,15 +73,16 @@ def test_missing_options_of_the_ablation_are_refused_like_those_of_fit(capsys):
     assert "error: tokens must be given" in capsys.readouterr().err
 
 
-def test_without_matplotlib_nothing_begins(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("package", "user"), [("matplotlib", "the figure"), ("scipy", "the interval of a mean")])
+def test_without_what_the_report_needs_nothing_begins(tmp_path, capsys, monkeypatch, package, user):
     find = machinery.PathFinder.find_spec
-    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    monkeypatch.delitem(sys.modules, package, raising=False)
     monkeypatch.setattr(
         machinery.PathFinder, "find_spec",
-        lambda name, *rest: None if name.startswith("matplotlib") else find(name, *rest),
+        lambda name, *rest: None if name.startswith(package) else find(name, *rest),
     )  # fmt: skip
     message = refused(capsys, tmp_path, f"--vary={LAG}")
-    assert 'the figure needs the package matplotlib, which is not installed: pip install "appo[report]"' in message
+    assert f'{user} needs the package {package}, which is not installed: pip install "appo[report]"' in message
 
 
 def test_foreign_files_are_left_alone(tmp_path, capsys):

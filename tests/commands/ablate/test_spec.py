@@ -97,6 +97,7 @@ seeds: [0, 1, 2]
 tokens: 1000
 out: runs/there
 metric: rollout/accuracy
+match: none
 options: {model.policy: here, rollout.branching.num_roots: 4}
 """
 
@@ -109,7 +110,7 @@ def test_a_file_says_the_same_as_a_command_line(tmp_path):
         [
             "--config=base.yaml", "--vary=rollout.scorer=A,{class_path: B, init_args: {x: 1}}",
             "--vary=model.loss.clip_low=0.1,0.2", "--seeds=0,1,2", "--tokens=1000", "--out=runs/there",
-            "--metric=rollout/accuracy", "--model.policy=here", "--rollout.branching.num_roots=4",
+            "--metric=rollout/accuracy", "--match=none", "--model.policy=here", "--rollout.branching.num_roots=4",
         ]
     )  # fmt: skip
     assert written == typed
@@ -147,12 +148,23 @@ def test_the_command_line_wins_over_the_file(tmp_path):
         (("--vary", "a=1", "--metric", "accuracy"), "metric must begin with one of test/"),
         (("--vary", "a=1", "--curve", "test/accuracy"), "curve must begin with one of validation/"),
         (("--vary", "a=1", "--evaluate_with", "all"), "evaluate_with must be 'first' or 'own', got 'all'"),
+        (("--vary", "a=1", "--match", "steps"), "match must be 'tokens_per_step' or 'none', got 'steps'"),
+        (
+            ("--vary", "data.prompts_per_minibatch=8,16"),
+            "match must be none where data.prompts_per_minibatch is varied, which tokens_per_step sets",
+        ),
         (("--vary", "a=1", "--spec", "/nowhere.yaml"), "spec must name a file, got '/nowhere.yaml'"),
     ],
 )
 def test_bad_input_is_named(args, message):
     with pytest.raises(ValueError, match=message):
         spec(*args)
+
+
+def test_prompts_may_be_varied_where_they_are_left_alone():
+    assert names("--vary", "data.prompts_per_iteration=8,16", "--match", "none") == [
+        "prompts_per_iteration=8", "prompts_per_iteration=16",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

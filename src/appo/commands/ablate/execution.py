@@ -10,16 +10,16 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from appo.commands.ablate.costs import TOKENS, Costs
+from appo.commands.ablate.folders import read_specification, write_specification
 from appo.commands.ablate.processes import Children
-from appo.commands.ablate.runs import Run, read_specification, write_specification
+from appo.commands.ablate.runs import Run
 from appo.monitoring.history import read_evaluation, read_history
 
 log = logging.getLogger(__name__)
 
 FINISHED = "finished.json"
 """File of a run's folder that says that the training has ended at its budget."""
-
-TOKENS = "rollout/generated_tokens_total"
 
 _NUM_LOG_LINES = 20
 
@@ -30,7 +30,7 @@ class Result:
 
     Attributes:
         run: that left it.
-        history: metrics of every iteration.
+        history: metrics of every iteration; none if nothing was trained.
         metrics: of the test, and the last ones of the log.
     """
 
@@ -39,9 +39,9 @@ class Result:
     metrics: dict[str, float]
 
     @property
-    def tokens(self) -> int:
-        """That the training has generated."""
-        return int(self.history[-1][TOKENS])
+    def costs(self) -> Costs:
+        """What the training took."""
+        return Costs.of(self.history)
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,15 @@ def _perform_one(run: Run, children: Children) -> Result | Failure:
     log_file = run.folder / "log.txt"
     start = log_file.stat().st_size if log_file.exists() else 0
     try:
-        _train(run, children)
+        if run.fit_args:
+            _train(run, children)
+        else:
+            write_specification(run.folder, run.specification)
         if run.test_specification is not None:
             _test(run, children)
     except RunFailed as failure:
         return Failure(run, str(failure), _last_lines(log_file, start))
-    history = read_history(run.folder)
+    history = read_history(run.folder) if run.fit_args else []
     metrics = {name: value for row in history for name, value in row.items() if "/" in name}
     if run.test_specification is not None:
         metrics |= read_evaluation(run.test_folder)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from appo.commands.ablate.execution import TOKENS, Result
+from appo.commands.ablate.curves import curve_points
+from appo.commands.ablate.execution import Result
 from appo.commands.ablate.spec import AblationSpec
-from appo.commands.ablate.statistics import LEVEL, Curve, mean_curve
+from appo.commands.ablate.statistics import FEWEST_SEEDS, LEVEL, Curve, mean_curve
 from appo.monitoring.history import smoothed
 
 log = logging.getLogger(__name__)
-
-_ALWAYS_LOGGED = "rollout/reward_initial_mean"
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Told apart by readers with any color vision. See "Color Universal Design" (https://jfly.uni-koeln.de/color/)."""
@@ -25,33 +24,23 @@ _INCHES_PER_LEGEND_ROW = 0.24
 _LONGEST_NAME_IN_TWO_COLUMNS = 36
 
 
-def curve_metric(results: Sequence[Result], spec: AblationSpec) -> str:
-    """The metric whose curve is drawn: the one that is compared as all runs have logged it, else the reward."""
-    if spec.curve is not None:
-        return spec.curve
-    kind, _, name = spec.metric.partition("/")
-    candidates = [f"validation/{name}", f"rollout/{name}"] if kind == "test" else [spec.metric]
-    for candidate in candidates:
-        if all(len(_points(result, candidate)) > 1 for result in results):
-            return candidate
-    return _ALWAYS_LOGGED
+def draw_curves(results: Sequence[Result], metric: str, spec: AblationSpec, paths: Sequence[Path]) -> None:
+    """Draws the mean over seeds of every combination's curve, with its t interval as a band.
 
-
-def draw_curves(results: Sequence[Result], spec: AblationSpec, paths: Sequence[Path]) -> None:
-    """Draws the mean over seeds of every combination's curve, with its bootstrap interval as a band.
+    Of fewer than `FEWEST_SEEDS` seeds it draws every run instead, thinner than the mean.
 
     Metrics of rollouts are of other questions in every iteration; each run's are averaged over iterations before.
 
     Args:
-        results: finished runs, at least one.
+        results: finished trainings, at least one.
+        metric: of the curves.
         spec: of the ablation.
         paths: of the pictures; their endings say the format.
     """
-    metric = curve_metric(results, spec)
     is_smoothed = metric.startswith(("rollout/", "train/"))
     curves: dict[str, Curve] = {}
     for combination in spec.combinations:
-        runs = [_points(result, metric) for result in results if result.run.combination == combination.name]
+        runs = [curve_points(result, metric) for result in results if result.run.combination == combination.name]
         runs = [run for run in runs if run]
         if not runs:
             continue
@@ -76,16 +65,17 @@ def _draw(curves: Mapping[str, Curve], label: str, paths: Sequence[Path]) -> Non
     height = 4.2 + _INCHES_PER_LEGEND_ROW * math.ceil(len(curves) / num_columns)
     figure = Figure(figsize=(7, height), layout="constrained")
     axes = figure.add_subplot()
-    has_band = False
     for number, (name, curve) in enumerate(curves.items()):
         color, dash = _COLORS[number % len(_COLORS)], _DASHES[number // len(_COLORS) % len(_DASHES)]
         marker = "o" if len(curve.tokens) == 1 else None
         axes.plot(curve.tokens, curve.mean, label=name, color=color, linestyle=dash, linewidth=1.8, marker=marker)
-        axes.fill_between(curve.tokens, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
-        has_band = has_band or not bool((curve.low != curve.low).all())
+        if len(curve.runs) >= FEWEST_SEEDS:
+            axes.fill_between(curve.tokens, curve.low, curve.high, color=color, alpha=0.15, linewidth=0)
+        elif len(curve.runs) > 1:
+            axes.plot(curve.tokens, curve.runs.T, color=color, linestyle=dash, linewidth=0.7, alpha=0.5)
     axes.set_xlabel("generated tokens")
     axes.set_ylabel(label)
-    axes.set_title(f"mean over seeds{f', {LEVEL:.0%} bootstrap interval' if has_band else ''}", fontsize="medium")
+    axes.set_title(_title(curves.values()), fontsize="medium")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -98,9 +88,14 @@ def _draw(curves: Mapping[str, Curve], label: str, paths: Sequence[Path]) -> Non
             figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def _points(result: Result, metric: str) -> list[tuple[float, float]]:
-    """Generated tokens and metric after every iteration that has logged it."""
-    return [(row[TOKENS], row[metric]) for row in result.history if TOKENS in row and metric in row]
+def _title(curves: Collection[Curve]) -> str:
+    num_seeds = {len(curve.runs) for curve in curves}
+    parts = ["mean over seeds"]
+    if any(1 < number < FEWEST_SEEDS for number in num_seeds):
+        parts.append("thin: each seed")
+    if any(number >= FEWEST_SEEDS for number in num_seeds):
+        parts.append(f"{LEVEL:.0%} t interval")
+    return ", ".join(parts)
 
 
 def _smoothed_points(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -28,7 +28,7 @@ example: appo ablate --config configs/appo.yaml --vary rollout.scorer=BranchingS
 """
 
 _FILE_KEYS = (
-    "config", "vary", "seeds", "tokens", "out", "jobs", "metric", "curve", "evaluate_with", "options",
+    "config", "vary", "seeds", "tokens", "out", "jobs", "metric", "curve", "evaluate_with", "match", "options",
 )  # fmt: skip
 
 
@@ -102,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         "validation if there is one, else from the rollouts")  # fmt: skip
     add("--evaluate_with", metavar="WHICH", help="first (unless given): tests every policy under the options of the "
         "first combination, so that all are measured alike; own: under those that it was trained with")  # fmt: skip
+    add("--match", metavar="WHAT", help="tokens_per_step (unless given): sets the prompts of every combination but the "
+        "first such that an optimizer step samples as many tokens as one of the first, within 5 %%, by what the runs "
+        "of the first seed have sampled; none: leaves them as they are")  # fmt: skip
     return parser
 
 

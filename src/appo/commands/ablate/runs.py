@@ -1,4 +1,4 @@
-"""The runs of an ablation with their full configurations, and whether what a folder holds is one of them."""
+"""The runs of an ablation with their full configurations."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from appo.commands.ablate.spec import AblationSpec, Combination
-
-SPECIFICATION = "specification.json"
-"""File of a run's folder that holds its full configuration."""
+from appo.commands.ablate.spec import MATCHED, AblationSpec, Combination
 
 _MUST_BE: dict[str, tuple[Any, ...]] = {
     "trainer.max_steps": (-1,),
@@ -29,7 +26,8 @@ _PLACES = ("trainer.default_root_dir",)
 _PLACES_OF_TEST = ("trainer.default_root_dir", "model.policy", "data.tokenizer")
 """Options that say where a run is; a folder may be moved."""
 
-_MOST_DIFFERENCES = 5
+BEFORE = "before training"
+"""Stands for a combination where a policy is tested that nothing was trained of."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +52,15 @@ Raises SystemExit where they are refused, after it has said why.
 
 @dataclass(frozen=True)
 class Run:
-    """One training, and the test of what came of it.
+    """One training, and the test of what came of it; or only the test of a policy before its training.
 
     Attributes:
         combination: its name.
         seed: of everything random.
         tokens: generated tokens that end it.
         folder: of the training.
-        fit_args: of `appo fit`.
-        specification: every option of the training by dotted key, but for those that say where it is.
+        fit_args: of `appo fit`; empty if nothing is trained.
+        specification: every option by dotted key, but for those that say where it is.
         test_args: of `appo test`.
         test_specification: likewise; none if there is nothing to test.
     """
@@ -84,9 +82,25 @@ class Run:
         """Of the test."""
         return self.folder / "test"
 
+    @property
+    def policy(self) -> str:
+        """That it starts from."""
+        return str(self.specification["model.policy"])
 
-def resolve_runs(spec: AblationSpec, resolve: Resolve) -> list[Run]:
-    """All runs, seed by seed, each accepted by the parser of `appo fit`.
+    @property
+    def prompts(self) -> tuple[int, int]:
+        """Those of an iteration, and those of an optimizer step."""
+        per_iteration, per_minibatch = (self.specification[key] for key in MATCHED)
+        return per_iteration, per_minibatch or per_iteration
+
+
+def resolve_runs(spec: AblationSpec, combinations: Sequence[Combination], resolve: Resolve) -> list[Run]:
+    """All trainings, seed by seed, each accepted by the parser of `appo fit`.
+
+    Args:
+        spec: of the ablation.
+        combinations: its own, or those with other numbers of prompts.
+        resolve: builds what `appo fit` would run with.
 
     Raises:
         SystemExit: if the parser refuses one.
@@ -94,9 +108,9 @@ def resolve_runs(spec: AblationSpec, resolve: Resolve) -> list[Run]:
     """
     runs = []
     for seed in spec.seeds:
-        resolved = {c.name: _resolve(spec, c, seed, resolve) for c in spec.combinations}
-        for trained in spec.combinations:
-            tested = spec.combinations[0] if spec.evaluate_with == "first" else trained
+        resolved = {c.name: _resolve(spec, c, seed, resolve) for c in combinations}
+        for trained in combinations:
+            tested = combinations[0] if spec.evaluate_with == "first" else trained
             run = _run(spec, seed, trained, tested, resolved)
             _check_resolved(spec, run, resolved[trained.name].splits, resolved[tested.name].splits)
             runs.append(run)
@@ -118,65 +132,49 @@ def _run(
     )
     if not spec.needs_test:
         return run
-    policy = f"--model.policy={run.folder / 'policy'}"
     return replace(
         run,
-        test_args=(*tested.args, *_owned_args(spec, seed, run.test_folder), policy),
+        test_args=_test_args(spec, tested, run, str(run.folder / "policy")),
         test_specification=flatten(resolved[tested.name].config, _PLACES_OF_TEST),
     )
 
 
-def check_folder(run: Run) -> None:
-    """Makes sure that the folder of a run is new, or holds what the same run has left there.
+def runs_before_training(spec: AblationSpec, runs: Sequence[Run]) -> list[Run]:
+    """The tests of the policies that trainings start from, each of which is tested once a seed.
 
-    Raises:
-        ValueError: if it holds something else.
+    Args:
+        spec: of the ablation.
+        runs: its trainings, with their tests.
     """
-    if not run.folder.exists() or not any(run.folder.iterdir()):
-        return
-    if not (run.folder / SPECIFICATION).exists():
-        raise ValueError(f"out must not hold foreign files, got {run.folder} without a {SPECIFICATION}")
-    found = read_specification(run.folder)
-    if found != run.specification:
-        raise ValueError(
-            f"out must hold runs of the same specification, got {run.folder} with another one: "
-            f"{differences(found or {}, run.specification)}"
+    starts: dict[tuple[str, ...], Combination] = {}
+    for combination in spec.combinations:
+        starts.setdefault(tuple(run.policy for run in runs if run.combination == combination.name), combination)
+    before = []
+    for run in runs:
+        start = next((c for c in starts.values() if c.name == run.combination), None)
+        if start is None or run.test_specification is None:
+            continue
+        specification = {**run.test_specification, "model.policy": run.policy}
+        test = Run(
+            combination=BEFORE if len(starts) == 1 else f"{BEFORE}, {start.name}",
+            seed=run.seed,
+            tokens=0,
+            folder=spec.out / "before" / start.folder / run.folder.name,
+            fit_args=(),
+            specification=specification,
+            test_specification=specification,
         )
+        tested = spec.combinations[0] if spec.evaluate_with == "first" else start
+        before.append(replace(test, test_args=_test_args(spec, tested, test, run.policy)))
+    return before
 
 
-def read_specification(folder: Path) -> dict[str, Any] | None:
-    """The specification of the run that `folder` holds; none if it holds none."""
-    path = folder / SPECIFICATION
-    if not path.exists():
-        return None
-    specification: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return specification
-
-
-def write_specification(folder: Path, specification: Mapping[str, Any]) -> None:
-    """Marks `folder` as that of a run; in one step, so that a killed process leaves no half of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f"{SPECIFICATION}.draft"
-    draft.write_text(json.dumps(specification, indent=2) + "\n", encoding="utf-8")
-    draft.replace(folder / SPECIFICATION)
-
-
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The options in which two specifications differ, with both values."""
-    absent = object()
-    keys = [key for key in sorted({*found, *wanted}) if found.get(key, absent) != wanted.get(key, absent)]
-    texts = [
-        f"{key} is {json.dumps(found[key]) if key in found else 'absent'} there, "
-        f"{json.dumps(wanted[key]) if key in wanted else 'absent'} here"
-        for key in keys[:_MOST_DIFFERENCES]
-    ]
-    if len(keys) > _MOST_DIFFERENCES:
-        texts.append(f"and {len(keys) - _MOST_DIFFERENCES} options more")
-    return "; ".join(texts)
+def _test_args(spec: AblationSpec, tested: Combination, run: Run, policy: str) -> tuple[str, ...]:
+    return (*tested.args, *_owned_args(spec, run.seed, run.test_folder), f"--model.policy={policy}")
 
 
 def _folder(spec: AblationSpec, combination: Combination, seed: int) -> Path:
-    return spec.out / "runs" / combination.name / f"seed_{seed}"
+    return spec.out / "runs" / combination.folder / f"seed_{seed}"
 
 
 def _fit_args(spec: AblationSpec, combination: Combination, seed: int) -> tuple[str, ...]:

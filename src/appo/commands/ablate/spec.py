@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import product
 from pathlib import Path
@@ -29,6 +29,9 @@ OWNED = {
 }
 """Options of `appo fit` that the ablation sets itself, and the option of the ablation that decides them."""
 
+MATCHED = ("data.prompts_per_iteration", "data.prompts_per_minibatch")
+"""Options that match=tokens_per_step sets for every combination but the first."""
+
 _LONGEST_NAME = 120
 """Characters of a combination's name; file systems take 255 bytes."""
 
@@ -41,11 +44,19 @@ class Combination:
         name: readable, and safe as the name of a folder.
         values: by key.
         args: the whole command line of `appo fit`, up to what differs between runs.
+        folder: of its runs, under ``runs/``.
     """
 
     name: str
     values: Mapping[str, Any]
     args: tuple[str, ...]
+    folder: str
+
+    def with_prompts(self, per_iteration: int, per_minibatch: int) -> Combination:
+        """The same with other numbers of prompts, in a folder of its own."""
+        numbers = zip(MATCHED, (per_iteration, per_minibatch), strict=True)
+        args = (*self.args, *(f"--{key}={number}" for key, number in numbers))
+        return replace(self, args=args, folder=f"{self.folder},prompts_per_iteration={per_iteration}")
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,8 @@ class AblationSpec:
         curve: metric of a run's log that the figure draws; none takes that of `metric`.
         evaluate_with: ``first`` tests every policy under the options of the first combination, ``own`` each under
             those that trained it.
+        match: ``tokens_per_step`` sets the prompts of every combination but the first such that an optimizer step
+            samples as many tokens as one of the first; ``none`` leaves them as they are.
     """
 
     vary: Mapping[str, tuple[Any, ...]]
@@ -76,6 +89,7 @@ class AblationSpec:
     metric: str = "test/accuracy"
     curve: str | None = None
     evaluate_with: str = "first"
+    match: str = "tokens_per_step"
     combinations: tuple[Combination, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,6 +109,7 @@ class AblationSpec:
                 raise ValueError(f"{name} must begin with one of {', '.join(prefixes)}, got {value!r}")
         if self.evaluate_with not in ("first", "own"):
             raise ValueError(f"evaluate_with must be 'first' or 'own', got {self.evaluate_with!r}")
+        _check_match(self)
         object.__setattr__(self, "combinations", _combinations(self))
 
     @property
@@ -119,6 +134,14 @@ def _check_counts(spec: AblationSpec) -> None:
     for name, value in (("tokens", spec.tokens), ("jobs", spec.jobs)):
         if not _is_int(value) or value < 1:
             raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+
+
+def _check_match(spec: AblationSpec) -> None:
+    if spec.match not in ("tokens_per_step", "none"):
+        raise ValueError(f"match must be 'tokens_per_step' or 'none', got {spec.match!r}")
+    for key in spec.vary:
+        if spec.match != "none" and key in MATCHED:
+            raise ValueError(f"match must be none where {key} is varied, which {spec.match} sets, got {spec.match!r}")
 
 
 def _is_int(value: object) -> bool:
@@ -163,7 +186,8 @@ def _combinations(spec: AblationSpec) -> tuple[Combination, ...]:
     for chosen in product(*(range(len(values)) for values in spec.vary.values())):
         values = {key: spec.vary[key][i] for key, i in zip(spec.vary, chosen, strict=True)}
         name = ",".join(labels[key][i] for key, i in zip(spec.vary, chosen, strict=True))
-        combinations.append(Combination(_shortened(name, values), values, _args(spec, values)))
+        name = _shortened(name, values)
+        combinations.append(Combination(name, values, _args(spec, values), folder=name))
     return tuple(combinations)
 
 
