@@ -11,8 +11,9 @@ from appo.scorers import SCORERS
 
 def test_the_components_of_the_tensor_maths_are_registered():
     assert list(SCORERS) == [
-        "BalancedEntropy", "BranchingScore", "Entropy", "FunctionScorer", "LikelihoodGain", "NoBranching",
-        "RandomPosition", "ToolBoundary", "TreeUniform",
+        "BalancedEntropy", "BranchingScore", "Entropy", "FunctionScorer", "HindsightDivergence",
+        "InformationGain", "LikelihoodGain", "NoBranching", "Oracle", "Position", "RandomPosition", "SegmentCut",
+        "Surprisal", "ToolBoundary", "TreeUniform",
     ]  # fmt: skip
     assert list(ADVANTAGES) == [
         "EntropyAwareAdvantage", "GlobalBatchAdvantage", "GroupAdvantage", "LeaveOneOut", "ProceduralAdvantage",

@@ -60,6 +60,13 @@ def test_two_processes_train_as_one_does(tmp_path, policy_folder, alone, start, 
         assert texts[0] == texts[1]
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "tensor"])
+def test_a_scorer_may_ask_the_policy_on_one_process_alone(tmp_path, policy_folder, strategy):
+    scorer = "--rollout.scorer=tests.distributed.asking_scorer.AskingScorer"
+    done = fit(tmp_path, policy_folder, strategy, 2, *TRAINED, scorer, "--trainer.max_epochs=1")
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.mark.parametrize("strategy", ["fsdp2", "tensor"])
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path, policy_folder, alone, strategy):
     # Stopped after each iteration by its budget of tokens, as a user would stop it.

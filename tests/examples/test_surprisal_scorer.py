@@ -21,7 +21,7 @@ def test_a_scorer_of_another_package_is_selected_by_its_bare_name_and_trains(tmp
     subprocess.run([sys.executable, "-m", "pip", *install], check=True)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
     command = [
-        sys.executable, "-m", "appo", "fit", "--config", CONFIG, *SMALL, "--rollout.scorer=Surprisal",
+        sys.executable, "-m", "appo", "fit", "--config", CONFIG, *SMALL, "--rollout.scorer=ExcessSurprisal",
         "--rollout.scorer.floor=0.5", "--rollout.reward=AnswerReward", "--trainer.max_epochs=1",
         f"--model.policy={policy_folder}", f"--trainer.default_root_dir={tmp_path / 'run'}",
     ]  # fmt: skip

@@ -112,7 +112,7 @@ def trajectory_batches(draw: st.DrawFn, with_branches: bool = True) -> Trajector
 
 @st.composite
 def measured_batches(draw: st.DrawFn) -> TrajectoryBatch:
-    """What a scorer sees: initial trajectories that nobody has rewarded yet, evaluated by a version of the policy.
+    """What a scorer sees: initial trajectories, rewarded or not, evaluated by a version of the policy.
 
     Of the rows, some were sampled by that version, some by an earlier one, and some by both.
     """
@@ -127,7 +127,7 @@ def measured_batches(draw: st.DrawFn) -> TrajectoryBatch:
     sampling = (batch.behavior_log_probs + torch.tensor(noise, dtype=torch.float64)).where(mask, 0.0)
     return replace(
         batch,
-        rewards=torch.full_like(batch.rewards, float("nan")),
+        rewards=torch.full_like(batch.rewards, float("nan")) if random.random() < 0.3 else batch.rewards,
         policy_versions=torch.tensor(versions).where(mask, NOT_SAMPLED),
         evaluated_by=torch.ones(len(batch), dtype=torch.int64),
         sampling_log_probs=random.choice([None, sampling]),

@@ -28,7 +28,8 @@ from tests.properties.batches import HIDDEN, Step, few, steps, trajectory_batche
 from tests.properties.naive import common
 from tests.properties.naive.advantages import branches_at
 from tests.properties.naive.losses import divergence
-from tests.scorers.scored_batches import built, context
+from tests.scorers.contexts import context_of
+from tests.scorers.scored_batches import built
 
 HUNDREDTHS = st.integers(-200, 200).map(lambda number: number / 100)
 LONG = 300_000
@@ -198,7 +199,8 @@ def test_no_component_needs_the_square_of_the_length(name):
     batch = long_batch()
     if name in SCORERS:
         none = torch.full_like(batch.parent, NO_PARENT)
-        scores = built(name)(replace(batch, parent=none, branch_position=none), context())
+        roots = replace(batch, parent=none, branch_position=none)
+        scores = built(name)(roots, context_of(roots))
         assert scores.values.shape == batch.token_ids.shape
     elif name in ADVANTAGES:
         assert ADVANTAGES[name]()(batch).isfinite().all()

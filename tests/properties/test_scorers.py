@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appo.core.batch import TrajectoryBatch
-from appo.scorers import SCORERS, Scorer, Scores, ScoringContext
+from appo.scorers import SCORERS, Scorer, Scores
 from tests.properties import naive
 from tests.properties.batches import few, hidden_variants, measured_batches, orders, reordered
 from tests.properties.naive.common import rows_of
+from tests.scorers.contexts import context_of
 
 DETERMINISTIC = [name for name in SCORERS if name in naive.SCORERS and not naive.SCORERS[name].is_random]
 SEED = 7
@@ -22,7 +23,7 @@ def scorers(name: str) -> st.SearchStrategy[Scorer]:
 
 
 def score(scorer: Scorer, batch: TrajectoryBatch) -> Scores:
-    return scorer(batch, ScoringContext(torch.Generator().manual_seed(SEED)))
+    return scorer(batch, context_of(batch, SEED))
 
 
 @pytest.mark.parametrize("name", SCORERS)

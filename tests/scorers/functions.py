@@ -3,6 +3,7 @@
 import torch
 
 from appo.core.batch import TrajectoryBatch
+from appo.core.trajectory import Trajectory
 from appo.scorers import Scores, ScoringContext
 
 
@@ -15,6 +16,11 @@ def preferring(batch: TrajectoryBatch, context: ScoringContext) -> Scores:
     """The same, preferring uncertain tokens."""
     values = (-batch.old_log_probs).where(batch.response_mask, float("-inf"))
     return Scores(values, preferred=batch.response_mask & (batch.entropies > 0.5))
+
+
+def influence(trajectory: Trajectory, scale: float = 1.0) -> list[float]:
+    """A number a token, which an environment might know."""
+    return [scale * (token_id % 7) for token_id in trajectory.token_ids.tolist()]
 
 
 def of_a_row(batch: TrajectoryBatch, context: ScoringContext) -> torch.Tensor:

@@ -15,7 +15,10 @@ def context(seed: int = 0) -> ScoringContext:
 
 def built(name: str) -> Scorer:
     """A scorer with its defaults, or what it has none for."""
-    options = {"FunctionScorer": {"function": "tests.scorers.functions:surprise"}}
+    options = {
+        "FunctionScorer": {"function": "tests.scorers.functions:surprise"},
+        "Oracle": {"influence": "tests.scorers.functions:influence"},
+    }
     return SCORERS[name](**options.get(name, {}))
 
 

@@ -9,7 +9,7 @@ from appo.scorers import Scorer, Scores, ScoringContext
 
 
 @dataclass(frozen=True)
-class Surprisal(Scorer):
+class ExcessSurprisal(Scorer):
     """Nats by which the sampled token was less likely than the policy's average choice at that place.
 
     ``score_t = -log_prob_t - entropy_t``

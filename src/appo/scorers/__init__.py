@@ -4,7 +4,12 @@ from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
 from appo.scorers.branching import BranchingScore, LikelihoodGain
 from appo.scorers.entropy import Entropy
 from appo.scorers.function import FunctionScorer, as_scorer
+from appo.scorers.hindsight import HindsightDivergence
+from appo.scorers.information_gain import InformationGain
+from appo.scorers.oracle import Oracle
+from appo.scorers.position import Position
 from appo.scorers.random import NoBranching, RandomPosition, TreeUniform
+from appo.scorers.surprisal import SegmentCut, Surprisal
 from appo.scorers.tool_boundary import BalancedEntropy, ToolBoundary
 
 __all__ = [
@@ -13,12 +18,18 @@ __all__ = [
     "BranchingScore",
     "Entropy",
     "FunctionScorer",
+    "HindsightDivergence",
+    "InformationGain",
     "LikelihoodGain",
     "NoBranching",
+    "Oracle",
+    "Position",
     "RandomPosition",
     "Scorer",
     "Scores",
     "ScoringContext",
+    "SegmentCut",
+    "Surprisal",
     "ToolBoundary",
     "TreeUniform",
     "as_scorer",

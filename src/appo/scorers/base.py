@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from torch import Tensor
 from appo.core.batch import TrajectoryBatch
 from appo.core.registry import Registry
 from appo.core.trajectory import Trajectory
+
+Known = TypeVar("Known")
 
 LogProbs = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
 """Log-probs of token sequences under the current policy: of ``[N_i]`` int64 sequences and ``[N_i]`` bool masks,
@@ -53,11 +55,33 @@ class ScoringContext:
         Raises:
             ValueError: if the context was made without trajectories or tokenizer.
         """
-        if not self.trajectories or self.tokenizer is None:
-            raise ValueError("tokens of the scoring context must have trajectories and a tokenizer to decode, got none")
-        token_ids = self.trajectories[row].token_ids.tolist()
-        texts = [self.tokenizer.decode([token_id]) for token_id in token_ids]
-        return texts + [""] * (max(map(len, self.trajectories)) - len(texts))
+        trajectories = self.records()
+        decode = self._known(self.tokenizer, "tokenizer").decode
+        texts = [decode([token_id]) for token_id in trajectories[row].token_ids.tolist()]
+        return texts + [""] * (max(map(len, trajectories)) - len(texts))
+
+    def encode(self, text: str) -> Tensor:
+        """``[N]`` int64 tokens of a text that stands in the middle of a sequence.
+
+        Raises:
+            ValueError: if the context was made without a tokenizer.
+        """
+        encode = self._known(self.tokenizer, "tokenizer").encode
+        return torch.tensor(encode(text, add_special_tokens=False), dtype=torch.int64)
+
+    def records(self) -> Sequence[Trajectory]:
+        """The trajectories.
+
+        Raises:
+            ValueError: if the context was made without them.
+        """
+        return self._known(self.trajectories or None, "trajectories")
+
+    @staticmethod
+    def _known(value: Known | None, name: str) -> Known:
+        if value is None:
+            raise ValueError(f"{name} of the scoring context must be given to a scorer that reads them, got none")
+        return value
 
 
 @dataclass(frozen=True, eq=False)

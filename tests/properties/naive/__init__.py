@@ -104,9 +104,26 @@ SCORERS = {
         scorers.surprise,
         {"function": choice("tests.scorers.functions:surprise"), "options": choice({}, {"scale": 2.0})},
     ),
+    "HindsightDivergence": ScorerDefinition(
+        scorers.hindsight_divergence,
+        {
+            "answer": choice("\nThe correct answer is {answer}.", "It is {answer}, {answer}"),
+            "verdict": choice("\nReward {reward}.\n", ""),
+        },
+    ),
+    "InformationGain": ScorerDefinition(scorers.information_gain, {"opening": choice("<answer>", "")}),
     "LikelihoodGain": ScorerDefinition(scorers.likelihood_gain_alone, GAIN),
     "NoBranching": ScorerDefinition(scorers.no_branching, {}),
+    "Oracle": ScorerDefinition(
+        scorers.oracle,
+        {"influence": choice("tests.scorers.functions:influence"), "options": choice({}, {"scale": 2.0})},
+    ),
+    "Position": ScorerDefinition(scorers.position, {"prefer": choice("early", "middle", "late")}),
     "RandomPosition": ScorerDefinition(scorers.random_position, {}, is_random=True),
+    "SegmentCut": ScorerDefinition(
+        scorers.segment_cut, {"probability": choice(0.3, 0.9, 1.0), "interval": choice(1, 2, 5)}
+    ),
+    "Surprisal": ScorerDefinition(scorers.surprisal, {}),
     "ToolBoundary": ScorerDefinition(
         scorers.tool_boundary, {**ODDS, "probability": choice(0.0, 0.3, 1.0)}, is_random=True
     ),

@@ -29,6 +29,8 @@ class Row:
     versions: list[int]
     evaluated_by: int
     sampling: list[float]
+    token_ids: list[int]
+    prompt_length: int
 
     @property
     def width(self) -> int:
@@ -52,6 +54,8 @@ def rows_of(batch: TrajectoryBatch) -> list[Row]:
             branch_score=batch.branch_score[row].item(),
             versions=batch.policy_versions[row].tolist(),
             evaluated_by=int(batch.evaluated_by[row]),
+            token_ids=batch.token_ids[row].tolist(),
+            prompt_length=int(batch.prompt_lengths[row]),
             sampling=(batch.behavior_log_probs if batch.sampling_log_probs is None else batch.sampling_log_probs)[
                 row
             ].tolist(),

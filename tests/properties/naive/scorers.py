@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import mean
 from typing import Any
 
 import torch
 
 from tests.properties.naive.common import Row, bounded, likelihood_gain, z_scores
+from tests.scorers.contexts import ANSWERS, log_prob
 
 
 @dataclass(frozen=True)
@@ -154,3 +158,68 @@ def tree_uniform(scorer: Any, rows: list[Row], generator: torch.Generator) -> li
     """Tree-GRPO: every node that has a successor is as likely as any other."""
     uniform = torch.rand(len(rows), rows[0].width, generator=generator).tolist()
     return [NaiveScores({turn[0]: uniform[i][turn[0]] for turn in turns_of(row)}) for i, row in enumerate(rows)]
+
+
+def surprisal(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
+    """How unlikely the sampled token was."""
+    return [NaiveScores({t: -row.old[t] for t in row.sampled}) for row in rows]
+
+
+def position(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
+    """Where a token stands among the sampled ones."""
+    scores = []
+    for row in rows:
+        last = max(1, len(row.sampled) - 1)
+        of = {
+            "early": lambda number, last=last: (last - number) / last,
+            "late": lambda number, last=last: number / last,
+            "middle": lambda number, last=last: 2 * min(number, last - number) / last,
+        }[scorer.prefer]
+        scores.append(NaiveScores({t: of(number) for number, t in enumerate(row.sampled)}))
+    return scores
+
+
+def segment_cut(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
+    """Every few uncertain tokens a cut, the first cut first."""
+    scores = []
+    for row in rows:
+        uncertain = [t for t in row.sampled if math.exp(row.behavior[t]) < scorer.probability]
+        cuts = {t: 1 / number for number, t in enumerate(uncertain[scorer.interval - 1 :: scorer.interval], start=1)}
+        scores.append(
+            NaiveScores({t: cuts.get(t, 0.0) for t in uncertain}, {t: 1.0 if t in cuts else -1.0 for t in uncertain})
+        )
+    return scores
+
+
+def hindsight_divergence(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
+    """What a text between prompt and response changes."""
+    scores = []
+    for row in rows:
+        text = scorer.answer.replace("{answer}", " or ".join(ANSWERS))
+        if not math.isnan(row.reward):
+            text += scorer.verdict.replace("{reward}", f"{row.reward:g}")
+        told = row.token_ids[: row.prompt_length] + [ord(letter) for letter in text]
+        sequence = told + row.token_ids[row.prompt_length : row.length]
+        scores.append(NaiveScores({t: abs(log_prob(sequence, t + len(text)) - row.old[t]) for t in row.sampled}))
+    return scores
+
+
+def information_gain(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
+    """What each turn but the last changes in the probability of the answer."""
+    scores = []
+    for row in rows:
+        starts = [turn[0] for turn in turns_of(row)]
+        probabilities = []
+        for start in starts:
+            opened = row.token_ids[:start] + [ord(letter) for letter in scorer.opening]
+            sequence = opened + [ord(letter) for letter in ANSWERS[0]]
+            probabilities.append(math.exp(mean(log_prob(sequence, t) for t in range(len(opened), len(sequence)))))
+        changes = [abs(after - before) for before, after in pairwise(probabilities)]
+        scores.append(NaiveScores(dict(zip(starts, [*changes, 0.0], strict=True))))
+    return scores
+
+
+def oracle(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
+    """What the function says."""
+    scale = scorer.options.get("scale", 1.0)
+    return [NaiveScores({t: scale * (row.token_ids[t] % 7) for t in row.sampled}) for row in rows]
