@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib import machinery
 
 import pytest
 
 from appo.commands import cli
 from appo.commands.ablate.folders import differences
+from appo.commands.ablate.options import read_spec
+from appo.commands.ablate.runs import resolve_runs
 from tests.small_run import CONFIG
 
 LAG = "rollout.sampling.lag=0,1"
@@ -112,6 +115,19 @@ def test_help_says_what_becomes_of_max_epochs(capsys):
     text = capsys.readouterr().out
     assert "trainer.max_epochs of the configuration" in text
     assert "--vary KEY=VALUES" in text
+
+
+def test_prompts_that_are_set_win_over_those_of_an_overlay(tmp_path):
+    overlay = tmp_path / "many.yaml"
+    overlay.write_text("data: {prompts_per_iteration: 64, prompts_per_minibatch: null}\n")
+    spec = read_spec(
+        ["--config", CONFIG, f"--vary=config=null,{overlay}", "--seeds=0", "--tokens=9", f"--out={tmp_path}"]
+    )
+    base, many = spec.combinations
+    runs = resolve_runs(spec, [base, many, replace(many.with_prompts(26, 13), name="matched")], cli.resolve_fit)
+    assert [run.prompts for run in runs] == [(32, 16), (64, 64), (26, 13)]
+    assert [run.folder.parent.name for run in runs[1:]] == ["config=many", "config=many,prompts_per_iteration=26"]
+    assert {run.policy for run in runs} == {"runs/sft/policy"}
 
 
 def test_differences_are_named_with_both_values():

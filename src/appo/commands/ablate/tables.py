@@ -92,18 +92,9 @@ def _comparison_table(summary: Summary, spec: AblationSpec) -> list[str]:
     for result in summary.before:
         before.setdefault(result.run.combination, []).append(result.metrics[spec.metric])
     start = [Comparison(name, estimate(values)) for name, values in before.items()]
+    tested = "difference", "p", "p, corrected", "verdict"
     return _table(
-        [
-            "combination",
-            "seeds",
-            spec.metric,
-            "difference",
-            "p",
-            "p, corrected",
-            "verdict",
-            "area",
-            "difference of areas",
-        ],
+        ["combination", "seeds", spec.metric, *tested, "area", "difference of areas"],
         [_comparison_row(comparison) for comparison in (*start, *summary.comparisons)],
     )
 
