@@ -47,7 +47,7 @@ class GainScorer(Scorer):
     clip: float = 0.2
     """Half-width of the range around 1 that the likelihood gain is clipped to; 0 leaves it unclipped."""
     high_only: bool = False
-    """Never lets the likelihood gain fall below 1."""
+    """Never lets a gain that is clipped fall below 1."""
     scope: Scope = "trajectory"
     """Whose tokens share one mean and one standard deviation: `trajectory`, `prompt` or `batch`."""
 
