@@ -215,13 +215,13 @@ def test_micro_batches_hold_every_row_once_and_the_totals_of_the_step():
     assert {(micro.num_tokens, micro.num_rows) for micro in micros} == {(16, 5)}
 
 
-def test_rows_without_a_trained_token_are_in_no_micro_batch_and_count_as_rows():
+def test_rows_without_a_trained_token_are_in_no_micro_batch_and_count_as_trajectories():
     batch = train_batch([3, 5, 2])
     mask = batch.response_mask.clone()
     mask[1] = False
-    (micro,) = replace(batch, response_mask=mask).micro_batches(max_tokens=10)
+    (micro,) = replace(batch, train_mask=mask).micro_batches(max_tokens=10)
     assert micro.token_ids[:, 0].tolist() == [0, 2]
-    assert (micro.num_tokens, micro.num_rows) == (5, 3)
+    assert (micro.num_tokens, micro.num_rows, micro.num_trajectories) == (5, 2, 3)
 
 
 def test_totals_that_are_given_stay():

@@ -36,7 +36,8 @@ pytestmark = pytest.mark.slow  # a policy is trained from nothing
 FILE = Path(one_file.__file__)
 QUESTIONS = [f"{a}+{b}+{12 - a - b}=" for a in (1, 3, 5, 7) for b in (2, 4)]
 ROWS = [question for question in QUESTIONS[:4] for _ in range(one_file.NUM_ROOTS)]
-BRANCHING = Branching(num_trajectories=one_file.NUM_ROOTS + one_file.NUM_BRANCHES, num_roots=one_file.NUM_ROOTS)
+OPTIONS = {"split": "keep", "parents": "any", "train_on": "roots", "min_remaining": 0.0}
+BRANCHING = Branching(one_file.NUM_ROOTS + one_file.NUM_BRANCHES, one_file.NUM_ROOTS, **OPTIONS)
 
 
 def test_the_file_stands_alone_and_is_short():
@@ -125,7 +126,10 @@ def test_branching_scores_and_branch_points(sampler, roots, distance):
     assert torch.equal(is_preferred, ours.preferred)
     allowed = CandidateFilter(make_tokenizer(), BRANCHING.exclude)(batch)
     assert not allowed[batch.response_mask].all()
-    our_points = choose_branch_points(ours, allowed, batch, [as_trajectory(root) for root in roots], BRANCHING)
+    trajectories = [as_trajectory(root) for root in roots]
+    budgets = {trajectory.prompt.id: one_file.NUM_BRANCHES for trajectory in trajectories}
+    parents = torch.ones(len(roots), dtype=torch.bool)
+    our_points = choose_branch_points(ours, allowed, parents, batch, trajectories, BRANCHING, budgets)
     points = one_file.choose_branch_points(roots, scores, is_preferred)
     assert [t for _, t in points] == [point.position for point in our_points]
     assert [roots[row] for row, _ in points] == [
@@ -207,6 +211,7 @@ def fit(sampler, tmp_path_factory) -> Path:
             "fit", "--config", CONFIG, f"--model.policy={folder / 'policy'}", "--model.dtype=auto",
             "--data.source=JsonlQuestions", f"--data.source.train={folder / 'questions.jsonl'}",
             f"--data.prompts_per_iteration={len(QUESTIONS)}", f"--data.prompts_per_minibatch={len(QUESTIONS) // 2}",
+            *(f"--rollout.branching.{name}={value}" for name, value in OPTIONS.items()),
             "--rollout.tools=[{class_path: tests.examples.calculator.Add}]",
             "--rollout.reward=tests.examples.calculator.IsSum",
             "--rollout.syntax=TagSyntax", "--rollout.syntax.result_format=<result>{result}</result>",

@@ -22,8 +22,8 @@ def test_a_scorer_of_another_package_is_selected_by_its_bare_name_and_trains(tmp
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
     command = [
         sys.executable, "-m", "appo", "fit", "--config", CONFIG, *SMALL, "--rollout.scorer=ExcessSurprisal",
-        "--rollout.scorer.floor=0.5", "--rollout.reward=AnswerReward", "--trainer.max_epochs=1",
-        f"--model.policy={policy_folder}", f"--trainer.default_root_dir={tmp_path / 'run'}",
+        "--rollout.scorer.floor=0.5", "--rollout.reward=AnswerReward", "--rollout.branching.parents=any",
+        "--trainer.max_epochs=1", f"--model.policy={policy_folder}", f"--trainer.default_root_dir={tmp_path / 'run'}",
     ]  # fmt: skip
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

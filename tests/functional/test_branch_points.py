@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from appo.functional import select_branch_points
 
 
-def naive(scores, preferred, candidates, group, budget, scope, fallback, repeat):
+def naive(scores, preferred, candidates, group, budget, scope, fallback, repeat, min_distance=1, penalty=0.0):
     """The rules as lists: prompts in order of appearance, preferred by score, then the others, then from the start."""
     chosen = []
     for key in dict.fromkeys(group.tolist()):
@@ -14,12 +14,16 @@ def naive(scores, preferred, candidates, group, budget, scope, fallback, repeat)
         for part in [rows] if scope == "per_prompt" else [[row] for row in rows]:
             points = [(row, t) for row in part for t in range(scores.shape[1]) if candidates[row, t]]
             points = [point for point in points if scores[point] > float("-inf")]
-            first = [p for p in points if preferred is None or preferred[p]]
-            rest = [p for p in points if preferred is not None and not preferred[p]]
-            first.sort(key=lambda p: -scores[p].item())
-            rest.sort(key=lambda p: -scores[p].item())
-            best = (first + rest if fallback else first)[:budget]
-            chosen += [best[i % len(best)] for i in range(budget)] if repeat and best else best
+            number = int(budget[part[0]]) if isinstance(budget, torch.Tensor) else budget
+            best = []
+            while len(best) < number:
+                left = [p for p in points if all(p[0] != q[0] or abs(p[1] - q[1]) >= min_distance for q in best)]
+                first = [p for p in left if preferred is None or preferred[p]]
+                left = first or (left if fallback else [])
+                if not left:
+                    break
+                best.append(max(left, key=lambda p: scores[p].item() - penalty * sum(q[0] == p[0] for q in best)))
+            chosen += [best[i % len(best)] for i in range(number)] if repeat and best else best
     return chosen
 
 
@@ -89,17 +93,34 @@ def test_bad_options_are_refused():
         select_branch_points(SCORES, None, ALL, GROUP, budget=1, scope="all")
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.integers(0, 2**31), st.integers(0, 9), st.booleans(), st.booleans(), st.booleans(), st.booleans())
-def test_equals_the_rules_written_as_lists(seed, budget, by_row, fallback, repeat, prefers):
+def test_points_of_a_row_lie_apart_and_take_turns_with_other_rows():
+    scores = torch.tensor([[5.0, 4.9, 4.8, 4.7], [4.0, 1.0, 1.0, 1.0]])
+    every, group = torch.ones(2, 4, dtype=torch.bool), torch.zeros(2, dtype=torch.int64)
+    apart = select_branch_points(scores, None, every, group, budget=3, min_distance=3)
+    assert points_of(apart) == [(0, 0), (0, 3), (1, 0)]
+    in_turn = select_branch_points(scores, None, every, group, budget=3, penalty=2.0)
+    assert points_of(in_turn) == [(0, 0), (1, 0), (0, 1)]
+    torch.testing.assert_close(in_turn.scores, torch.tensor([5.0, 4.0, 4.9]))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.integers(0, 2**31), st.data())
+def test_equals_the_rules_written_as_lists(seed, data):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(-2, 3, (6, 4), generator=generator).float()  # few values, so that many are equal
     scores[torch.rand(6, 4, generator=generator) < 0.1] = float("-inf")
-    preferred = (torch.rand(6, 4, generator=generator) < 0.4) if prefers else None
+    preferred = (torch.rand(6, 4, generator=generator) < 0.4) if data.draw(st.booleans()) else None
     candidates = torch.rand(6, 4, generator=generator) < 0.6
     group = torch.randint(0, 3, (6,), generator=generator)
-    scope = "per_trajectory" if by_row else "per_prompt"
-    options = {"budget": budget, "scope": scope, "fallback": fallback, "repeat": repeat}
+    by_group = torch.randint(0, 6, (3,), generator=generator)[group]
+    options = {
+        "budget": data.draw(st.one_of(st.integers(0, 9), st.just(by_group))),
+        "scope": data.draw(st.sampled_from(["per_prompt", "per_trajectory"])),
+        "fallback": data.draw(st.booleans()),
+        "repeat": data.draw(st.booleans()),
+        "min_distance": data.draw(st.integers(1, 3)),
+        "penalty": data.draw(st.sampled_from([0.0, 0.5, 1.0])),
+    }
     chosen = select_branch_points(scores, preferred, candidates, group, **options)
     assert points_of(chosen) == naive(scores, preferred, candidates, group, **options)
     torch.testing.assert_close(chosen.scores, scores[chosen.rows, chosen.positions])

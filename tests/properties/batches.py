@@ -160,7 +160,8 @@ def steps(draw: st.DrawFn) -> Step:
         return torch.tensor(values, dtype=torch.float64).where(mask, 0.0)
 
     old = column(-3, 0)
-    totals = random.choice([(None, None), (40, 6)])
+    totals = random.choice([(None, None, None), (40, 6, 11)])
+    is_trained = torch.tensor([[random.random() < 0.7 for _ in range(width)] for _ in range(num_rows)])
     return Step(
         log_probs=old + column(-2, 2),
         entropies=column(0, 2),
@@ -174,6 +175,8 @@ def steps(draw: st.DrawFn) -> Step:
             ref_log_probs=old + column(-3, 3),
             num_tokens=totals[0],
             num_rows=totals[1],
+            num_trajectories=totals[2],
+            train_mask=random.choice([None, mask & is_trained]),
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import cycle
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from appo.core.trajectory import Prompt
 from appo.engines import Completion, Engine, Request
+from appo.tools import ToolRunner
 
 EOS = "<|end|>"
 
@@ -82,6 +83,15 @@ class ScriptedEngine(Engine):
     @property
     def weight_dtype(self) -> torch.dtype:
         return torch.float32
+
+
+@pytest.fixture
+def runner() -> Iterator[ToolRunner]:
+    """Of no tools."""
+    runner = ToolRunner([])
+    runner.start()
+    yield runner
+    runner.stop()
 
 
 @pytest.fixture

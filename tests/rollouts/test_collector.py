@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,87 +11,24 @@ from torch import Tensor
 
 from appo.advantages import EntropyAwareAdvantage, GroupAdvantage, ProceduralAdvantage
 from appo.core.batch import TrajectoryBatch
-from appo.core.trajectory import Prompt, RewardResult, Trajectory
-from appo.engines import SamplingParams
+from appo.core.trajectory import Prompt
 from appo.monitoring.rollout_metrics import rollout_metrics
-from appo.rewards import Reward, RewardRunner
 from appo.rollouts import (
-    AgentLoop,
-    Branching,
-    CandidateFilter,
-    Collector,
     IterationRunner,
-    Limits,
-    PhaseTimer,
     Policy,
     RolloutRequest,
 )
 from appo.rollouts.data import mini_batches
-from appo.scorers import Scorer, Scores, ScoringContext, TreeUniform
-from appo.tools import TagSyntax, ToolRunner
+from appo.scorers import TreeUniform
+from tests.rollouts.collecting import (
+    SCRIPT,
+    Later,
+    evaluate_half_below,
+    make_branching,
+    make_collector,
+    make_prompts,
+)
 from tests.rollouts.conftest import EOS, ScriptedEngine
-
-
-@dataclass(frozen=True)
-class Later(Scorer):
-    """Prefers later positions."""
-
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
-        positions = torch.arange(batch.token_ids.shape[1], dtype=torch.float32).expand(batch.token_ids.shape)
-        return Scores(positions.masked_fill(~batch.response_mask, float("-inf")))
-
-
-@dataclass(frozen=True)
-class CountLetters(Reward):
-    """The number of letters "a" in a response."""
-
-    def __call__(self, trajectory: Trajectory) -> RewardResult:
-        return RewardResult(float(trajectory.text.count("a")), {"accuracy": 0.0})
-
-
-def _evaluate(batch: TrajectoryBatch) -> TrajectoryBatch:
-    """Log-probs that are 0.5 below those of the behavior policy, entropies that are the position."""
-    rows = (~batch.is_evaluated).nonzero()[:, 0]
-    mask = batch.response_mask[rows]
-    return batch.evaluated(
-        rows,
-        (batch.behavior_log_probs[rows] - 0.5) * mask,
-        torch.arange(mask.shape[1]) * mask,
-        policy_version=0,
-    )
-
-
-@pytest.fixture
-def runner() -> Iterator[ToolRunner]:
-    runner = ToolRunner([])
-    runner.start()
-    yield runner
-    runner.stop()
-
-
-def _prompts(tokenizer, names: Sequence[str]) -> list[Prompt]:
-    return [Prompt(name, name, tuple(tokenizer.encode(name, add_special_tokens=False)), ("",)) for name in names]
-
-
-def _collector(engine: ScriptedEngine, runner: ToolRunner, branching: Branching, **changes) -> Collector:
-    limits = Limits(max_response_tokens=8, max_tool_calls=0, max_result_tokens=1)
-    options = {
-        "agent": AgentLoop(engine, engine.tokenizer, runner, TagSyntax(), limits),
-        "policy": Policy(_evaluate),
-        "scorer": Later(),
-        "advantage": ProceduralAdvantage(),
-        "reward": RewardRunner(CountLetters()),
-        "branching": branching,
-        "candidates": CandidateFilter(engine.tokenizer),
-        "sampling": SamplingParams(),
-        "seed": 0,
-        "timer": PhaseTimer(),
-    }
-    return Collector(**{**options, **changes})
-
-
-def _branching(num_roots: int, num_branches: int, **options) -> Branching:
-    return Branching(num_roots + num_branches, num_roots, **options)
 
 
 def _twin(prompt: Prompt) -> Prompt:
@@ -100,14 +36,10 @@ def _twin(prompt: Prompt) -> Prompt:
     return Prompt(f"{prompt.id} twin", prompt.question, prompt.token_ids, prompt.answers)
 
 
-# Prompt "P" is answered "aab c" every time; its best candidate under the rules below decides what a branch is sent.
-SCRIPT = {"P": f"aab c{EOS}", "Q": f"bbb{EOS}", "Paab c": f"a{EOS}", "Paab": f"xa{EOS}", "Qbbb": f"ba{EOS}", "Qbb": EOS}
-
-
 def test_branches_leave_the_best_position_and_share_everything_up_to_it(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, SCRIPT)
-    collector = _collector(engine, runner, _branching(1, 1))
-    roots = collector.sample_roots(_prompts(tokenizer, "PQ"), iteration=0)
+    collector = make_collector(engine, runner, make_branching(1, 1, train_on="roots"))
+    roots = collector.sample_roots(make_prompts(tokenizer, "PQ"), iteration=0)
     data = collector.collect(roots, iteration=0)
     # The end token at 6 is no candidate, so "c" at 5 is the best of P, and "b" at 3 that of Q.
     assert [(p.trajectory is t, p.position) for p, t in zip(data.points, roots, strict=True)] == [
@@ -119,20 +51,20 @@ def test_branches_leave_the_best_position_and_share_everything_up_to_it(tokenize
     assert data.batch.parent.tolist() == [-1, -1, 0, 1]
     assert data.batch.branch_position.tolist() == [-1, -1, 5, 3]
     assert data.batch.rewards.tolist() == [2.0, 0.0, 3.0, 1.0]
-    assert data.trained_rows.tolist() == [0, 1]
+    assert data.batch.trained.any(-1).tolist() == [True, True, False, False]
 
 
 def test_a_resampled_split_sends_the_prefix_without_the_chosen_token(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, {"P": f"aab{EOS}", "Paa": f"a{EOS}"})
-    collector = _collector(engine, runner, _branching(1, 1, split="resample"))
-    collector.collect(collector.sample_roots(_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    collector = make_collector(engine, runner, make_branching(1, 1, split="resample"))
+    collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
     assert tokenizer.decode(engine.requests[-1].token_ids) == "Paa"
 
 
 def test_a_branch_at_a_turn_leaves_before_it_whatever_stands_there(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, {"P": f" a{EOS}"})
-    collector = _collector(engine, runner, _branching(1, 1), scorer=TreeUniform())
-    data = collector.collect(collector.sample_roots(_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    collector = make_collector(engine, runner, make_branching(1, 1), scorer=TreeUniform())
+    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
     # The only turn begins with white space at 1; the branch shares the prompt alone.
     assert [tokenizer.decode(request.token_ids) for request in engine.requests] == ["P", "P"]
     assert data.batch.branch_position.tolist() == [-1, 0]
@@ -141,29 +73,29 @@ def test_a_branch_at_a_turn_leaves_before_it_whatever_stands_there(tokenizer, ru
 @pytest.mark.parametrize("allowed", [True, False])
 def test_branches_alone_are_kept_from_calling_tools(tokenizer, runner, allowed):
     engine = ScriptedEngine(tokenizer, SCRIPT)
-    collector = _collector(engine, runner, _branching(1, 1, tool_calls=allowed))
+    collector = make_collector(engine, runner, make_branching(1, 1, tool_calls=allowed))
     seen: list[RolloutRequest] = []
     run = collector.agent.run
     collector.agent.run = lambda requests, sampling: seen.extend(requests) or run(requests, sampling)
-    collector.collect(collector.sample_roots(_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
     assert [request.may_call_tools for request in seen] == [True, allowed]
 
 
 def test_white_space_the_end_and_positions_without_room_are_no_branch_points(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, {**SCRIPT, "Paa": EOS, "Pa": EOS})
-    branching = _branching(1, 9, min_remaining_tokens=5)
-    collector = _collector(engine, runner, branching)
-    data = collector.collect(collector.sample_roots(_prompts(tokenizer, "P"), iteration=0), iteration=0)
-    # 8 response tokens behind position 0: a branch at position p has 8 - p left, so 3 is the last with 5.
+    branching = make_branching(1, 9, min_remaining=0.6)
+    collector = make_collector(engine, runner, branching)
+    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    # 8 response tokens behind position 0: a branch at position p has 8 - p left, so 3 is the last with 60 %.
     assert [point.position for point in data.points] == [3, 2, 1]
     assert data.num_wanted == 9
 
 
 def test_the_shortage_of_branches_is_counted_and_trains_all_the_same(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, {"P": EOS})
-    collector = _collector(engine, runner, _branching(2, 2))
-    data = collector.collect(collector.sample_roots(_prompts(tokenizer, "P"), iteration=0), iteration=0)
-    assert (data.num_wanted, len(data.trajectories), len(data.trained_rows)) == (2, 2, 2)
+    collector = make_collector(engine, runner, make_branching(2, 2))
+    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    assert (data.num_wanted, len(data.trajectories), len(data.by_prompt()[0].batch())) == (2, 2, 2)
 
 
 class Evaluating:
@@ -177,7 +109,7 @@ class Evaluating:
         for row in (~batch.is_evaluated).nonzero()[:, 0].tolist():
             response = batch.token_ids[row, batch.prompt_lengths[row] : batch.lengths[row]]
             self.texts.append(self.tokenizer.decode(response, skip_special_tokens=True))
-        return _evaluate(batch)
+        return evaluate_half_below(batch)
 
 
 @dataclass(frozen=True)
@@ -202,7 +134,7 @@ class FromAnywhere(Later):
         ),
         # What was evaluated for the scorer is not evaluated again, and branches that are not trained never are.
         (Later(), GroupAdvantage(), {"num_minibatches": 2}, ["aab c", "bbb", "bbbba"]),
-        (Later(), ProceduralAdvantage(), {"num_minibatches": 2}, ["aab c", "bbb"]),
+        (Later(), ProceduralAdvantage(), {"num_minibatches": 2, "train_on": "roots"}, ["aab c", "bbb"]),
         (FromAnywhere(), EntropyAwareAdvantage(), {"num_minibatches": 1}, ["aab c", "bbb", "aab ca", "bbbba"]),
     ],
 )  # fmt: skip
@@ -211,17 +143,19 @@ def test_nothing_is_evaluated_that_is_not_read_or_that_the_training_step_evaluat
 ):
     evaluating = Evaluating(tokenizer)
     engine = ScriptedEngine(tokenizer, SCRIPT)
-    branching = _branching(1, 1, when=options.pop("when", "iteration"))
-    collector = _collector(engine, runner, branching, scorer=scorer, advantage=advantage, policy=Policy(evaluating))
+    chosen = {name: options[name] for name in ("when", "train_on") if name in options}
+    options = {name: value for name, value in options.items() if name not in chosen}
+    branching = make_branching(1, 1, **chosen)
+    collector = make_collector(engine, runner, branching, scorer=scorer, advantage=advantage, policy=Policy(evaluating))
     iterations = IterationRunner(collector, lambda: None, **options)
-    list(iterations.run(0, _prompts(tokenizer, "PQ")))
+    list(iterations.run(0, make_prompts(tokenizer, "PQ")))
     assert evaluating.texts == evaluated
 
 
 def test_only_the_first_mini_batch_goes_without_old_log_probs(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, SCRIPT)
-    collector = _collector(engine, runner, _branching(1, 1), scorer=FromAnywhere(), advantage=GroupAdvantage())
-    first, second = IterationRunner(collector, lambda: None, num_minibatches=2).run(0, _prompts(tokenizer, "PQ"))
+    collector = make_collector(engine, runner, make_branching(1, 1), scorer=FromAnywhere(), advantage=GroupAdvantage())
+    first, second = IterationRunner(collector, lambda: None, num_minibatches=2).run(0, make_prompts(tokenizer, "PQ"))
     assert not first.is_evaluated.any()
     assert second.is_evaluated.all()
     gap: Tensor = (second.old_log_probs - second.behavior_log_probs)[second.response_mask]
@@ -231,9 +165,9 @@ def test_only_the_first_mini_batch_goes_without_old_log_probs(tokenizer, runner)
 def test_what_was_evaluated_of_roots_is_logged(tokenizer, runner):
     for scorer in (Later(), FromAnywhere()):
         engine = ScriptedEngine(tokenizer, SCRIPT)
-        collector = _collector(engine, runner, _branching(2, 1), scorer=scorer, advantage=GroupAdvantage())
+        collector = make_collector(engine, runner, make_branching(2, 1), scorer=scorer, advantage=GroupAdvantage())
         iterations = IterationRunner(collector, lambda: None, num_minibatches=1)
-        (batch,) = iterations.run(0, _prompts(tokenizer, "PQ"))
+        (batch,) = iterations.run(0, make_prompts(tokenizer, "PQ"))
         # Branches are trained as well, and nobody has read their log-probs.
         assert batch.is_evaluated.tolist() == [scorer.reads_log_probs, scorer.reads_log_probs, False] * 2
         metrics = rollout_metrics(iterations.collected)
@@ -245,10 +179,10 @@ def test_what_was_evaluated_of_roots_is_logged(tokenizer, runner):
 
 def test_a_mini_batch_keeps_what_is_evaluated_of_it_in_the_data(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, SCRIPT)
-    collector = _collector(engine, runner, _branching(1, 1), scorer=FromAnywhere(), advantage=GroupAdvantage())
-    data = collector.collect(collector.sample_roots(_prompts(tokenizer, "PQ"), iteration=0), iteration=0)
+    collector = make_collector(engine, runner, make_branching(1, 1), scorer=FromAnywhere(), advantage=GroupAdvantage())
+    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "PQ"), iteration=0), iteration=0)
     first, second = data.by_prompt()
-    second.evaluate(_evaluate)
+    second.evaluate(evaluate_half_below)
     assert (first.is_evaluated, second.is_evaluated) == (False, True)
     assert data.batch.is_evaluated.tolist() == [False, True, False, True]
     gap = (data.batch.old_log_probs - data.batch.behavior_log_probs)[data.batch.is_evaluated]
@@ -259,8 +193,8 @@ def test_a_mini_batch_keeps_what_is_evaluated_of_it_in_the_data(tokenizer, runne
 
 def test_mini_batches_keep_the_rows_of_a_prompt_together(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, SCRIPT)
-    collector = _collector(engine, runner, _branching(2, 0))
-    data = collector.collect(collector.sample_roots(_prompts(tokenizer, "PQ"), iteration=0), iteration=0)
+    collector = make_collector(engine, runner, make_branching(2, 0))
+    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "PQ"), iteration=0), iteration=0)
     first, second = (batch.batch() for batch in mini_batches(data.by_prompt(), 2))
     assert first.token_ids[:, 0].unique().tolist() != second.token_ids[:, 0].unique().tolist()
     assert [batch.token_ids.shape for batch in (first, second)] == [(2, 7), (2, 5)]
@@ -273,20 +207,22 @@ def test_the_moment_of_branching_decides_when_the_engine_is_asked(tokenizer, run
     engine = ScriptedEngine(tokenizer, SCRIPT)
     syncs: list[int] = []
     iterations = IterationRunner(
-        _collector(engine, runner, _branching(1, 1, when=when)),
+        make_collector(engine, runner, make_branching(1, 1, when=when)),
         lambda: syncs.append(len(engine.requests)),
         num_minibatches=2,
     )
     # Two initial trajectories, then a branch each; a mini-batch is a prompt.
-    assert [len(engine.requests) for _ in iterations.run(0, _prompts(tokenizer, "PQ"))] == drawn_at
+    assert [len(engine.requests) for _ in iterations.run(0, make_prompts(tokenizer, "PQ"))] == drawn_at
     assert syncs == synced_at
 
 
 @pytest.mark.parametrize("when", ["iteration", "minibatch"])
 def test_with_a_lag_the_next_iteration_is_sampled_along_with_the_branches(tokenizer, runner, when):
     engine = ScriptedEngine(tokenizer, SCRIPT)
-    iterations = IterationRunner(_collector(engine, runner, _branching(1, 1, when=when)), lambda: None, 2, lag=1)
-    p, q = _prompts(tokenizer, "PQ")
+    iterations = IterationRunner(
+        make_collector(engine, runner, make_branching(1, 1, when=when)), lambda: None, 2, lag=1
+    )
+    p, q = make_prompts(tokenizer, "PQ")
     assert len(list(iterations.run(0, [p, _twin(p)], [q, _twin(q)]))) == 2
     assert [t.prompt.id for t in iterations.pending] == ["Q", "Q twin"]
     seen = len(engine.requests)
@@ -300,12 +236,14 @@ def _varied(tokenizer) -> tuple[ScriptedEngine, list[Prompt]]:
     """Prompts A, B, C whose two answers are equal, and X, Y, Z whose answers differ in reward."""
     flat, differing = "ABC", "XYZ"
     script = {name: [f"b{EOS}"] for name in flat} | {name: [f"aa{EOS}", f"b{EOS}"] for name in differing}
-    return ScriptedEngine(tokenizer, script), _prompts(tokenizer, flat + differing)
+    return ScriptedEngine(tokenizer, script), make_prompts(tokenizer, flat + differing)
 
 
 def test_prompts_without_a_gradient_are_replaced_in_their_place(tokenizer, runner):
     engine, (a, b, c, x, y, z) = _varied(tokenizer)
-    iterations = IterationRunner(_collector(engine, runner, _branching(2, 0)), lambda: None, 3, replacement_rounds=2)
+    iterations = IterationRunner(
+        make_collector(engine, runner, make_branching(2, 0)), lambda: None, 3, replacement_rounds=2
+    )
     batches = list(iterations.run(0, [a, x, b], replacements=[c, y, z]))
     # A and B have no gradient. C and Y are tried first: Y takes the place of A; then Z that of B.
     firsts = [tokenizer.decode(batch.token_ids[:, 0].unique()) for batch in batches]
@@ -326,24 +264,24 @@ def test_prompts_stay_when_the_rounds_or_the_others_are_used_up(tokenizer, runne
     for rounds, others in ((1, "CXYZ"), (9, "C")):
         engine, _ = _varied(tokenizer)
         iterations = IterationRunner(
-            _collector(engine, runner, _branching(2, 0)), lambda: None, 1, replacement_rounds=rounds
+            make_collector(engine, runner, make_branching(2, 0)), lambda: None, 1, replacement_rounds=rounds
         )
-        (batch,) = iterations.run(0, _prompts(tokenizer, "A"), replacements=_prompts(tokenizer, others))
+        (batch,) = iterations.run(0, make_prompts(tokenizer, "A"), replacements=make_prompts(tokenizer, others))
         assert tokenizer.decode(batch.token_ids[:, 0].unique()) == "A"
         assert iterations.num_replaced == 0
 
 
 def test_nothing_is_replaced_unless_asked_for(tokenizer, runner):
     engine, (a, b, c, x, *_) = _varied(tokenizer)
-    iterations = IterationRunner(_collector(engine, runner, _branching(2, 0)), lambda: None, 1)
+    iterations = IterationRunner(make_collector(engine, runner, make_branching(2, 0)), lambda: None, 1)
     list(iterations.run(0, [a, b], replacements=[c, x]))
     assert len(engine.requests) == 4
 
 
 def test_update_epochs_repeat_the_batches_without_sampling(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, SCRIPT)
-    iterations = IterationRunner(_collector(engine, runner, _branching(1, 1)), lambda: None, 2, update_epochs=3)
-    batches = list(iterations.run(0, _prompts(tokenizer, "PQ")))
+    iterations = IterationRunner(make_collector(engine, runner, make_branching(1, 1)), lambda: None, 2, update_epochs=3)
+    batches = list(iterations.run(0, make_prompts(tokenizer, "PQ")))
     assert len(batches) == 6
     assert torch.equal(batches[0].token_ids, batches[2].token_ids)
     assert torch.equal(batches[0].old_log_probs, batches[2].old_log_probs)
@@ -366,17 +304,17 @@ def test_the_engine_sleeps_as_soon_as_all_is_sampled(tokenizer, runner, num_bran
 
     def evaluate(batch: TrajectoryBatch) -> TrajectoryBatch:
         seen.append(f"evaluate {len(batch)}")
-        return _evaluate(batch)
+        return evaluate_half_below(batch)
 
     def reference_log_probs(batch: TrajectoryBatch) -> Tensor:
         seen.append(f"reference {len(batch)}")
         return batch.behavior_log_probs - 1.0
 
-    collector = _collector(
-        engine, runner, _branching(1, num_branches), policy=Policy(evaluate, reference_log_probs),
+    collector = make_collector(
+        engine, runner, make_branching(1, num_branches), policy=Policy(evaluate, reference_log_probs),
         advantage=GroupAdvantage(),
     )  # fmt: skip
-    (batch,) = IterationRunner(collector, lambda: None, num_minibatches=1).run(0, _prompts(tokenizer, "PQ"))
+    (batch,) = IterationRunner(collector, lambda: None, num_minibatches=1).run(0, make_prompts(tokenizer, "PQ"))
     assert seen == events
     assert torch.equal(batch.ref_log_probs, batch.behavior_log_probs - 1.0)
 
@@ -389,9 +327,11 @@ def test_the_reference_is_asked_once_for_all_passes_over_a_mini_batch(tokenizer,
         return batch.behavior_log_probs - len(asked)
 
     engine = ScriptedEngine(tokenizer, SCRIPT)
-    collector = _collector(engine, runner, _branching(1, 1), policy=Policy(_evaluate, reference_log_probs))
+    collector = make_collector(
+        engine, runner, make_branching(1, 1, train_on="roots"), policy=Policy(evaluate_half_below, reference_log_probs)
+    )
     iterations = IterationRunner(collector, lambda: None, num_minibatches=2, update_epochs=2)
-    batches = list(iterations.run(0, _prompts(tokenizer, "PQ")))
+    batches = list(iterations.run(0, make_prompts(tokenizer, "PQ")))
     assert asked == [1, 1]
     for first, again in zip(batches[:2], batches[2:], strict=True):
         assert torch.equal(first.ref_log_probs, again.ref_log_probs)

@@ -102,7 +102,7 @@ def _collected(tokenizer, policy: Policy, score, script: dict[str, str], texts: 
         scorer=as_scorer(score),
         advantage=ProceduralAdvantage(),
         reward=RewardRunner(as_reward(lambda trajectory: 0.0)),
-        branching=Branching(2, 1),
+        branching=Branching(2, 1, split="keep", parents="any"),
         candidates=CandidateFilter(tokenizer),
         sampling=SamplingParams(),
         seed=0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _SECTIONS = {
-    "branching": ("num_trajectories", "selection", "split", "fallback", "repeat", "min_remaining_tokens", "exclude"),
+    "branching": ("num_trajectories", "selection", "split", "fallback", "repeat", "exclude"),
     "sampling": ("temperature", "lag", "overlap", "replacement_rounds", "max_mismatch"),
     "limits": ("max_response_tokens", "max_tool_calls", "max_result_tokens", "max_parallel_tools", "tool_attempts"),
 }
@@ -41,9 +41,11 @@ _HALF_LIFE = (
     "rollout.scorer.half_life says after how many tokens a log-ratio counts half, -1 / log2(discount); null stands for "
     "a discount of 1"
 )
+_SHARE = "rollout.branching.min_remaining is a share of rollout.limits.max_response_tokens"
 REMOVED_KEYS = {
     **{f"rollout.{section}{name}": _WHOLE for section in ("", "sampling.") for name in ("top_p", "top_k")},
     **{f"rollout.scorer.{name}": _VERSIONS for name in ("entropy_fallback", "min_spread")},
     "rollout.scorer.discount": _HALF_LIFE,
+    **{f"rollout.{section}min_remaining_tokens": _SHARE for section in ("", "branching.")},
 }
 """Why there is no such option, by the name that it had."""

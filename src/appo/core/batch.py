@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from appo.core.trajectory import NOT_SAMPLED, Trajectory
+from appo.functional import token_owners
 
 NO_PARENT = -1
 """The parent row, and the branch position, of a root."""
@@ -55,9 +56,12 @@ class TrajectoryBatch:
         sampling_log_probs: ``[B, T]`` of the sampled tokens under the trainer's copy of the policy that sampled them; 0
             elsewhere. None where they were not taken: `behavior_log_probs`, the engine's, stand in.
         advantages: ``[B, T]``; 0 where nothing is trained. None until there is credit.
+        train_mask: ``[B, T]`` bool, sampled tokens that are trained; None trains all of them.
         ref_log_probs: ``[B, T]`` under the frozen reference; 0 elsewhere. None without one.
         num_tokens: trained tokens of the whole optimizer step, over micro-batches and ranks; None means of this batch.
-        num_rows: rows of the whole optimizer step, likewise.
+        num_rows: rows with a trained token of the whole optimizer step, likewise.
+        num_trajectories: all trajectories of the prompts of the step, those that only carry rewards included; None
+            means the rows of this batch.
     """
 
     token_ids: Tensor
@@ -76,9 +80,11 @@ class TrajectoryBatch:
     branch_score: Tensor
     sampling_log_probs: Tensor | None = None
     advantages: Tensor | None = None
+    train_mask: Tensor | None = None
     ref_log_probs: Tensor | None = None
     num_tokens: int | None = None
     num_rows: int | None = None
+    num_trajectories: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in self._tensors().items():
@@ -98,6 +104,22 @@ class TrajectoryBatch:
     def is_evaluated(self) -> Tensor:
         """``[B]`` bool, True on rows that have old log-probs and entropies."""
         return self.evaluated_by != NOT_EVALUATED
+
+    @property
+    def trained(self) -> Tensor:
+        """``[B, T]`` bool, True on tokens that are trained."""
+        return self.response_mask if self.train_mask is None else self.train_mask
+
+    @property
+    def owners(self) -> Tensor:
+        """``[B, T]`` int64, the row for which each token was sampled: an ancestor's where a branch shares it."""
+        return token_owners(self.parent, self.branch_position, self.token_ids.shape[1])
+
+    @property
+    def is_own(self) -> Tensor:
+        """``[B, T]`` bool, False on what a branch shares with its parent."""
+        positions = torch.arange(self.token_ids.shape[1], device=self.parent.device)
+        return positions > self.branch_position.unsqueeze(-1)
 
     @property
     def has_gradient(self) -> bool:
@@ -142,7 +164,7 @@ class TrajectoryBatch:
         self.evaluated_by[rows] = source.evaluated_by
 
     def select(self, rows: Tensor) -> TrajectoryBatch:
-        """The given rows, cut to the longest of them; `num_tokens` and `num_rows` stay those of the step.
+        """The given rows, cut to the longest of them; the totals stay those of the step.
 
         Args:
             rows: ``[B']`` int64 row numbers, at least one.
@@ -160,9 +182,11 @@ class TrajectoryBatch:
         """All rows of some batches, padded to the longest; `num_tokens` and `num_rows` are those of the result.
 
         Args:
-            batches: at least one, each with prompts of its own. The result has `sampling_log_probs`, `advantages` and
-                `ref_log_probs` if all of them have.
+            batches: at least one, each with prompts of its own. The result has a field that may be None if all of them
+                have it; numbers of trajectories are added up.
         """
+        numbers = [batch.num_trajectories for batch in batches]
+        num_trajectories = None if None in numbers else sum(number for number in numbers if number is not None)
         if len(batches) == 1:
             return replace(batches[0], num_tokens=None, num_rows=None)
         width = max(batch.token_ids.shape[1] for batch in batches)
@@ -181,7 +205,8 @@ class TrajectoryBatch:
             groups.append(batch.group - batch.group.min() + first_group)
             first_row += len(batch)
             first_group = int(groups[-1].max()) + 1
-        return TrajectoryBatch(**joined | {"parent": torch.cat(parents), "group": torch.cat(groups)})
+        joined |= {"parent": torch.cat(parents), "group": torch.cat(groups)}
+        return TrajectoryBatch(**joined, num_trajectories=num_trajectories)
 
     def to(self, device: torch.device) -> TrajectoryBatch:
         """The same batch on another device."""
@@ -190,15 +215,18 @@ class TrajectoryBatch:
     def micro_batches(self, max_tokens: int) -> list[TrajectoryBatch]:
         """Cuts the step into batches of at most `max_tokens` tokens, rows of similar length together, longest first.
 
-        Rows without a trained token are left out; `num_rows` counts them.
+        Rows without a trained token are left out.
 
         Args:
             max_tokens: of one micro-batch, padding not included; a longer row forms a micro-batch of its own.
         """
+        trained = self.trained.any(-1).nonzero()[:, 0]
         whole = replace(
-            self, num_tokens=self.num_tokens or int(self.response_mask.sum()), num_rows=self.num_rows or len(self)
+            self,
+            num_tokens=self.num_tokens or int(self.trained.sum()),
+            num_rows=self.num_rows or len(trained),
+            num_trajectories=self.num_trajectories or len(self),
         )
-        trained = self.response_mask.any(-1).nonzero()[:, 0]
         return [whole.select(trained[rows]) for rows in length_buckets(self.lengths[trained], max_tokens)]
 
 

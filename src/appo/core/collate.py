@@ -66,6 +66,7 @@ def collate(
         parent=torch.tensor(parent),
         branch_position=torch.tensor(position),
         branch_score=torch.tensor(score),
+        sampling_log_probs=_sampling_log_probs(trajectories, behavior_log_probs),
     )
     if evaluated is not None:
         batch.take_evaluation_(torch.arange(len(evaluated)), evaluated)
@@ -74,6 +75,17 @@ def collate(
 
 def _pad(rows: Sequence[Tensor], value: int = 0) -> Tensor:
     return pad_sequence(list(rows), batch_first=True, padding_value=value)
+
+
+def _sampling_log_probs(trajectories: Sequence[Trajectory], behavior_log_probs: Tensor) -> Tensor | None:
+    """``[B, T]``, those of the engine on rows whose policy the trainer was not asked for; None if on all."""
+    known = {row: t.sampling_log_probs for row, t in enumerate(trajectories) if t.sampling_log_probs is not None}
+    if not known:
+        return None
+    columns = behavior_log_probs.clone()
+    for row, values in known.items():
+        columns[row, : len(values)] = values
+    return columns
 
 
 def _check_rewards(rewards: Sequence[float] | None, trajectories: Sequence[Trajectory]) -> Tensor:

@@ -91,10 +91,12 @@ class Trajectory:
         segments: the response as text, one segment a run of `response_mask`.
         tool_calls: in order, those within the shared prefix included.
         finish_reason: why it ended.
-        origin: where a branch left its parent; None for an initial trajectory.
+        origin: where a branch left its parent; None for a root.
         cached_tokens: prompt and prefix tokens that the engine served from its prefix cache, summed over turns.
         reusable_tokens: those that the same weights had computed before, for an earlier turn or for the parent.
         reused_tokens: reusable ones that were served from the prefix cache.
+        sampling_log_probs: ``[T]`` float32, of the sampled tokens under the trainer's copy of the policy that sampled
+            them; 0 elsewhere. None where it was not asked before it was updated.
     """
 
     prompt: Prompt
@@ -109,14 +111,15 @@ class Trajectory:
     cached_tokens: int = 0
     reusable_tokens: int = 0
     reused_tokens: int = 0
+    sampling_log_probs: Tensor | None = None
 
     def __post_init__(self) -> None:
         length = self.token_ids.shape
-        for name in ("response_mask", "behavior_log_probs", "policy_versions"):
-            shape = getattr(self, name).shape
-            if shape != length:
+        for name in ("response_mask", "behavior_log_probs", "policy_versions", "sampling_log_probs"):
+            value = getattr(self, name)
+            if value is not None and value.shape != length:
                 raise ValueError(
-                    f"{name} of trajectory {self.prompt.id} must have shape {list(length)}, got {list(shape)}"
+                    f"{name} of trajectory {self.prompt.id} must have shape {list(length)}, got {list(value.shape)}"
                 )
 
     def __len__(self) -> int:
@@ -155,7 +158,7 @@ class BranchPoint:
     """Where a branch leaves its parent: the two share positions ``0 .. position``.
 
     Attributes:
-        trajectory: the parent, an initial trajectory.
+        trajectory: the parent, a root or a branch.
         position: last shared position.
         score: what the scorer gave the position that was chosen.
     """

@@ -37,11 +37,13 @@ def micro_batches_of_step(batch: TrajectoryBatch, max_tokens: int) -> tuple[list
         The micro-batches, and how many of them are to be trained, the first ones.
     """
     own = batch.micro_batches(max_tokens)
-    counts = comm.all_gather((int(batch.response_mask.sum()), len(batch), len(own)))
+    num_tokens, num_rows = int(batch.trained.sum()), int(batch.trained.any(-1).sum())
+    counts = comm.all_gather((num_tokens, num_rows, batch.num_trajectories or len(batch), len(own)))
     # Every process of a tensor-parallel group counts the sequences of all of it.
-    num_tokens, num_rows, _ = (sum(column) // comm.tensor_parallel_size() for column in zip(*counts, strict=True))
-    micros = [replace(micro, num_tokens=num_tokens, num_rows=num_rows) for micro in own]
-    # Sequences come longest first: the dummy is the shortest.
-    last = micros[-1]
-    dummy = last.select(torch.tensor([len(last) - 1], device=last.lengths.device))
-    return micros + [dummy] * (max(count for _, _, count in counts) - len(own)), len(own)
+    totals = (sum(column) // comm.tensor_parallel_size() for column in zip(*counts, strict=True))
+    names = ("num_tokens", "num_rows", "num_trajectories")
+    of_step = dict(zip(names, totals, strict=False))
+    num_missing = max(count for *_, count in counts) - len(own)
+    # A process may have nothing to train. Its dummies train what they sampled, since the head must have its turn.
+    dummies = [replace(batch.select(batch.lengths.argmin().unsqueeze(0)), train_mask=None)] * num_missing
+    return [replace(micro, **of_step) for micro in [*own, *dummies]], len(own)

@@ -31,10 +31,12 @@ def select_branch_points(
     candidates: Tensor,
     group: Tensor,
     *,
-    budget: int,
+    budget: int | Tensor,
     scope: str = "per_prompt",
     fallback: bool = True,
     repeat: bool = False,
+    min_distance: int = 1,
+    penalty: float = 0.0,
 ) -> ChosenPoints:
     """Takes the best candidates of every prompt, preferred ones first.
 
@@ -46,53 +48,76 @@ def select_branch_points(
         preferred: ``[B, T]`` bool, chosen before any other; None treats all alike.
         candidates: ``[B, T]`` bool, positions that may be chosen at all.
         group: ``[B]`` int64, rows with the same value answer the same prompt.
-        budget: points of a prompt, or of a trajectory if `scope` says so.
+        budget: points of a prompt, or of a trajectory if `scope` says so; or ``[B]`` int64, that of each row, which is
+            the same on all rows that share one.
         scope: `per_prompt` or `per_trajectory`.
         fallback: also takes candidates that are not preferred when the preferred ones do not suffice.
         repeat: fills the rest of a budget with the chosen points again, in their order.
+        min_distance: positions by which points of a row must lie apart.
+        penalty: taken off the scores of a row for each point that has been chosen on it.
 
     Returns:
-        Rows, positions and scores of the chosen points.
+        Rows, positions and scores, without penalty, of the chosen points.
 
     Raises:
-        ValueError: if the budget is negative or the scope unknown.
+        ValueError: if a budget is negative or the scope unknown.
     """
-    if budget < 0:
-        raise ValueError(f"budget must not be negative, got {budget}")
+    if scope not in ("per_prompt", "per_trajectory"):
+        raise ValueError(f"scope must be per_prompt or per_trajectory, got {scope!r}")
+    budgets = torch.as_tensor(budget).expand(len(group)).tolist()
+    if budgets and min(budgets) < 0:
+        raise ValueError(f"budget must not be negative, got {min(budgets)}")
     eligible = candidates & (scores > float("-inf"))
+    tiers = [eligible] if preferred is None else [eligible & preferred, eligible & ~preferred]
     if preferred is not None and not fallback:
-        eligible = eligible & preferred
-    rows, positions = eligible.nonzero(as_tuple=True)
-    values = scores[rows, positions]
-    # Sorted by the last criterion first: what a stable sort finds equal keeps the order of the sorts before it, and
-    # `nonzero` has put equal scores in the order of rows and positions.
-    order = values.argsort(descending=True, stable=True)
-    if preferred is not None:
-        order = order[preferred[rows, positions][order].logical_not().to(torch.uint8).argsort(stable=True)]
-    unit_of_row = _budget_units(group, scope)
-    order = order[unit_of_row[rows][order].argsort(stable=True)]
-    available = torch.bincount(unit_of_row[rows], minlength=len(group))
-    order = order[_take(available, budget, repeat)]
-    return ChosenPoints(rows[order], positions[order], values[order])
+        tiers.pop()
+    rows: list[int] = []
+    positions: list[int] = []
+    for unit in _units(group, scope):
+        chosen = _best(scores[unit], [tier[unit] for tier in tiers], budgets[int(unit[0])], min_distance, penalty)
+        if repeat and chosen:
+            chosen = [chosen[number % len(chosen)] for number in range(budgets[int(unit[0])])]
+        rows += [int(unit[row]) for row, _ in chosen]
+        positions += [position for _, position in chosen]
+    chosen_rows, chosen_positions = torch.tensor(rows, dtype=torch.int64), torch.tensor(positions, dtype=torch.int64)
+    return ChosenPoints(chosen_rows, chosen_positions, scores[chosen_rows, chosen_positions])
 
 
-def _budget_units(group: Tensor, scope: str) -> Tensor:
-    """``[B]`` number of the budget that each row draws on, in the order in which budgets are served."""
-    _, index = group.unique(return_inverse=True)
-    rows = torch.arange(len(group), device=group.device)
-    first_row = rows.scatter_reduce(0, index, rows, "amin", include_self=False)[index]
+def _units(group: Tensor, scope: str) -> list[Tensor]:
+    """The rows of each budget, ``[R]`` int64, prompt by prompt in the order of their first rows."""
+    of_prompt: dict[int, list[int]] = {}
+    for row, number in enumerate(group.tolist()):
+        of_prompt.setdefault(number, []).append(row)
     if scope == "per_prompt":
-        return first_row
-    if scope == "per_trajectory":
-        return first_row.argsort(stable=True).argsort()
-    raise ValueError(f"scope must be per_prompt or per_trajectory, got {scope!r}")
+        return [torch.tensor(rows) for rows in of_prompt.values()]
+    return [torch.tensor([row]) for rows in of_prompt.values() for row in rows]
 
 
-def _take(available: Tensor, budget: int, repeat: bool) -> Tensor:
-    """Indices of the first `budget` items of each run of `available` items; from its start again if `repeat`."""
-    distinct = available.clamp(max=budget)
-    taken = torch.where(distinct > 0, budget, 0) if repeat else distinct
-    run = torch.arange(len(available), device=available.device).repeat_interleave(taken)
-    number = torch.arange(len(run), device=available.device) - (taken.cumsum(0) - taken)[run]
-    # Beyond the distinct items of a run its numbers begin again at 0.
-    return (available.cumsum(0) - available)[run] + number % distinct[run]
+def _best(scores: Tensor, tiers: list[Tensor], budget: int, min_distance: int, penalty: float) -> list[tuple[int, int]]:
+    """Rows and positions of the best points of one budget, one after the other.
+
+    Args:
+        scores: ``[R, T]``.
+        tiers: ``[R, T]`` bool each; those of the first are taken as long as there are any.
+        budget: how many.
+        min_distance: positions by which points of a row must lie apart.
+        penalty: for each point of the row.
+    """
+    chosen: list[tuple[int, int]] = []
+    for tier in tiers:
+        values = scores.where(tier, float("-inf"))
+        for row, position in chosen:
+            _take(values, row, position, min_distance, penalty)
+        while len(chosen) < budget:
+            # The first of equal values, in the order of rows and positions.
+            row, position = divmod(int(values.argmax()), values.shape[1])
+            if values[row, position] == float("-inf"):
+                break
+            chosen.append((row, position))
+            _take(values, row, position, min_distance, penalty)
+    return chosen
+
+
+def _take(values: Tensor, row: int, position: int, min_distance: int, penalty: float) -> None:
+    values[row, max(0, position - min_distance + 1) : position + min_distance] = float("-inf")
+    values[row] -= penalty

@@ -60,6 +60,9 @@ class SurrogateLoss(Loss):
     sums divided by `aggregation_length` (`constant`)."""
     aggregation_length: int | None = None
     """Tokens that `aggregation: constant` divides by, such as the longest response allowed."""
+    rows: Literal["trained", "all"] = "trained"
+    """Rows that all aggregations but `token-mean` divide by: those that are `trained`, or `all` trajectories of their
+    prompts, branches that only carry rewards included, as in Eq. (8) of APPO's paper."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.clip_low <= 1.0:
@@ -80,6 +83,8 @@ class SurrogateLoss(Loss):
             raise ValueError(f"kl_coef must not be negative, got {self.kl_coef}")
         if self.aggregation not in get_args(Aggregation):
             raise ValueError(f"aggregation must be {', '.join(get_args(Aggregation))}, got {self.aggregation!r}")
+        if self.rows not in ("trained", "all"):
+            raise ValueError(f"rows must be trained or all, got {self.rows!r}")
         if (self.aggregation == "constant") != (self.aggregation_length is not None):
             raise ValueError(
                 "aggregation_length must be given with aggregation=constant and only then, "
@@ -141,7 +146,7 @@ class SurrogateLoss(Loss):
     def __call__(
         self, log_probs: Tensor, entropies: Tensor, batch: TrajectoryBatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        mask = batch.response_mask
+        mask = batch.trained
         # Masked before any exp: what stands behind the mask must not reach the gradient as 0 * inf.
         log_ratio = (log_probs - self._compared_with(batch)).where(mask, 0.0)
         assert batch.advantages is not None
@@ -183,7 +188,7 @@ class SurrogateLoss(Loss):
         """``[B, T]`` or ``[B, 1]`` weights of the surrogate's terms; None if all are 1."""
         if self.behavior_correction == "off" or self.ratio_to == "sampling":
             return None
-        given = batch.old_log_probs, batch.behavior_log_probs, batch.response_mask
+        given = batch.old_log_probs, batch.behavior_log_probs, batch.trained
         if self.behavior_correction == "mask":
             return rows_near_behavior(*given, self.behavior_cap).unsqueeze(-1).to(batch.old_log_probs.dtype)
         return truncated_importance_weight(*given, self.behavior_cap)
@@ -191,15 +196,16 @@ class SurrogateLoss(Loss):
     def _divergence(self, log_probs: Tensor, batch: TrajectoryBatch) -> Tensor:
         if batch.ref_log_probs is None:
             raise ValueError(f"ref_log_probs must be given with kl_coef={self.kl_coef}, got None")
-        mask = batch.response_mask
+        mask = batch.trained
         return kl_estimate(log_probs.where(mask, 0.0), batch.ref_log_probs.where(mask, 0.0), self.kl)
 
     def _aggregate(self, values: Tensor, mask: Tensor, batch: TrajectoryBatch) -> Tensor:
+        num_rows = (batch.num_trajectories or len(batch)) if self.rows == "all" else batch.num_rows
         weights = aggregation_weights(
             mask,
             self.aggregation,
             num_tokens=batch.num_tokens,
-            num_rows=batch.num_rows,
+            num_rows=num_rows,
             length=self.aggregation_length,
         )
         return (values * weights).sum()
@@ -207,6 +213,6 @@ class SurrogateLoss(Loss):
 
 def _token_means(values: dict[str, Tensor], batch: TrajectoryBatch) -> dict[str, Tensor]:
     """The share of this batch in the mean of each ``[B, T]`` value over the trained tokens of the step."""
-    weights = aggregation_weights(batch.response_mask, "token-mean", num_tokens=batch.num_tokens)
+    weights = aggregation_weights(batch.trained, "token-mean", num_tokens=batch.num_tokens)
     with torch.no_grad():
         return {name: (value * weights).sum() for name, value in values.items()}

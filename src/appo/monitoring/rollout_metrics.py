@@ -10,11 +10,9 @@ from torch import Tensor
 
 from appo.core.trajectory import RewardResult, ToolCall, Trajectory
 from appo.distributed import comm
+from appo.monitoring.branch_metrics import BRANCH_MEANS, Columns, branch_columns, to_column
 from appo.rollouts.agent import SamplingCosts
 from appo.rollouts.data import IterationData
-
-Columns = dict[str, Tensor]
-"""``[N]`` float32 values by name, one for each thing that there is of a kind; the order is of no meaning."""
 
 _PART, _OF_TOOL, _FAILURE, _FACTOR = "part ", "calls of ", "failures ", "factor "
 """How the names of columns begin of which there is one for each part of the reward, tool, kind of failure or
@@ -53,6 +51,7 @@ def cost_metrics(
         return sum(seconds.get(phase, 0.0) for phase in phases)
 
     waiting_s = spent_on("sampling", "branching", "waiting")
+    sampling_s = sampled.generating_s + sampled.tools_s
     working_s = waiting_s + spent_on("evaluation", "log_probs", "reference", "update", "weights")
     return {
         **{f"{phase}_s": value for phase, value in seconds.items()},
@@ -60,7 +59,8 @@ def cost_metrics(
         "overhead": 1.0 - working_s / total_s,
         "trainer_idle": (waiting_s + spent_on("tools")) / total_s,
         "engine_idle": 1.0 - sampled.generating_s / total_s,
-        "tokens_per_s": sampled.num_tokens / (sampled.generating_s + sampled.tools_s),
+        # With a lag, the last iteration samples nothing where no prompt may be branched.
+        "tokens_per_s": sampled.num_tokens / sampling_s if sampling_s else 0.0,
         "generated_tokens": float(num_tokens),
     }
 
@@ -74,7 +74,7 @@ def rollout_columns(collected: Sequence[IterationData]) -> Columns:
         **_reward_parts([result for part in collected for result in part.results]),
         **_log_ratios(collected),
         **_scores(collected),
-        **_branches(collected),
+        **branch_columns(collected),
         **trajectory_columns([*roots, *branches]),
     }
 
@@ -106,6 +106,7 @@ def column_metrics(columns: Mapping[str, Tensor]) -> dict[str, float]:
     metrics["branches_wanted"] = float(columns["branches_wanted"].sum())
     metrics["branches_made"] = float(len(columns["reward_branch"]))
     metrics |= _summary("branch_score", columns["branch_score"], mean=_mean)
+    metrics |= {name: _mean(columns[name]) for name in BRANCH_MEANS if len(columns[name])}
     metrics |= _quantiles("branch_depth", columns["branch_depth"], (0.1, 0.5, 0.9))
     metrics |= {name: _mean(columns[name]) for name in ("response_length", "sampled_tokens")}
     metrics["tool_calls"] = float(calls.sum()) / number
@@ -137,25 +138,25 @@ def _named(columns: Mapping[str, Tensor], prefix: str) -> list[tuple[str, Tensor
 def _reward_parts(results: Sequence[RewardResult]) -> Columns:
     """Every part of the rewards; a result without a part counts as 0."""
     names = sorted({name for result in results for name in result.parts})
-    return {f"{_PART}{name}": _column(result.parts.get(name, 0.0) for result in results) for name in names}
+    return {f"{_PART}{name}": to_column(result.parts.get(name, 0.0) for result in results) for name in names}
 
 
 def trajectory_columns(trajectories: Sequence[Trajectory]) -> Columns:
     """Lengths, tool use and endings."""
     calls = [call for trajectory in trajectories for call in trajectory.tool_calls]
     return {
-        "response_length": _column(trajectory.response_length for trajectory in trajectories),
-        "sampled_tokens": _column(int(trajectory.response_mask.sum()) for trajectory in trajectories),
-        "tool_calls": _column(len(trajectory.tool_calls) for trajectory in trajectories),
-        "calls_made": _column(trajectory.num_own_calls for trajectory in trajectories),
-        "tool_failures": _column(call.failure is not None for call in calls),
-        "tool_seconds": _column(call.duration_s for call in calls),
-        "finished": _column(trajectory.finish_reason == "eos" for trajectory in trajectories),
-        "reusable_tokens": _column(trajectory.reusable_tokens for trajectory in trajectories),
-        "reused_tokens": _column(trajectory.reused_tokens for trajectory in trajectories),
+        "response_length": to_column(trajectory.response_length for trajectory in trajectories),
+        "sampled_tokens": to_column(int(trajectory.response_mask.sum()) for trajectory in trajectories),
+        "tool_calls": to_column(len(trajectory.tool_calls) for trajectory in trajectories),
+        "calls_made": to_column(trajectory.num_own_calls for trajectory in trajectories),
+        "tool_failures": to_column(call.failure is not None for call in calls),
+        "tool_seconds": to_column(call.duration_s for call in calls),
+        "finished": to_column(trajectory.finish_reason == "eos" for trajectory in trajectories),
+        "reusable_tokens": to_column(trajectory.reusable_tokens for trajectory in trajectories),
+        "reused_tokens": to_column(trajectory.reused_tokens for trajectory in trajectories),
         # The model may make up names without end.
-        **{f"{_OF_TOOL}{name}": _column([count]) for name, count in _known_tools(calls).items()},
-        **{f"{_FAILURE}{kind}": _column([count]) for kind, count in _failures(calls).items()},
+        **{f"{_OF_TOOL}{name}": to_column([count]) for name, count in _known_tools(calls).items()},
+        **{f"{_FAILURE}{kind}": to_column([count]) for kind, count in _failures(calls).items()},
     }
 
 
@@ -173,8 +174,8 @@ def _rewards(collected: Sequence[IterationData]) -> Columns:
     return {
         "reward_initial": rewards[~is_branch],
         "reward_branch": rewards[is_branch],
-        "flat_initial": _column(_flat_groups(collected, branches=False)),
-        "flat_branch": _column(_flat_groups(collected, branches=True)),
+        "flat_initial": to_column(_flat_groups(collected, branches=False)),
+        "flat_branch": to_column(_flat_groups(collected, branches=True)),
     }
 
 
@@ -222,21 +223,6 @@ def _scores(collected: Sequence[IterationData]) -> Columns:
             rows, width = factor.shape
             factors.setdefault(name, []).append(factor[part.batch.response_mask[:rows, :width]])
     return {f"{_FACTOR}{name}": torch.cat(values) for name, values in factors.items()}
-
-
-def _branches(collected: Sequence[IterationData]) -> Columns:
-    points = [point for part in collected for point in part.points]
-    return {
-        "branches_wanted": _column(part.num_wanted for part in collected),
-        "branch_score": _column(point.score for point in points),
-        "branch_depth": _column(
-            (p.position + 1 - p.trajectory.prompt_length) / p.trajectory.response_length for p in points
-        ),
-    }
-
-
-def _column(values: Iterable[float]) -> Tensor:
-    return torch.tensor([float(value) for value in values])
 
 
 def _summary(name: str, values: Tensor, **functions: Callable[[Tensor], float]) -> dict[str, float]:

@@ -25,7 +25,7 @@ def trajectory_record(
     """All that is known of a trajectory, in types that JSON has.
 
     Args:
-        trajectory: an initial one or a branch; a branch names its parent by `parent_id`, which the writer of several
+        trajectory: a root or a branch; a branch names its parent by `parent_id`, which the writer of several
             records fills in.
         result: its reward, if it has been rewarded.
         per_token: ``[T]`` further values by name, such as `entropies` or `scores`; what is not finite becomes null.
@@ -47,6 +47,8 @@ def trajectory_record(
         "behavior_log_probs": trajectory.behavior_log_probs.tolist(),
         "policy_versions": trajectory.policy_versions.tolist(),
     }
+    if trajectory.sampling_log_probs is not None:
+        record["sampling_log_probs"] = trajectory.sampling_log_probs.tolist()
     if result is not None:
         record |= {"reward": result.reward, "reward_parts": dict(result.parts), "reward_reason": result.reason}
     for name, values in (per_token or {}).items():
@@ -81,7 +83,7 @@ def trajectory_from_record(record: Record, origin: BranchPoint | None = None) ->
         record: of one trajectory.
         origin: the branch point, if it is a branch.
     """
-    prompt = record["prompt"]
+    prompt, log_probs = record["prompt"], record.get("sampling_log_probs")
     return Trajectory(
         prompt=Prompt(**{**prompt, "token_ids": tuple(prompt["token_ids"]), "answers": tuple(prompt["answers"])}),
         token_ids=torch.tensor(record["token_ids"]),
@@ -95,6 +97,7 @@ def trajectory_from_record(record: Record, origin: BranchPoint | None = None) ->
         cached_tokens=record["cached_tokens"],
         reusable_tokens=record["reusable_tokens"],
         reused_tokens=record["reused_tokens"],
+        sampling_log_probs=None if log_probs is None else torch.tensor(log_probs),
     )
 
 

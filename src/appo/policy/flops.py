@@ -52,7 +52,7 @@ class PolicyFlops:
 
     Attributes:
         token: operations a token in the matrices of the decoder.
-        scored_token: operations a token in the LM head, which only sampled tokens reach.
+        scored_token: operations a token in the LM head, which only trained tokens reach.
         pair: operations for each pair of tokens of a sequence.
     """
 
@@ -78,7 +78,7 @@ class PolicyFlops:
 
     def of_batch(self, batch: TrajectoryBatch) -> TrainedWork:
         """Counts what a pass over those sequences of a batch takes that have something to train."""
-        mask = batch.response_mask
+        mask = batch.trained
         lengths = batch.lengths[mask.any(-1)]
         num_tokens, num_pairs, num_scored = torch.stack([lengths.sum(), lengths.square().sum(), mask.sum()]).tolist()
         flops = self.token * num_tokens + self.pair * num_pairs + self.scored_token * num_scored

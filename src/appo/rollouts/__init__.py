@@ -5,7 +5,7 @@ from appo.rollouts.async_agent import AsyncAgent
 from appo.rollouts.branching import Branching, choose_branch_points
 from appo.rollouts.buffer import RolloutBuffer
 from appo.rollouts.candidates import DEFAULT_EXCLUSIONS, CandidateFilter, Exclusion
-from appo.rollouts.collector import Collector
+from appo.rollouts.collector import Collector, OnTruncation
 from appo.rollouts.data import IterationData, MiniBatch, Policy
 from appo.rollouts.episode import Limits, RolloutRequest
 from appo.rollouts.iteration import IterationRunner
@@ -28,6 +28,7 @@ __all__ = [
     "Limits",
     "MiniBatch",
     "Mismatch",
+    "OnTruncation",
     "PhaseTimer",
     "Policy",
     "RolloutBuffer",

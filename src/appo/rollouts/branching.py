@@ -2,41 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from math import ceil, prod
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
 from appo.core.trajectory import BranchPoint, Trajectory
+from appo.distributed import comm
 from appo.functional import select_branch_points
 from appo.rollouts.candidates import DEFAULT_EXCLUSIONS, Exclusion, check_exclusions
+from appo.rollouts.credit import TrainOn
 from appo.scorers import Scores
+
+Parents = Literal["any", "mixed", "right", "wrong"]
+"""Which trajectories may be branched, by their rewards."""
+
+SpareBudget = Literal["others", "roots", "drop"]
+"""What becomes of the branches of prompts that are not branched."""
 
 
 @dataclass(frozen=True)
 class Branching:
-    """How many branches there are, when they are chosen, and where they may leave."""
+    """How many branches there are, when they are chosen, where they may leave, and what of them is trained."""
 
     num_trajectories: int = 16
-    """Of a prompt, branches included."""
+    """Of a prompt, branches included: M in APPO's paper."""
     num_roots: int = 8
-    """Trajectories of a prompt that are sampled from the prompt itself, before branching."""
+    """Trajectories of a prompt that are sampled from the prompt itself, before branching: N in APPO's paper."""
     when: Literal["iteration", "minibatch"] = "iteration"
     """`iteration` scores and branches all prompts before the first update; `minibatch` those of a mini-batch when it is
     drawn, with the policy that the mini-batches before it have updated."""
+    rounds: int = 1
+    """L in APPO's paper: the branches of a prompt are sampled in so many rounds, in equal parts; from the second one on
+    branches may be branched, too."""
     selection: Literal["per_prompt", "per_trajectory"] = "per_prompt"
-    """`per_prompt` pools the branches over a prompt's trajectories, `per_trajectory` gives each the same number."""
-    split: Literal["keep", "resample"] = "keep"
-    """`keep` shares the chosen token with the branch, `resample` draws it anew."""
+    """`per_prompt` pools the branches over a prompt's trajectories, `per_trajectory` gives each the same number; from
+    the second round on these are `num_roots` trajectories drawn uniformly from the prompt's trees."""
+    siblings: int = 1
+    """Branches that leave at each chosen point."""
+    split: Literal["keep", "resample"] = "resample"
+    """`resample` draws the chosen token anew, `keep` shares it with the branch."""
+    parents: Parents = "mixed"
+    """Which trajectories may be branched: those of prompts whose roots differ in reward (`mixed`) and of these the ones
+    above (`right`) or below (`wrong`) the mean of the roots, or `any`."""
+    spare_budget: SpareBudget = "others"
+    """Branches of prompts without a trajectory that may be branched: they go to the `others` in equal parts, are
+    sampled as further `roots` of their prompt, or are left out (`drop`)."""
+    train_on: TrainOn = "roots"
+    """What is trained: `roots` alone, as in APPO's paper; the `suffixes` that leave branch points, the parent's own
+    ending among them; `both`, each sampled token once, with the mean advantage of those that share it; or whole
+    `trajectories`, shared tokens once for each."""
     fallback: bool = True
     """Branches at positions that the scorer does not prefer when the preferred ones do not suffice."""
     repeat: bool = False
     """Branches several times from a position when even those do not suffice."""
-    min_remaining_tokens: int = 1
-    """Fewest tokens that a branch must have left under the response limit."""
+    min_distance: int = 1
+    """Tokens by which the points that one round chooses on a trajectory lie apart."""
+    sibling_penalty: float = 0.0
+    """Taken off the scores of a trajectory for each point that the round has chosen on it, so that others have their
+    turn."""
+    min_remaining: float = 0.1
+    """Share of `rollout.limits.max_response_tokens` that a branch must have left, so that it can come to its end."""
     tool_calls: bool = True
     """Whether branches call tools, as they must for their outcome to say something of their parent; false ends a branch
     at its first call, which is what the authors' release comes to."""
@@ -46,19 +76,30 @@ class Branching:
     ``</answer>`` and in the last ``\\boxed{...}``. The last token of a trajectory never is one."""
 
     def __post_init__(self) -> None:
-        if self.num_roots < 1:
-            raise ValueError(f"rollout.branching.num_roots must be at least 1, got {self.num_roots}")
+        for name in ("num_roots", "rounds", "siblings", "min_distance"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"rollout.branching.{name} must be at least 1, got {value}")
+        for name, kinds in (("parents", Parents), ("spare_budget", SpareBudget), ("train_on", TrainOn)):
+            if (value := getattr(self, name)) not in get_args(kinds):
+                raise ValueError(f"rollout.branching.{name} must be one of {', '.join(get_args(kinds))}, got {value!r}")
         if self.num_trajectories < self.num_roots:
             raise ValueError(
                 f"rollout.branching.num_trajectories must be at least rollout.branching.num_roots = {self.num_roots}, "
                 f"got {self.num_trajectories}"
             )
-        if self.selection == "per_trajectory" and self.num_branches % self.num_roots:
+        factors = {"rounds": self.rounds, "siblings": self.siblings}
+        if self.selection == "per_trajectory":
+            factors["num_roots"] = self.num_roots
+        if self.num_branches % prod(factors.values()):
             raise ValueError(
                 "rollout.branching.num_trajectories - rollout.branching.num_roots must be a multiple of "
-                f"rollout.branching.num_roots = {self.num_roots} with rollout.branching.selection=per_trajectory, "
+                f"{' * '.join(factors)} = {prod(factors.values())} with rollout.branching.selection={self.selection}, "
                 f"got {self.num_branches}"
             )
+        if not self.sibling_penalty >= 0.0:
+            raise ValueError(f"rollout.branching.sibling_penalty must not be negative, got {self.sibling_penalty}")
+        if not 0.0 <= self.min_remaining < 1.0:
+            raise ValueError(f"rollout.branching.min_remaining must lie in [0, 1), got {self.min_remaining}")
         check_exclusions(self.exclude)
 
     @property
@@ -66,53 +107,140 @@ class Branching:
         """Branches of a prompt."""
         return self.num_trajectories - self.num_roots
 
-    @property
-    def budget(self) -> int:
-        """Branches of a prompt or, with `per_trajectory`, of a trajectory."""
-        return self.num_branches // self.num_roots if self.selection == "per_trajectory" else self.num_branches
+
+def possible_parents(
+    batch: TrajectoryBatch, counts: Tensor, branching: Branching, generator: torch.Generator
+) -> Tensor:
+    """``[B]`` bool, rows that one round may branch.
+
+    Args:
+        batch: roots, and the branches of earlier rounds, rewarded.
+        counts: ``[B]`` bool, rows that may be parents at all.
+        branching: which rewards they must have, and how many there may be.
+        generator: draws them where there are more.
+    """
+    parents = torch.zeros_like(counts)
+    for number in batch.group.unique():
+        of_prompt = batch.group == number
+        of_roots = batch.rewards[of_prompt & ~batch.is_branch]
+        allowed = of_prompt & counts
+        if branching.parents != "any":
+            allowed &= (of_roots != of_roots[0]).any()
+        if branching.parents in ("right", "wrong"):
+            allowed &= (batch.rewards > of_roots.mean()) == (branching.parents == "right")
+        rows = allowed.nonzero()[:, 0]
+        if branching.selection == "per_trajectory" and len(rows) > branching.num_roots:
+            rows = rows[torch.randperm(len(rows), generator=generator)[: branching.num_roots]]
+        parents[rows] = True
+    return parents
+
+
+def branch_budgets(is_open: Mapping[str, bool], branching: Branching) -> dict[str, int]:
+    """The branches of each prompt in one round; all ranks call it at the same time.
+
+    Args:
+        is_open: whether a prompt of this process has a possible parent, by its id.
+        branching: how many there are.
+
+    Returns:
+        Branches by the prompt's id: a multiple of `siblings` each, and 0 for prompts that are not open. With
+        ``spare_budget: others`` the open prompts of all processes share what is left over, in the order of their ids,
+        so that it does not matter which process has which.
+    """
+    wanted = branching.num_branches // branching.rounds
+    budgets = {prompt: wanted if opened else 0 for prompt, opened in is_open.items()}
+    if branching.spare_budget == "others":
+        everywhere = [item for items in comm.all_gather(list(is_open.items())) for item in items]
+        takers = sorted(prompt for prompt, opened in everywhere if opened)
+        num_points = (len(everywhere) - len(takers)) * wanted // branching.siblings
+        for place, prompt in enumerate(takers):
+            if prompt in budgets:
+                more = num_points // len(takers) + (place < num_points % len(takers))
+                budgets[prompt] += branching.siblings * more
+    return budgets
 
 
 def choose_branch_points(
-    scores: Scores, allowed: Tensor, batch: TrajectoryBatch, trajectories: Sequence[Trajectory], branching: Branching
+    scores: Scores,
+    allowed: Tensor,
+    parents: Tensor,
+    batch: TrajectoryBatch,
+    trajectories: Sequence[Trajectory],
+    branching: Branching,
+    budgets: Mapping[str, int],
 ) -> list[BranchPoint]:
     """The points at which branches leave, prompt by prompt, best first; fewer than asked for where positions run short.
 
     Args:
         scores: of the positions of `batch`.
         allowed: ``[B, T]`` bool, positions that a branch may leave from at all.
+        parents: ``[B]`` bool, from `possible_parents`.
         batch: of `trajectories`.
-        trajectories: the possible parents, a row each.
-        branching: how many points, and how they are taken.
+        trajectories: a row each.
+        branching: how points are taken.
+        budgets: branches of each prompt, by its id.
+
+    Returns:
+        One for each branch: a point comes once for each of its siblings.
     """
     chosen = select_branch_points(
         scores.values,
         scores.preferred,
-        allowed,
+        allowed & parents.unsqueeze(-1),
         batch.group,
-        budget=branching.budget,
+        budget=_points_of_rows(parents, batch, trajectories, branching, budgets),
         scope=branching.selection,
         fallback=branching.fallback,
         repeat=branching.repeat,
+        min_distance=branching.min_distance,
+        penalty=branching.sibling_penalty,
     )
     # A branch shares positions up to its point: to draw the chosen token anew it leaves one position before.
     shift = 1 if branching.split == "resample" or scores.at_turns else 0
-    return [
-        BranchPoint(trajectories[row], position - shift, score)
+    points = [
+        _owned(BranchPoint(trajectories[row], position - shift, score))
         for row, position, score in zip(*(column.tolist() for column in chosen), strict=True)
     ]
+    return [point for point in points for _ in range(branching.siblings)]
 
 
-def has_room(batch: TrajectoryBatch, max_response_tokens: int, min_remaining: int) -> Tensor:
+def _points_of_rows(
+    parents: Tensor,
+    batch: TrajectoryBatch,
+    trajectories: Sequence[Trajectory],
+    branching: Branching,
+    budgets: Mapping[str, int],
+) -> Tensor:
+    """``[B]`` int64, points of each row's prompt or, with `per_trajectory`, of the row."""
+    points = torch.tensor([budgets[trajectory.prompt.id] // branching.siblings for trajectory in trajectories])
+    if branching.selection == "per_prompt":
+        return points
+    for number in batch.group.unique():
+        rows = (parents & (batch.group == number)).nonzero()[:, 0]
+        if len(rows):
+            total = points[rows[0]]
+            points[rows] = total // len(rows) + (torch.arange(len(rows)) < total % len(rows)).long()
+    return points
+
+
+def _owned(point: BranchPoint) -> BranchPoint:
+    """The same point on the trajectory that sampled its last shared token, on which its siblings leave, too."""
+    while (origin := point.trajectory.origin) is not None and point.position <= origin.position:
+        point = BranchPoint(origin.trajectory, point.position, point.score)
+    return point
+
+
+def has_room(batch: TrajectoryBatch, max_response_tokens: int, min_remaining: float) -> Tensor:
     """Positions behind which a branch has room.
 
     Args:
         batch: possible parents.
         max_response_tokens: limit of one trajectory.
-        min_remaining: fewest tokens a branch must have left under that limit.
+        min_remaining: share of that limit that a branch must have left; one token at least.
 
     Returns:
         ``[B, T]`` bool, True on sampled tokens with so much room behind them.
     """
     positions = torch.arange(batch.token_ids.shape[1])
-    last_position = batch.prompt_lengths + max_response_tokens - min_remaining - 1
+    last_position = batch.prompt_lengths + max_response_tokens - max(1, ceil(min_remaining * max_response_tokens)) - 1
     return batch.response_mask & (positions <= last_position.unsqueeze(-1))

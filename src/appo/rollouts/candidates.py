@@ -19,6 +19,9 @@ Exclusion = Literal["whitespace", "punctuation", "special", "tags", "calls", "an
 """Tokens that are no branch points: white space alone; punctuation and symbols alone; special ones; those that touch a
 tag such as ``<search>``; the inside of a tool call; the inside of the answer that rewards read."""
 
+_SPANS: frozenset[Exclusion] = frozenset(("tags", "calls", "answer"))
+"""Kinds that are stretches of text."""
+
 DEFAULT_EXCLUSIONS: tuple[Exclusion, ...] = ("whitespace", "special", "tags")
 
 _TAG = re.compile(r"</?[A-Za-z_][\w-]*>")
@@ -37,7 +40,7 @@ class CandidateFilter:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, exclude: Sequence[Exclusion] = DEFAULT_EXCLUSIONS) -> None:
         self.tokenizer = tokenizer
-        self.exclude = frozenset(exclude)
+        self.exclude: frozenset[Exclusion] = frozenset(exclude)
         special = set(tokenizer.all_special_ids)
         texts = tokenizer.batch_decode([[token_id] for token_id in range(len(tokenizer))])
         # The last entry stands for tokens that were not sampled, or that the tokenizer does not know.
@@ -67,46 +70,58 @@ class CandidateFilter:
         allowed = self._allowed[batch.token_ids.where(known, 0)] & known
         is_inner = torch.arange(batch.token_ids.shape[1]) < (batch.lengths - 1).unsqueeze(-1)
         candidates = batch.response_mask & allowed & is_inner
-        if self.exclude & {"tags", "calls", "answer"}:
-            text_ids = batch.token_ids.where(batch.response_mask & known, len(self._texts) - 1)
-            for row, ends in enumerate(self._widths[text_ids].cumsum(-1)):
-                text = "".join(map(self._texts.__getitem__, text_ids[row].tolist()))
-                candidates[row] &= ~self._in_spans(text, ends)
+        if kinds := self.exclude & _SPANS:
+            candidates &= ~self._inside(batch, kinds)
         return candidates
 
-    def _in_spans(self, text: str, ends: Tensor) -> Tensor:
-        """Tokens that overlap an excluded tag, call or answer.
+    def in_answer(self, batch: TrajectoryBatch) -> Tensor:
+        """``[B, T]`` bool, tokens inside the answer that rewards read, whatever is excluded."""
+        return self._inside(batch, frozenset(("answer",)))
 
-        Args:
-            text: of the whole row.
-            ends: ``[T]`` int64, where the text of each token ends.
+    def _inside(self, batch: TrajectoryBatch, kinds: frozenset[Exclusion]) -> Tensor:
+        """``[B, T]`` bool, tokens that overlap a tag, a call or an answer of the given kinds."""
+        known = batch.token_ids < len(self._allowed)
+        text_ids = batch.token_ids.where(batch.response_mask & known, len(self._texts) - 1)
+        inside = torch.zeros_like(batch.response_mask)
+        for row, ends in enumerate(self._widths[text_ids].cumsum(-1)):
+            text = "".join(map(self._texts.__getitem__, text_ids[row].tolist()))
+            inside[row] = _overlaps(list(_spans(text, kinds)), ends)
+        return inside
 
-        Returns:
-            ``[T]`` bool.
-        """
-        spans = list(self._spans(text))
-        if not spans:
-            return torch.zeros_like(ends, dtype=torch.bool)
-        first, last = torch.tensor(spans).T.contiguous()
-        edges = torch.zeros(len(ends) + 1, dtype=torch.int64)
-        edges.index_add_(0, torch.searchsorted(ends, first, right=True), torch.ones_like(first))
-        edges.index_add_(0, torch.searchsorted(ends, last - 1, right=True) + 1, -torch.ones_like(last))
-        return edges.cumsum(0)[:-1] > 0
 
-    def _spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Character ranges of the excluded tags, calls and answers, end exclusive."""
-        if "tags" in self.exclude:
-            yield from (tag.span() for tag in _TAG.finditer(text))
-        if "calls" in self.exclude:
-            for closing in _END_OF_CALL.finditer(text):
-                opening = f"<{closing[1]}>"
-                start = text.rfind(opening, text.rfind(_OTHER, 0, closing.start()) + 1, closing.start())
-                if 0 <= start < closing.start() - len(opening):
-                    yield start + len(opening), closing.start()
-        if "answer" in self.exclude:
-            for span in (last_answer_span(text), last_boxed_span(text)):
-                if span is not None and _OTHER not in text[slice(*span)]:
-                    yield span
+def _overlaps(spans: Sequence[tuple[int, int]], ends: Tensor) -> Tensor:
+    """Tokens that overlap a span.
+
+    Args:
+        spans: ranges of characters, end exclusive.
+        ends: ``[T]`` int64, where the text of each token ends.
+
+    Returns:
+        ``[T]`` bool.
+    """
+    if not spans:
+        return torch.zeros_like(ends, dtype=torch.bool)
+    first, last = torch.tensor(spans).T.contiguous()
+    edges = torch.zeros(len(ends) + 1, dtype=torch.int64)
+    edges.index_add_(0, torch.searchsorted(ends, first, right=True), torch.ones_like(first))
+    edges.index_add_(0, torch.searchsorted(ends, last - 1, right=True) + 1, -torch.ones_like(last))
+    return edges.cumsum(0)[:-1] > 0
+
+
+def _spans(text: str, kinds: frozenset[Exclusion]) -> Iterator[tuple[int, int]]:
+    """Character ranges of tags, calls and answers, end exclusive."""
+    if "tags" in kinds:
+        yield from (tag.span() for tag in _TAG.finditer(text))
+    if "calls" in kinds:
+        for closing in _END_OF_CALL.finditer(text):
+            opening = f"<{closing[1]}>"
+            start = text.rfind(opening, text.rfind(_OTHER, 0, closing.start()) + 1, closing.start())
+            if 0 <= start < closing.start() - len(opening):
+                yield start + len(opening), closing.start()
+    if "answer" in kinds:
+        for span in (last_answer_span(text), last_boxed_span(text)):
+            if span is not None and _OTHER not in text[slice(*span)]:
+                yield span
 
 
 def check_exclusions(exclude: Sequence[str]) -> None:

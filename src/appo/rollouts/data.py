@@ -71,10 +71,10 @@ class IterationData:
         trajectories: roots, then branches: the rows of `batch`.
         results: of the reward, a row each.
         batch: all rows, rewarded and credited.
-        scores: of the positions of the first rows, from which branches could leave.
-        points: where branches left, prompt by prompt, best first.
-        num_wanted: branches asked for; fewer `points` means that positions ran short.
-        trained_rows: ``[R]`` int64, rows that are trained; the others carry rewards only.
+        scores: of the last round, of the positions of the first rows, from which branches could leave.
+        points: where branches left: round by round, prompt by prompt, best first.
+        in_answer: of each of `points`, whether the parent goes on there inside its answer.
+        num_wanted: branches asked for; fewer `points` means that positions ran short, or that prompts had no parent.
     """
 
     trajectories: Sequence[Trajectory]
@@ -82,8 +82,8 @@ class IterationData:
     batch: TrajectoryBatch
     scores: Scores
     points: Sequence[BranchPoint]
+    in_answer: Sequence[bool]
     num_wanted: int
-    trained_rows: Tensor
 
     @property
     def roots(self) -> Sequence[Trajectory]:
@@ -96,14 +96,15 @@ class IterationData:
         return [trajectory for trajectory in self.trajectories if trajectory.origin is not None]
 
     def by_prompt(self) -> list[MiniBatch]:
-        """The trained rows of each prompt, in the order of the prompts."""
-        group = self.batch.group[self.trained_rows]
-        return [MiniBatch([(self, self.trained_rows[group == number])]) for number in group.unique()]
+        """The rows of each prompt that an update needs, in the order of the prompts: roots and trained branches."""
+        is_needed = ~self.batch.is_branch | self.batch.trained.any(-1)
+        group = self.batch.group
+        return [MiniBatch([(self, (is_needed & (group == number)).nonzero()[:, 0])]) for number in group.unique()]
 
 
 @dataclass(eq=False)
 class MiniBatch:
-    """The rows of one optimizer step: all trained rows of some prompts.
+    """The rows of one optimizer step: those of some prompts.
 
     Attributes:
         parts: data and row numbers ``[R]`` in its batch, prompt by prompt.
@@ -132,7 +133,10 @@ class MiniBatch:
     def batch(self) -> TrajectoryBatch:
         """The rows."""
         joined = TrajectoryBatch.cat([data.batch.select(rows) for data, rows in self._by_data()])
-        return replace(joined, ref_log_probs=self.ref_log_probs)
+        num_trajectories = sum(
+            int(torch.isin(data.batch.group, data.batch.group[rows]).sum()) for data, rows in self._by_data()
+        )
+        return replace(joined, ref_log_probs=self.ref_log_probs, num_trajectories=num_trajectories)
 
     def evaluate(self, evaluate: Evaluate) -> None:
         """Has the rows evaluated that no policy has evaluated, and keeps that in the data they are of."""

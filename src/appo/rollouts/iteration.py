@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal, TypeVar
+
+import torch
 
 from appo.core.batch import TrajectoryBatch
 from appo.core.trajectory import Prompt, Trajectory
@@ -130,6 +133,8 @@ class IterationRunner:
         data = self._collect(roots, iteration)
         if not self.agent.is_asynchronous:
             self.join()
+            # The policy that samples the next roots is still here; a later one scores them.
+            self.pending = self._with_log_probs(self.pending)
         prompts = self._replaced(data.by_prompt(), others, iteration)
         batches = mini_batches(prompts, self.num_minibatches // self.num_parts)
         if self.needs_old_log_probs:
@@ -159,6 +164,21 @@ class IterationRunner:
                 prompts[place] = prompt
         return prompts
 
+    def _with_log_probs(self, roots: Sequence[Trajectory]) -> list[Trajectory]:
+        """The roots with `sampling_log_probs`, if a scorer compares policies; the policy must be the one that sampled.
+
+        A likelihood gain then compares the trainer with itself: an engine rounds otherwise.
+        """
+        missing = [root for root in roots if root.sampling_log_probs is None]
+        if not self.collector.compares_policies or not any(comm.all_gather(len(missing))):
+            return list(roots)
+        asked = self.policy.log_probs([root.token_ids for root in missing], [root.response_mask for root in missing])
+        values = {
+            id(root): torch.zeros(len(root)).masked_scatter(root.response_mask, log_probs.float())
+            for root, log_probs in zip(missing, asked, strict=True)
+        }
+        return [replace(root, sampling_log_probs=values[id(root)]) if id(root) in values else root for root in roots]
+
     def _roots(self, iteration: int, prompts: Sequence[Prompt]) -> Sequence[Trajectory]:
         by_prompt: dict[str, list[Trajectory]] = {prompt.id: [] for prompt in prompts}
         for trajectory in self.pending:
@@ -169,7 +189,10 @@ class IterationRunner:
             return [trajectory for trajectories in by_prompt.values() for trajectory in trajectories]
         with comm.phase("sampling"):
             self.sync_weights()
-            return self._counted(self.collector.sample_roots(prompts, iteration))
+            sampled = self._counted(self.collector.sample_roots(prompts, iteration))
+            # Those of later parts are scored by a policy that the parts before have updated.
+            first = len(_part(sampled, 0, self.num_parts))
+            return [*sampled[:first], *self._with_log_probs(sampled[first:])]
 
     def _counted(self, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory]:
         self._num_sampled_tokens += sum(trajectory.num_own_tokens for trajectory in trajectories)

@@ -44,7 +44,7 @@ def accumulate_gradient(
     totals: dict[str, Tensor] = {}
     for number, micro in enumerate(micros):
         weight = float(number < num_own)
-        log_probs, entropies = policy(micro.token_ids, micro.response_mask)
+        log_probs, entropies = policy(micro.token_ids, micro.trained)
         old_log_probs = micro.old_log_probs.where(micro.is_evaluated.unsqueeze(-1), log_probs.detach())
         share, metrics = loss(log_probs, entropies, replace(micro, old_log_probs=old_log_probs))
         # Gradients stay in the process as yet, where the strategy can wait for the last micro-batch.

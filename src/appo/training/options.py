@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from appo.engines import SamplingParams
 from appo.rewards import OnFailure
+from appo.rollouts import OnTruncation
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ class RewardOptions:
     """Seconds that scoring one of them may take."""
     on_failure: OnFailure = "error"
     """`error` ends the run when a trajectory cannot be scored; `zero` gives it 0 and goes on, and metrics count it."""
+    truncated: OnTruncation = "penalize"
+    """What is made of roots that reach `rollout.limits.max_response_tokens`: `penalize` trains them with the reward of
+    what is there, `mask` neither trains them nor compares others with them. A branch that does is always left out: it
+    says nothing of its branch point."""
+
+    def __post_init__(self) -> None:
+        if self.truncated not in get_args(OnTruncation):
+            raise ValueError(f"rollout.rewards.truncated must be penalize or mask, got {self.truncated!r}")
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,7 @@ COMMON = {
     "entropy_coef": choice(0.0, 0.05),
     "aggregation": choice("token-mean", "sequence-mean", "sequence-sum", "constant"),
     "aggregation_length": choice(8),
+    "rows": choice("trained", "all"),
 }
 """Options of every surrogate loss."""
 

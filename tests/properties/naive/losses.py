@@ -132,11 +132,16 @@ def behavior_weight(loss: Any, log_weights: list[float]) -> list[float]:
     return [float(is_near)] * len(log_weights)
 
 
-def aggregate(mode: str, values: list[list[float]], batch: TrajectoryBatch, length: int | None = None) -> float:
+def aggregate(
+    mode: str, values: list[list[float]], batch: TrajectoryBatch, length: int | None = None, rows: str = "trained"
+) -> float:
     """One number of the values of each row; an empty row counts only in totals that the batch is given."""
     if mode == "token-mean":
         return sum(map(sum, values)) / (batch.num_tokens or max(1, sum(map(len, values))))
-    num_rows = batch.num_rows or max(1, sum(map(bool, values)))
+    if rows == "all":
+        num_rows = batch.num_trajectories or len(batch)
+    else:
+        num_rows = batch.num_rows or max(1, sum(map(bool, values)))
     if mode == "sequence-mean":
         return sum(sum(row) / len(row) for row in values if row) / num_rows
     return sum(map(sum, values)) / num_rows / (length if mode == "constant" and length is not None else 1)
@@ -167,7 +172,7 @@ def loss_of_step(
     assert batch.ref_log_probs is not None
     reference, advantages = batch.ref_log_probs.tolist(), batch.advantages.tolist()
     surrogate, divergences, uncertainties, log_ratios = [], [], [], []
-    for i, mask in enumerate(batch.response_mask):
+    for i, mask in enumerate(batch.response_mask if batch.train_mask is None else batch.train_mask):
         positions = mask.nonzero()[:, 0].tolist()
         row = TrainedRow(positions, *({t: column[i][t] for t in positions} for column in (compared, advantages, held)))
         weights = behavior_weight(loss, [old[i][t] - behavior[i][t] for t in positions])
@@ -178,7 +183,7 @@ def loss_of_step(
         uncertainties.append([entropies[i][t] for t in positions])
         log_ratios.append([log_probs[i][t] - compared[i][t] for t in positions])
     policy_loss, bonus, penalty = (
-        aggregate(loss.aggregation, values, batch, loss.aggregation_length)
+        aggregate(loss.aggregation, values, batch, loss.aggregation_length, loss.rows)
         for values in (surrogate, uncertainties, divergences)
     )
     means = {

@@ -96,6 +96,7 @@ class RolloutCallback(L.Callback):
         self.branching = branching
         self.sampling = sampling
         self.limits = limits
+        self.truncated = rewards.truncated
         self.evaluation = evaluation
         self.stop_after_tokens = stop_after_tokens
         self.save_trajectories = save_trajectories
@@ -160,6 +161,7 @@ class RolloutCallback(L.Callback):
             sampling=self.sampling.params,
             seed=self.seed,
             timer=timer,
+            truncated=self.truncated,
         )
         self._iteration = IterationRunner(
             collector,
