@@ -171,10 +171,13 @@ def test_what_was_evaluated_of_roots_is_logged(tokenizer, runner):
         # Branches are trained as well, and nobody has read their log-probs.
         assert batch.is_evaluated.tolist() == [scorer.reads_log_probs, scorer.reads_log_probs, False] * 2
         metrics = rollout_metrics(iterations.collected)
-        for name in ("log_ratio_mean", "entropy", "mismatch_mean"):
+        for name in ("entropy", "mismatch_mean"):
             assert (name in metrics) == scorer.reads_log_probs
+        # The policy is the one that sampled: what differs is the engine.
         if scorer.reads_log_probs:
-            assert -metrics["log_ratio_mean"] == metrics["mismatch_mean"] == pytest.approx(0.5)
+            assert metrics["log_ratio_mean"] == metrics["log_ratio_std"] == 0.0
+            assert metrics["mismatch_mean"] == pytest.approx(0.5)
+            assert metrics["roots_changed_share"] == 0.0
 
 
 def test_a_mini_batch_keeps_what_is_evaluated_of_it_in_the_data(tokenizer, runner):

@@ -193,19 +193,20 @@ def _flat_groups(collected: Sequence[IterationData], branches: bool) -> list[boo
 def _log_ratios(collected: Sequence[IterationData]) -> Columns:
     """The policy that chose branches, or began the update, against the one that sampled the roots.
 
-    Where the two are one policy, the likelihood gain says nothing: `changed` tells of each root whether it was sampled
-    by another. `mismatch` is the distance of the engine's log-probs from the trainer's where both had the same weights.
+    Where the two are one policy, the log-ratio is 0 and the likelihood gain says nothing: `changed` tells of each root
+    whether it was sampled by another. `mismatch` is the distance of the engine's log-probs from the trainer's where
+    both had the same weights.
     """
     ratios, entropies, mismatches, changed = ([torch.empty(0)] for _ in range(4))
     for part in collected:
         batch = part.batch
         rows = batch.is_evaluated & ~batch.is_branch
         mask = batch.response_mask & rows.unsqueeze(-1)
-        ratio = batch.old_log_probs - batch.behavior_log_probs
-        ratios.append(ratio[mask])
-        entropies.append(batch.entropies[mask])
         is_same = batch.policy_versions == batch.evaluated_by.unsqueeze(-1)
-        mismatches.append(ratio[mask & is_same].abs())
+        sampling = batch.behavior_log_probs if batch.sampling_log_probs is None else batch.sampling_log_probs
+        ratios.append((batch.old_log_probs - sampling).where(~is_same, 0.0)[mask])
+        entropies.append(batch.entropies[mask])
+        mismatches.append((batch.old_log_probs - batch.behavior_log_probs)[mask & is_same].abs())
         changed.append((mask & ~is_same).any(-1)[rows].float())
     return {
         "log_ratio": torch.cat(ratios),

@@ -132,7 +132,7 @@ def test_rewards_that_are_all_equal_have_no_gradient_and_the_run_goes_on(tmp_pat
 def test_an_unchanged_policy_is_told_with_the_reason(tmp_path, policy_folder, caplog, options, reason):
     run(
         "fit", tmp_path, policy_folder, *options, "--trainer.max_epochs=2",
-        "--rollout.reward=tests.small_run.Constant",
+        "--rollout.reward=tests.small_run.Constant", "--rollout.branching.parents=any",
     )  # fmt: skip
     (message,) = [text for text in caplog.messages if "has not changed between sampling and branching" in text]
     assert reason in message

@@ -274,16 +274,25 @@ class RolloutCallback(L.Callback):
 
     def _warn_of_unchanged_policy(self, metrics: Mapping[str, float], epoch: int) -> None:
         """Says once that the likelihood gain says nothing, and why."""
-        by_gain = self.branching.num_branches > 0 and "score_likelihood_gain_mean" in metrics
-        if metrics.get("roots_changed_share", 1.0) > 0.0 or not by_gain or self._has_warned:
-            return
-        if self.sampling.lag and epoch == self._first_epoch:
-            return  # whose roots nobody could sample ahead
-        self._has_warned = True
-        log.warning(
-            "the policy has not changed between sampling and branching, so the likelihood gain says nothing and scores "
-            "rest on entropy alone; %s",
-            "no step in between had a gradient: all rewards of its groups were equal"
-            if self.sampling.lag or self.iteration.num_parts > 1
-            else "see rollout.branching.when, rollout.sampling.lag",
-        )
+        by_gain = self.scorer.compares_policies and metrics.get("branches_made", 0.0) > 0.0
+        if self._has_warned or not by_gain or (self.sampling.lag and epoch == self._first_epoch):
+            return  # with a lag, nobody could sample the first roots ahead
+        distance, noise = metrics.get("log_ratio_std", 0.0), self.sampler.worst_mismatch.mean
+        if metrics.get("roots_changed_share", 1.0) == 0.0:
+            self._has_warned = True
+            log.warning(
+                "the policy has not changed between sampling and branching, so the likelihood gain says nothing and "
+                "scores rest on entropy alone; %s",
+                "no step in between had a gradient: all rewards of its groups were equal"
+                if self.sampling.lag or self.iteration.num_parts > 1
+                else "see rollout.branching.when, rollout.sampling.lag",
+            )
+        elif self.sampler.overlaps and distance <= noise:
+            self._has_warned = True
+            log.warning(
+                "the policy has changed by %.2g nats a token between sampling and branching, and log-probs of the "
+                "engine, with which the likelihood gain compares roots that are sampled beside the training, differ "
+                "from the trainer's by %.2g: the gain is noise; see rollout.sampling.overlap",
+                distance,
+                noise,
+            )
