@@ -2,7 +2,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appo.functional import prefix_credit
+from appo.functional import prefix_credit, shared_prefix_mean
+from tests.functional.test_trees import owner_of, random_forest
 
 
 def test_the_released_example_by_hand():
@@ -10,22 +11,26 @@ def test_the_released_example_by_hand():
     advantages = torch.tensor([1.0, -1.0, 1.0, -1.0])
     credit = prefix_credit(advantages, torch.tensor([-1, -1, 0, 0]), torch.tensor([-1, -1, 1, 3]), 5)
     # positions 0, 1: both, mean 0; positions 2, 3: the second alone, -1; position 4: none
-    assert credit.tolist() == [[0, 0, -1, -1, 0], [0] * 5, [0] * 5, [0] * 5]
+    # The branches have the same at the tokens that they share.
+    assert credit.tolist() == [[0, 0, -1, -1, 0], [0] * 5, [0] * 5, [0, 0, -1, -1, 0]]
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
-@given(st.integers(1, 4), st.lists(st.tuples(st.integers(0, 3), st.integers(0, 7), st.floats(-3, 3)), max_size=10))
-def test_equals_the_definition(num_initial, branches):
-    branches = [(row % num_initial, position, value) for row, position, value in branches]
-    advantages = torch.tensor([9.0] * num_initial + [value for *_, value in branches], dtype=torch.float64)
-    parent = torch.tensor([-1] * num_initial + [row for row, *_ in branches])
-    positions = torch.tensor([-1] * num_initial + [position for _, position, _ in branches])
-    credit = prefix_credit(advantages, parent, positions, 8)
-    for row in range(len(advantages)):
-        for t in range(8):
-            sharing = [value for source, position, value in branches if source == row and position >= t]
-            expected = sum(sharing) / len(sharing) if sharing else 0.0
-            torch.testing.assert_close(credit[row, t].item(), expected)
+@given(st.integers(0, 2**31))
+def test_equals_the_definition_at_any_depth(seed):
+    generator = torch.Generator().manual_seed(seed)
+    parent, position = random_forest(generator)
+    advantages = torch.randn(12, generator=generator, dtype=torch.float64)
+    credit = prefix_credit(advantages, parent, position, 9)
+    shared = shared_prefix_mean(advantages, parent, position, 9)
+    owners = [[owner_of(row, t, parent, position) for t in range(9)] for row in range(12)]
+    for row in range(12):
+        for t in range(9):
+            sharing = [other for other in range(12) if owners[other][t] == owners[row][t]]
+            others = [float(advantages[other]) for other in sharing if other != owners[row][t]]
+            torch.testing.assert_close(credit[row, t].item(), sum(others) / max(1, len(others)))
+            mean = sum(float(advantages[other]) for other in sharing) / len(sharing)
+            torch.testing.assert_close(shared[row, t].item(), mean)
 
 
 def test_without_branches_there_is_no_credit():
@@ -36,4 +41,4 @@ def test_without_branches_there_is_no_credit():
 def test_initial_rows_are_never_read():
     advantages = torch.tensor([float("nan"), 2.0])
     credit = prefix_credit(advantages, torch.tensor([-1, 0]), torch.tensor([-1, 1]), 3)
-    assert credit.tolist() == [[2.0, 2.0, 0.0], [0.0, 0.0, 0.0]]
+    assert credit.tolist() == [[2.0, 2.0, 0.0], [2.0, 2.0, 0.0]]

@@ -67,20 +67,33 @@ def stretch(random: Random, length: int) -> list[Token]:
 
 
 def forest(random: Random, with_branches: bool) -> list[Sequence]:
-    """Initial trajectories, prompt by prompt, then branches; numbers of prompts have gaps and no order."""
-    initial: list[Sequence] = []
-    branches: list[Sequence] = []
+    """Roots, prompt by prompt, then branches, up to three generations; numbers of prompts have gaps and no order."""
+    roots: list[Sequence] = []
     for group in random.sample(range(-3, 9), random.randint(1, 3)):
         prompt = [PADDING] * random.randint(1, 2)
         for _ in range(random.randint(1, 3)):
-            whole = Sequence(prompt + stretch(random, random.randint(1, 7)), group)
-            for _ in range(random.randint(0, 2) if with_branches else 0):
-                position = random.randint(len(prompt) - 1, len(whole.tokens) - 1)
-                own = stretch(random, random.randint(position < len(prompt), 3))
-                tokens = whole.tokens[: position + 1] + own
-                branches.append(Sequence(tokens, group, len(initial), position, decimal(random, -1, 2)))
-            initial.append(whole)
-    return initial + branches
+            roots.append(Sequence(prompt + stretch(random, random.randint(1, 7)), group))
+    rows, parents = [*roots], range(len(roots))
+    for _ in range(random.randint(1, 3) if with_branches else 0):
+        first_of_generation = len(rows)
+        for parent in parents:
+            for _ in range(random.randint(0, 2)):
+                rows += one_branch(random, rows, parent)
+        parents = range(first_of_generation, len(rows))
+    return rows
+
+
+def one_branch(random: Random, rows: list[Sequence], parent: int) -> list[Sequence]:
+    """A branch of a row, often from where another has left it; none if the row has no token of its own."""
+    whole = rows[parent]
+    prompt_length = whole.tokens.count(PADDING)
+    own = range(max(whole.position + 1, prompt_length - 1), len(whole.tokens))
+    if not own:
+        return []
+    others = [row.position for row in rows if row.parent == parent]
+    position = random.choice(others) if others and random.random() < 0.4 else random.choice(own)
+    tokens = whole.tokens[: position + 1] + stretch(random, random.randint(position < prompt_length, 3))
+    return [Sequence(tokens, whole.group, parent, position, decimal(random, -1, 2))]
 
 
 @st.composite

@@ -26,7 +26,7 @@ from appo.losses import LOSSES
 from appo.scorers import SCORERS
 from tests.properties.batches import HIDDEN, Step, few, steps, trajectory_batches
 from tests.properties.naive import common
-from tests.properties.naive.advantages import branches_at
+from tests.properties.naive.advantages import owner, sharing
 from tests.properties.naive.losses import divergence
 from tests.scorers.contexts import context_of
 from tests.scorers.scored_batches import built
@@ -79,14 +79,15 @@ def test_the_future_weight_is_of_the_token_alone_or_of_all_that_follows_at_the_e
 
 @few
 @given(trajectory_batches())
-def test_credit_of_branches_equals_its_definition_and_hidden_positions_of_initial_rows_do_not_matter(batch):
+def test_credit_of_branches_equals_its_definition_and_hidden_positions_of_roots_do_not_matter(batch):
     width = batch.token_ids.shape[1]
     rows = common.rows_of(batch)
     credit = prefix_credit(batch.rewards, batch.parent, batch.branch_position, width)
     for row in range(len(rows)):
         for t in range(width):
-            sharing = [rows[j].reward for j in branches_at(rows, row, t)]
-            expected = sum(sharing) / len(sharing) if sharing else 0.0
+            own = owner(rows, row, t)
+            others = [rows[j].reward for j in sharing(rows, row, t) if j != own]
+            expected = sum(others) / len(others) if others else 0.0
             torch.testing.assert_close(credit[row, t].item(), expected)
     hidden = batch.rewards.where(batch.is_branch, float("nan"))
     position = batch.branch_position.where(batch.is_branch, -(10**9))

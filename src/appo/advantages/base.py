@@ -14,17 +14,15 @@ class AdvantageEstimator(ABC):
     """Turns the rewards of an iteration into advantages of tokens.
 
     Attributes:
-        trains_branches: True if branch rows are trained too; False if they only carry rewards, and have no log-probs.
         reads_log_probs: True if `old_log_probs` or `entropies` of the batch are read, which are then computed.
     """
 
     # Not annotated: the command line reads a base's annotations in the module of the component, which may lack names.
-    trains_branches = False
     reads_log_probs = False
 
     @abstractmethod
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
-        """Returns ``[B, T]`` advantages; 0 where `response_mask` is False, and on branch rows that are not trained."""
+        """Returns ``[B, T]`` advantages of all rows, of whatever is trained; 0 where `response_mask` is False."""
 
 
 ADVANTAGES: Registry[AdvantageEstimator] = Registry("advantage estimator", group="appo.advantages")

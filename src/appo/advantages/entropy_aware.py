@@ -22,7 +22,6 @@ class EntropyAwareAdvantage(AdvantageEstimator):
     See "Agentic Entropy-Balanced Policy Optimization" (https://arxiv.org/abs/2510.14545), section 3.3.
     """
 
-    trains_branches = True
     reads_log_probs = True
 
     std: Std = "sample"

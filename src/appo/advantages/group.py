@@ -20,8 +20,6 @@ _EPS = 1e-6
 class TrajectoryAdvantage(AdvantageEstimator):
     """Gives each token the advantage of its trajectory; branches are trajectories like any other."""
 
-    trains_branches = True
-
     @abstractmethod
     def by_row(self, batch: TrajectoryBatch) -> Tensor:
         """``[B]`` advantages of whole trajectories."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from appo.advantages.base import ADVANTAGES, AdvantageEstimator
 from appo.advantages.group import TrajectoryAdvantage
 from appo.core.batch import TrajectoryBatch
-from appo.functional import Std, group_standardize, shared_prefix_mean
+from appo.functional import Std, group_standardize, shared_prefix_mean, tree_roots
 
 
 @ADVANTAGES.register
@@ -22,8 +21,6 @@ class SharedPrefixAdvantage(AdvantageEstimator):
 
     See "Agentic Reinforced Policy Optimization" (https://arxiv.org/abs/2507.19849), section 3.2, hard estimation.
     """
-
-    trains_branches = True
 
     std: Std = "sample"
     """What deviations from the group's mean are divided by: `population` or `sample` standard deviation, or `none`."""
@@ -39,7 +36,7 @@ class SharedPrefixAdvantage(AdvantageEstimator):
 class TreeAdvantage(TrajectoryAdvantage):
     """Compares a trajectory with all of its prompt, and again with those of its tree, and adds the two.
 
-    A tree is a root with its branches; one alone in its tree has nothing to be compared with there.
+    A tree is a root with its branches, and theirs; one alone in its tree has nothing to be compared with there.
 
     See "Tree Search for LLM Agent Reinforcement Learning" (https://arxiv.org/abs/2509.21240), section 3.3.
     """
@@ -48,7 +45,5 @@ class TreeAdvantage(TrajectoryAdvantage):
     """What deviations from a mean are divided by: `population` or `sample` standard deviation, or `none`."""
 
     def by_row(self, batch: TrajectoryBatch) -> Tensor:
-        rows = torch.arange(len(batch.parent), device=batch.parent.device)
-        tree = torch.where(batch.is_branch, batch.parent, rows)
         between = group_standardize(batch.rewards, batch.group, std=self.std)
-        return between + group_standardize(batch.rewards, tree, std=self.std)
+        return between + group_standardize(batch.rewards, tree_roots(batch.parent), std=self.std)

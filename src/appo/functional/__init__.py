@@ -4,7 +4,8 @@ from appo.functional.aggregate import Aggregation, aggregation_weights
 from appo.functional.branch_points import ChosenPoints, Scope, select_branch_points
 from appo.functional.credit import prefix_credit, shared_prefix_mean
 from appo.functional.divergence import kl_estimate
-from appo.functional.groups import Std, group_standardize
+from appo.functional.forks import Segment, segments, softmax_mean
+from appo.functional.groups import Std, group_standardize, standardize_by
 from appo.functional.linear_log_probs import LogitTransform, chunk_bytes, linear_log_probs
 from appo.functional.log_probs import predicting_positions, scatter_scored, token_log_probs
 from appo.functional.masked import masked_mean, masked_standardize, masked_std
@@ -32,6 +33,7 @@ __all__ = [
     "ClipEvents",
     "LogitTransform",
     "Scope",
+    "Segment",
     "Std",
     "aggregation_weights",
     "chunk_bytes",
@@ -55,10 +57,13 @@ __all__ = [
     "rows_near_behavior",
     "rows_within_dual_clip",
     "scatter_scored",
+    "segments",
     "select_branch_points",
     "sequence_log_ratio",
     "shared_mean",
     "shared_prefix_mean",
+    "softmax_mean",
+    "standardize_by",
     "token_log_probs",
     "token_owners",
     "tree_roots",

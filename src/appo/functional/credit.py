@@ -1,17 +1,19 @@
-"""Credit of the tokens that branches share with their parents."""
+"""Credit of the tokens that branches share with the trajectories that they left."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from appo.functional.trees import shared_mean, token_owners
+
 
 def prefix_credit(advantages: Tensor, parent: Tensor, branch_position: Tensor, length: int) -> Tensor:
-    """Gives each position the mean advantage of the branches that share it.
+    """Gives each token the mean advantage of the branches that share it, at any depth.
 
-    ``credit[r, t] = mean of advantages[j] over branches j with parent[j] = r and branch_position[j] >= t``
+    ``credit[r, t] = mean of advantages[j] over the branches j that share the token but were not sampled for it``
 
-    See "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384).
+    See "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384); so does the authors' release.
 
     Args:
         advantages: ``[B]`` of whole trajectories; only those of branches are read.
@@ -20,17 +22,15 @@ def prefix_credit(advantages: Tensor, parent: Tensor, branch_position: Tensor, l
         length: `T`, positions of a row, prompt included.
 
     Returns:
-        ``[B, T]`` credit; 0 where no branch shares the position.
+        ``[B, T]`` credit, the same on all rows that share a token; 0 where no branch shares it.
     """
-    total, count = _sums_over_branches(advantages, parent, branch_position, length)
-    return total / count.clamp(min=1)
+    owners = token_owners(parent, branch_position, length)
+    is_shared = owners != torch.arange(len(parent), device=parent.device).unsqueeze(-1)
+    return shared_mean(advantages, owners, is_shared)
 
 
 def shared_prefix_mean(advantages: Tensor, parent: Tensor, branch_position: Tensor, length: int) -> Tensor:
-    """Gives each position the mean advantage of all trajectories that share it, the row's own included.
-
-    A position of a root is shared by the branches that left at it or behind it; a branch shares the positions up to its
-    branch point with its parent, and so with its parent's other branches; the rest is its own.
+    """Gives each token the mean advantage of all trajectories that share it, the one that it was sampled for included.
 
     See "Agentic Reinforced Policy Optimization" (https://arxiv.org/abs/2507.19849), section 3.2, hard estimation.
 
@@ -43,27 +43,5 @@ def shared_prefix_mean(advantages: Tensor, parent: Tensor, branch_position: Tens
     Returns:
         ``[B, T]`` means.
     """
-    total, count = _sums_over_branches(advantages, parent, branch_position, length)
-    own = advantages.unsqueeze(-1)
-    of_root = (own + total) / (1 + count)
-    is_shared = torch.arange(length, device=parent.device) <= branch_position.unsqueeze(-1)
-    of_branch = torch.where(is_shared, of_root[parent.clamp(min=0)], own)
-    return torch.where((parent >= 0).unsqueeze(-1), of_branch, of_root)
-
-
-def _sums_over_branches(
-    advantages: Tensor, parent: Tensor, branch_position: Tensor, length: int
-) -> tuple[Tensor, Tensor]:
-    """``[B, T]`` sum of the advantages, and number, of the branches that share each position of a root."""
-    branches = (parent >= 0).nonzero()[:, 0]
-    index = parent[branches], branch_position[branches]
-    shape = len(parent), length
-    total = advantages.new_zeros(shape).index_put(index, advantages[branches], accumulate=True)
-    count = torch.zeros(shape, dtype=torch.int64, device=parent.device)
-    count = count.index_put(index, torch.ones_like(branches), accumulate=True)
-    # So far a branch counts at the position where it leaves; it shares that one and all before it.
-    return _suffix_sum(total), _suffix_sum(count)
-
-
-def _suffix_sum(x: Tensor) -> Tensor:
-    return x.flip(-1).cumsum(-1).flip(-1)
+    owners = token_owners(parent, branch_position, length)
+    return shared_mean(advantages, owners, torch.ones_like(owners, dtype=torch.bool))

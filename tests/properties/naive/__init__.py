@@ -6,8 +6,9 @@ compared. A component without an entry, or with an option that its entry does no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -50,6 +51,7 @@ class AdvantageDefinition:
             token counts.
         with_branches: True if they do so with branches too, False if only initial trajectories are compared.
         across_prompts: True if rewards of one prompt act on the advantages of another.
+        flat_is_zero: options under which equal rewards have no advantage.
     """
 
     compute: Callable[[Any, list[Row]], list[list[float]]]
@@ -57,6 +59,7 @@ class AdvantageDefinition:
     sums_to_zero: Mapping[str, Any]
     with_branches: bool = True
     across_prompts: bool = False
+    flat_is_zero: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,15 @@ SCORERS = {
 }
 
 ADVANTAGES = {
+    "AnchorStateAdvantage": AdvantageDefinition(
+        advantages.anchor_state_advantage,
+        {"weight": choice(0.0, 1.0, 2.0), "discount": choice(0.0, 0.5, 1.0), "std": STD},
+        sums_to_zero={"weight": 0.0},
+        flat_is_zero={"discount": 1.0},
+    ),
+    "DualGroupAdvantage": AdvantageDefinition(
+        advantages.dual_group_advantage, {"std": STD}, sums_to_zero={}, with_branches=False
+    ),
     "EntropyAwareAdvantage": AdvantageDefinition(
         advantages.entropy_aware_advantage, {"std": STD, "weight": choice(0.0, 0.2, 1.0)}, sums_to_zero={"weight": 0.0}
     ),
@@ -139,10 +151,23 @@ ADVANTAGES = {
     ),
     "GroupAdvantage": AdvantageDefinition(advantages.group_advantage, {"std": STD}, sums_to_zero={}),
     "LeaveOneOut": AdvantageDefinition(advantages.leave_one_out, {}, sums_to_zero={}),
+    "NodeValueAdvantage": AdvantageDefinition(
+        advantages.node_value_advantage,
+        {"temperature": choice(0.1, 1.0, math.inf)},
+        sums_to_zero={"temperature": math.inf},
+        with_branches=False,
+    ),
     "ProceduralAdvantage": AdvantageDefinition(
         advantages.procedural_advantage, {"std": STD}, sums_to_zero={}, with_branches=False
     ),
+    "SegmentAdvantage": AdvantageDefinition(
+        advantages.segment_advantage,
+        {"max_probability": choice(0.3, 0.9, 1.0)},
+        sums_to_zero={"max_probability": 1.0},
+        with_branches=False,
+    ),
     "SharedPrefixAdvantage": AdvantageDefinition(advantages.shared_prefix_advantage, {"std": STD}, sums_to_zero={}),
+    "SiblingAdvantage": AdvantageDefinition(advantages.sibling_advantage, {}, sums_to_zero={}, with_branches=False),
     "TreeAdvantage": AdvantageDefinition(advantages.tree_advantage, {"std": STD}, sums_to_zero={}),
 }
 

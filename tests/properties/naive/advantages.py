@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from statistics import mean
+from statistics import mean, pstdev, stdev
 from typing import Any
 
 from tests.properties.naive.common import EPS, Row, z_scores, z_scores_within
@@ -15,9 +15,16 @@ def of_trained(rows: list[Row], advantage: Callable[[int, int], float]) -> list[
     return [[advantage(i, t) if t in row.sampled else 0.0 for t in range(row.width)] for i, row in enumerate(rows)]
 
 
-def branches_at(rows: list[Row], row: int, t: int) -> list[int]:
-    """The branches of an initial trajectory that share its position `t`."""
-    return [j for j, other in enumerate(rows) if other.parent == row and t <= other.branch_position]
+def owner(rows: list[Row], row: int, t: int) -> int:
+    """The row that a token was sampled for."""
+    while rows[row].parent is not None and t <= rows[row].branch_position:
+        row = rows[row].parent
+    return row
+
+
+def sharing(rows: list[Row], row: int, t: int) -> list[int]:
+    """All rows that share a token."""
+    return [j for j in range(len(rows)) if owner(rows, j, t) == owner(rows, row, t)]
 
 
 def by_prompt(rows: list[Row], std: str) -> list[float]:
@@ -52,7 +59,7 @@ def tree_advantage(estimator: Any, rows: list[Row]) -> list[list[float]]:
     """Tree-GRPO: within the prompt plus within the tree."""
     rewards, trees = (
         [row.reward for row in rows],
-        [i if row.parent is None else row.parent for i, row in enumerate(rows)],
+        [owner(rows, i, -1) for i in range(len(rows))],
     )
     between, within = by_prompt(rows, estimator.std), z_scores_within(rewards, trees, estimator.std)
     return of_trained(rows, lambda i, t: between[i] + within[i])
@@ -71,23 +78,137 @@ def shared_prefix_advantage(estimator: Any, rows: list[Row]) -> list[list[float]
     advantages = by_prompt(rows, estimator.std)
 
     def advantage(i: int, t: int) -> float:
-        parent = rows[i].parent
-        root = i if parent is None else parent if t <= rows[i].branch_position else None
-        sharing = [i] if root is None else [root, *branches_at(rows, root, t)]
-        return sum(advantages[j] for j in sharing) / len(sharing)
+        return mean([advantages[j] for j in sharing(rows, i, t)])
 
     return of_trained(rows, advantage)
 
 
 def procedural_advantage(estimator: Any, rows: list[Row]) -> list[list[float]]:
-    """APPO: initial trajectories and branches apart, plus the mean advantage of the branches that share the token."""
+    """APPO's release: roots and branches apart, plus the mean advantage of the branches that share the token."""
     kinds = [(row.group, row.parent is None) for row in rows]
     advantages = z_scores_within([row.reward for row in rows], kinds, estimator.std)
 
     def advantage(i: int, t: int) -> float:
-        if rows[i].parent is not None:
-            return 0.0
-        sharing = [advantages[j] for j in branches_at(rows, i, t)]
-        return advantages[i] + (sum(sharing) / len(sharing) if sharing else 0.0)
+        own = owner(rows, i, t)
+        others = [advantages[j] for j in sharing(rows, i, t) if j != own]
+        return advantages[own] + (mean(others) if others else 0.0)
 
     return of_trained(rows, advantage)
+
+
+def dual_group_advantage(estimator: Any, rows: list[Row]) -> list[list[float]]:
+    """APPO's paper, Eq. (6): the own reward by the roots and by the branches, averaged."""
+
+    def by(members: list[float], reward: float) -> float:
+        if estimator.std == "none":
+            return reward - mean(members)
+        if len(set(members)) == 1:
+            return 0.0
+        spread = pstdev(members) if estimator.std == "population" else stdev(members)
+        return (reward - mean(members)) / (spread + EPS)
+
+    def of_row(row: Row) -> float:
+        prompt = [other for other in rows if other.group == row.group]
+        groups = [[other.reward for other in prompt if (other.parent is None) == is_root] for is_root in (True, False)]
+        return mean([by(group, row.reward) for group in groups if group])
+
+    advantages = [of_row(row) for row in rows]
+    return of_trained(rows, lambda i, t: advantages[i])
+
+
+def children(rows: list[Row], row: int, position: int) -> list[int]:
+    """The branches that left a row at a position."""
+    return [j for j, other in enumerate(rows) if other.parent == row and other.branch_position == position]
+
+
+def worth(rows: list[Row], row: int, behind: int, combine: Callable[[list[float]], float]) -> float:
+    """What an ending is worth: its reward, or the value of the next point on it."""
+    points = [other.branch_position for other in rows if other.parent == row and other.branch_position > behind]
+    if not points:
+        return rows[row].reward
+    begun = [row, *children(rows, row, min(points))]
+    return combine([worth(rows, each, min(points), combine) for each in begun])
+
+
+def endings(rows: list[Row], row: int, t: int, combine: Callable[[list[float]], float]) -> tuple[float, list[float]]:
+    """The value of the ending that a token is part of, and those of the others that leave the point before it."""
+    own = owner(rows, row, t)
+    points = [other.branch_position for other in rows if other.parent == own and other.branch_position < t]
+    parent = rows[own].parent
+    if points:
+        place = max(points)
+        begun = [own, *children(rows, own, place)]
+    elif parent is not None:
+        place = rows[own].branch_position
+        begun = [parent, *children(rows, parent, place)]
+    else:
+        place = -1
+        begun = [j for j, other in enumerate(rows) if other.parent is None and other.group == rows[own].group]
+    values = {each: worth(rows, each, place, combine) for each in begun}
+    return values[own], [value for each, value in values.items() if each != own]
+
+
+def sibling_advantage(estimator: Any, rows: list[Row]) -> list[list[float]]:
+    """BPO: each ending against the mean of the others."""
+
+    def advantage(i: int, t: int) -> float:
+        value, others = endings(rows, i, t, mean)
+        return value - mean(others) if others else 0.0
+
+    return of_trained(rows, advantage)
+
+
+def segment_advantage(estimator: Any, rows: list[Row]) -> list[list[float]]:
+    """VinePPO, SPO: the next point's value minus that of the point before."""
+
+    def advantage(i: int, t: int) -> float:
+        value, others = endings(rows, i, t, mean)
+        is_sure = estimator.max_probability < 1 and math.exp(rows[i].old[t]) > estimator.max_probability
+        return 0.0 if is_sure else value - mean([value, *others])
+
+    return of_trained(rows, advantage)
+
+
+def node_value_advantage(estimator: Any, rows: list[Row]) -> list[list[float]]:
+    """AT2PO: the same with values that lean towards the better endings."""
+
+    def combine(values: list[float]) -> float:
+        weights = [math.exp(value / estimator.temperature) for value in values]
+        return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+
+    def advantage(i: int, t: int) -> float:
+        value, others = endings(rows, i, t, combine)
+        return value - combine([value, *others])
+
+    return of_trained(rows, advantage)
+
+
+def anchor_state_advantage(estimator: Any, rows: list[Row]) -> list[list[float]]:
+    """GiGPO: trajectories against those of the prompt, steps against those that began in the same state."""
+    between = by_prompt(rows, estimator.std)
+    steps = [turns_of(row) for row in rows]
+    places = [(i, k) for i, of_row in enumerate(steps) for k in range(len(of_row))]
+    returns = [rows[i].reward * estimator.discount ** (len(steps[i]) - 1 - k) for i, k in places]
+    states = [(rows[i].group, tuple(steps[i][k][0])) for i, k in places]
+    within = dict(zip(places, z_scores_within(returns, states, estimator.std), strict=True))
+
+    def advantage(i: int, t: int) -> float:
+        (number,) = [k for k, (_, positions) in enumerate(steps[i]) if t in positions]
+        return between[i] + estimator.weight * within[i, number]
+
+    return of_trained(rows, advantage)
+
+
+def turns_of(row: Row) -> list[tuple[list[int], list[int]]]:
+    """For each turn, the token ids between it and the turn before, and its positions."""
+    turns: list[tuple[list[int], list[int]]] = []
+    observed: list[int] = []
+    for t in range(row.prompt_length, row.length):
+        if t not in row.sampled:
+            observed.append(row.token_ids[t])
+        elif turns and turns[-1][1][-1] == t - 1:
+            turns[-1][1].append(t)
+        else:
+            turns.append((observed, [t]))
+            observed = []
+    return turns
