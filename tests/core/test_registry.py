@@ -16,8 +16,9 @@ def test_the_components_of_the_tensor_maths_are_registered():
         "Surprisal", "ToolBoundary", "TreeUniform",
     ]  # fmt: skip
     assert list(ADVANTAGES) == [
-        "EntropyAwareAdvantage", "GlobalBatchAdvantage", "GroupAdvantage", "LeaveOneOut", "ProceduralAdvantage",
-        "SharedPrefixAdvantage", "TreeAdvantage",
+        "AnchorStateAdvantage", "DualGroupAdvantage", "EntropyAwareAdvantage", "GlobalBatchAdvantage", "GroupAdvantage",
+        "LeaveOneOut", "NodeValueAdvantage", "ProceduralAdvantage", "SegmentAdvantage", "SharedPrefixAdvantage",
+        "SiblingAdvantage", "TreeAdvantage",
     ]  # fmt: skip
     assert list(LOSSES) == [
         "ClipBalancedLoss", "ClippedImportanceLoss", "ClippedLoss", "ProceduralLoss", "SequenceClippedLoss",
