@@ -15,7 +15,7 @@ from appo.advantages import GroupAdvantage
 from appo.core.batch import TrajectoryBatch
 from appo.rollouts import Branching, IterationRunner, Policy, RolloutRequest
 from appo.rollouts.branching import choose_branch_points
-from appo.scorers import Scores
+from appo.scorers import RandomPosition, Scores
 from tests.rollouts.collecting import Later, make_branching, make_collector, make_prompts
 from tests.rollouts.conftest import EOS, ScriptedEngine
 
@@ -92,6 +92,17 @@ def test_siblings_leave_one_point_with_seeds_of_their_own(tokenizer, runner):
     data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
     assert [point.position for point in data.points] == [3, 3, 2, 2]
     assert len({request.seed for request in requests}) == 5
+
+
+def test_branches_leave_only_where_the_policy_was_unsure(tokenizer, runner):
+    engine = Answering(tokenizer, {"P": f"bbb{EOS}"})
+    # The entropy of a token is its position here, 1 to 4; the last one is no candidate.
+    branching = make_branching(1, 3, min_entropy=2.0, min_remaining=0.0)
+    collector = make_collector(engine, runner, branching, scorer=RandomPosition())
+    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    assert sorted(point.position for point in data.points) == [2, 3]
+    with pytest.raises(ValueError, match=r"rollout.branching.min_entropy must not be negative, got -1"):
+        make_branching(1, 1, min_entropy=-1.0)
 
 
 @pytest.mark.parametrize(("spare", "texts"), [("roots", ["a", "a"]), ("drop", []), ("others", [])])

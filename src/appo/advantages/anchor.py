@@ -21,7 +21,8 @@ class AnchorStateAdvantage(AdvantageEstimator):
 
     ``A = (R - mean of the prompt) + weight * (G - mean of G over the steps with the same state)``, where a step is a
     turn, its state the tool result that it answers, token for token, or the prompt, and ``G = discount**k R`` its
-    return, with `k` steps behind it. A step whose state nobody else was in counts 0 in the second part.
+    return, with `k` steps behind it. A step whose state nobody else was in counts 0 in the second part. Environments
+    whose rooms look alike without being the same have no key of their own to give.
 
     See "Group-in-Group Policy Optimization" (https://arxiv.org/abs/2505.10978).
     """

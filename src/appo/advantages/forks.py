@@ -72,8 +72,8 @@ class SegmentAdvantage(ForkAdvantage):
     """
 
     max_probability: float = 1.0
-    """Tokens that the policy gave a higher probability are not trained; 0.9 in Segment Policy Optimization. 1 trains
-    all, and needs no log-probs."""
+    """Tokens that the policy gave this probability or a higher one are not trained; 0.9 in Segment Policy Optimization.
+    1 trains all, and needs no log-probs."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.max_probability <= 1.0:
@@ -90,7 +90,7 @@ class SegmentAdvantage(ForkAdvantage):
         advantages = super().__call__(batch)
         if self.max_probability == 1.0:
             return advantages
-        return advantages.where(batch.old_log_probs.exp() <= self.max_probability, 0.0)
+        return advantages.where(batch.old_log_probs.exp() < self.max_probability, 0.0)
 
 
 @ADVANTAGES.register
@@ -101,7 +101,8 @@ class NodeValueAdvantage(ForkAdvantage):
     The value of a point is the mean of those of its endings, weighted by ``softmax(V / temperature)``: what the policy
     would reach if it preferred the better ones. With a scorer that branches at turns, points are nodes of a turn tree.
 
-    See "AT2PO" (https://arxiv.org/abs/2601.04767), whose backup of values this is.
+    After "AT2PO" (https://arxiv.org/abs/2601.04767), which gives a node the softmax-weighted mean of its children; its
+    code takes the weights from their entropies.
     """
 
     temperature: float = 1.0

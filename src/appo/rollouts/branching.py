@@ -65,6 +65,9 @@ class Branching:
     sibling_penalty: float = 0.0
     """Taken off the scores of a trajectory for each point that the round has chosen on it, so that others have their
     turn."""
+    min_entropy: float = 0.0
+    """Nats of entropy that a token must have had to be a branch point: where the policy was sure, a branch repeats its
+    parent. Fewer branches are made where there are too few such tokens."""
     min_remaining: float = 0.1
     """Share of `rollout.limits.max_response_tokens` that a branch must have left, so that it can come to its end."""
     tool_calls: bool = True
@@ -98,6 +101,8 @@ class Branching:
             )
         if not self.sibling_penalty >= 0.0:
             raise ValueError(f"rollout.branching.sibling_penalty must not be negative, got {self.sibling_penalty}")
+        if not self.min_entropy >= 0.0:
+            raise ValueError(f"rollout.branching.min_entropy must not be negative, got {self.min_entropy}")
         if not 0.0 <= self.min_remaining < 1.0:
             raise ValueError(f"rollout.branching.min_remaining must lie in [0, 1), got {self.min_remaining}")
         check_exclusions(self.exclude)

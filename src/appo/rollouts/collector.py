@@ -81,7 +81,7 @@ class Collector:
         self.choose = timer.timed("scoring", choose_branch_points)
         self.reward = timer.timed("rewards", reward)
         self.advantage = timer.timed("advantages", advantage)
-        self.scores_log_probs = scorer.reads_log_probs or advantage.reads_log_probs
+        self.scores_log_probs = scorer.reads_log_probs or advantage.reads_log_probs or branching.min_entropy > 0.0
         self.credits_log_probs = advantage.reads_log_probs
         self.compares_policies = scorer.compares_policies and branching.num_branches > 0
 
@@ -203,6 +203,8 @@ class Collector:
     def _allowed(self, batch: TrajectoryBatch, scores: Scores) -> Tensor:
         """``[B, T]`` bool, positions that a branch may leave from at all; what rows share is its owner's."""
         allowed = has_room(batch, self.agent.limits.max_response_tokens, self.branching.min_remaining) & batch.is_own
+        if self.branching.min_entropy > 0.0:
+            allowed &= batch.entropies >= self.branching.min_entropy
         return allowed if scores.at_turns else allowed & self.candidates(batch)
 
 

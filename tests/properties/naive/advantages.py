@@ -163,7 +163,7 @@ def segment_advantage(estimator: Any, rows: list[Row]) -> list[list[float]]:
 
     def advantage(i: int, t: int) -> float:
         value, others = endings(rows, i, t, mean)
-        is_sure = estimator.max_probability < 1 and math.exp(rows[i].old[t]) > estimator.max_probability
+        is_sure = estimator.max_probability < 1 and math.exp(rows[i].old[t]) >= estimator.max_probability
         return 0.0 if is_sure else value - mean([value, *others])
 
     return of_trained(rows, advantage)
