@@ -21,7 +21,8 @@ class SamplingOptions:
     next ones together with the branches, so that the policy has changed for every prompt."""
     overlap: bool | None = None
     """With a lag of 1, goes on sampling the next roots in a thread of its own while the policy is trained; the engine
-    must sample elsewhere, as `VLLMServerEngine` does. `null`: does so where it can."""
+    must sample elsewhere, as `VLLMServerEngine` does. `null`: does so where it can. The likelihood gain of such roots
+    compares with log-probs of the engine: the policy is updated before it could be asked for its own."""
     replacement_rounds: int = 0
     """How often the prompts of an iteration that have no gradient, since their rewards do not differ, are replaced by
     others; those that are left then stay. 0 replaces none. Replacements are sampled by the policy as it is, whatever
