@@ -81,7 +81,8 @@ class Collector:
         self.choose = timer.timed("scoring", choose_branch_points)
         self.reward = timer.timed("rewards", reward)
         self.advantage = timer.timed("advantages", advantage)
-        self.scores_log_probs = scorer.reads_log_probs or advantage.reads_log_probs or branching.min_entropy > 0.0
+        reads_entropies = branching.num_branches > 0 and branching.min_entropy > 0.0
+        self.scores_log_probs = scorer.reads_log_probs or advantage.reads_log_probs or reads_entropies
         self.credits_log_probs = advantage.reads_log_probs
         self.compares_policies = scorer.compares_policies and branching.num_branches > 0
 
