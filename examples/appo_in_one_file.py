@@ -2,18 +2,17 @@
 
 An agent answers token by token and may call a tool on the way; only the end is rewarded. Which of its tokens made the
 difference? APPO returns to tokens at which the agent was undecided and after which the policy has come to favor what
-followed, lets the agent go on from there once more, and credits the tokens before by how that ends:
+followed, and lets the agent decide anew there. How these branches end tells what the roots they left are worth:
 
-    question -> N roots -> log-probs and entropies of the current policy -> Branching Score -> branch points
-             -> branches -> rewards -> advantages in two groups -> clipped loss, weighted by future likelihood -> update
+    question -> N roots -> log-probs and entropies of the current policy -> Branching Score -> B tokens of each root
+             -> a branch from before each of them -> rewards -> advantages in two groups -> clipped loss -> update
 
-Equations are numbered as in "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384). What is
-computed, and every constant of it, is that of `configs/appo.yaml`. Like the authors' code it departs from the paper:
+This is Algorithm 1 of "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384), whose equations are
+quoted by their numbers, with the constants of `configs/appo_paper.yaml`. What the paper leaves open is settled so:
 
-- a branch keeps the token that was chosen, which the paper draws anew, and all roots of a question share one budget;
-- credit depends on the position: a root's z-score among the roots, plus that of the branches that share the token;
-  Eq. (6) is one number a root, the mean of the z-scores of its own reward in both groups;
-- the loss is a token mean with a dual clip, not the row means over M of Eq. (8); the future's constants differ.
+- in an iteration's first mini-batch the gain is the same everywhere, and the score is the entropy's alone;
+- a group whose rewards are all equal has no scale to measure by, and counts 0 in Eq. (6);
+- the last token of a root is never drawn anew; roots too short for B others have fewer branches.
 
 `python examples/appo_in_one_file.py` takes half a minute on a CPU: an agent that mostly guesses learns to calculate.
 """
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-NUM_ROOTS, NUM_BRANCHES, MAX_TOKENS = 6, 6, 48  # a question: N, and M - N, of the paper; tokens of a trajectory
+NUM_ROOTS, NUM_BEST, MAX_TOKENS = 4, 3, 48  # roots of a question, N; tokens of a root that are drawn anew, B; length
 
 
 class Token(NamedTuple):
@@ -44,18 +43,19 @@ Trajectory = list[Token]  # a question and all that followed
 
 
 def update(policy: PreTrainedModel, optimizer: Optimizer, roots: list[Trajectory], is_changed: bool) -> None:
-    """One mini-batch of Algorithm 1: branches, credits and trains `NUM_ROOTS` roots of each of some questions.
+    """One mini-batch of Algorithm 1: branches, credits and trains the `NUM_ROOTS` roots of each of some questions.
 
     The roots were sampled by `pi_old`, when the iteration began. `is_changed`: other mini-batches have changed the
-    policy `pi` since; without that, `pi / pi_old` is 1 everywhere and the likelihood gain says nothing.
+    policy `pi` since; without that, `rho = pi / pi_old` is 1 everywhere and the likelihood gain says nothing.
     """
     token_ids, mask, old_log_probs = collate(roots)
     log_probs, entropies = evaluate(policy, token_ids)
     log_ratio = (log_probs - old_log_probs).where(mask, 0.0)
-    scores = branching_scores(log_ratio.detach(), entropies.detach(), mask, is_changed)
-    points = choose_branch_points(roots, *scores)
-    branches = rollout(policy, [roots[row][: t + 1] for row, t in points])
-    loss = policy_loss(log_ratio, credit(roots, points, branches), mask)
+    gain = likelihood_gain(log_ratio.detach())
+    points = choose_branch_points(roots, branching_scores(gain, entropies.detach(), mask, is_changed))
+    branches = rollout(policy, [roots[row][:t] for row, t in points])
+    base = base_advantages(roots, branches, torch.tensor([row // NUM_ROOTS for row, _ in points]))
+    loss = policy_loss(log_ratio, base, gain, mask, num_trajectories=len(roots) + len(branches))
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
@@ -79,91 +79,68 @@ def evaluate(policy: PreTrainedModel, token_ids: Tensor) -> tuple[Tensor, Tensor
     return nn.functional.pad(log_probs, (1, 0)), nn.functional.pad(entropies, (1, 0))
 
 
-def branching_scores(log_ratio: Tensor, entropies: Tensor, mask: Tensor, is_changed: bool) -> tuple[Tensor, Tensor]:
-    """``[B, T]`` Branching Score, Eqs. (3) to (5), and True on tokens that are taken before any other.
+def likelihood_gain(log_ratio: Tensor) -> Tensor:
+    """``[B, T]`` how much likelier the policy has become to go on as the root did: `Omega`, of Eqs. (3) to (5) and (7).
 
-    The likelihood gain ``Omega_t = clip(exp(sum_{k >= t} g**(k - t) * log rho_k), 0.8, 1.2)``, ``rho = pi / pi_old``,
-    tells how much likelier the policy has become to go on as the root did. The score is ``z(entropy)_t * z(Omega)_t``.
-    Since two small factors make a large product, tokens at which both are above their mean are taken first.
+    ``Omega_t = clip(exp(sum_{k >= t} g**(k - t) * log rho_k), 1, 1.2)``, where ``g = 2**(-1 / 32)``: from the end on, a
+    sum is the log-ratio of its token plus `g` times the next sum. Tokens that nobody sampled have log-ratio 0.
     """
-    gain = discounted_future(log_ratio, 2.0 ** (-1 / 32)).exp().clamp(0.8, 1.2)
-    z_entropy = z_scores(entropies, mask)
-    # In an iteration's first mini-batch pi is pi_old: gains differ by rounding alone, and entropy has to do.
-    z_gain = z_scores(gain, mask) if is_changed else torch.ones_like(gain)
-    return z_entropy * z_gain, (z_entropy > 0) & (z_gain > 0)
+    sums = [torch.zeros_like(log_ratio[:, 0])]
+    for column in reversed(log_ratio.unbind(-1)):
+        sums.append(column + 2.0 ** (-1 / 32) * sums[-1])
+    return torch.stack(sums[:0:-1], dim=-1).exp().clamp(1.0, 1.2)
 
 
-def z_scores(x: Tensor, mask: Tensor) -> Tensor:
-    """Z-scores of the values that `mask` selects in each row, 0 elsewhere."""
-    count = mask.sum(-1, keepdim=True)
-    centered = (x - x.where(mask, 0.0).sum(-1, keepdim=True) / count).where(mask, 0.0)
-    std = (centered.square().sum(-1, keepdim=True) / count).sqrt()
-    return centered / (std + 1e-6)
+def branching_scores(gain: Tensor, entropies: Tensor, mask: Tensor, is_changed: bool) -> Tensor:
+    """``[B, T]`` Branching Score ``z(Omega)_t * z(H)_t`` among the sampled tokens of each root, Eqs. (3) to (5)."""
+    scores = torch.full_like(entropies, float("-inf"))
+    for row, is_sampled in enumerate(mask):
+        z_gain, z_entropy = (z_scores(x[row, is_sampled], x[row, is_sampled]) for x in (gain, entropies))
+        # While pi is still pi_old, gains differ by rounding alone, and entropy has to do.
+        scores[row, is_sampled] = z_gain * z_entropy if is_changed else z_entropy
+    return scores
 
 
-def discounted_future(x: Tensor, discount: float) -> Tensor:
-    """``y_t = sum_{k >= t} discount**(k - t) * x_k``, as ``y_t = x_t + discount * y_{t + 1}`` from the end on."""
-    sums = [torch.zeros_like(x[:, 0])]
-    for column in reversed(x.unbind(-1)):
-        sums.append(column + discount * sums[-1])
-    return torch.stack(sums[:0:-1], dim=-1)
+def z_scores(x: Tensor, group: Tensor) -> Tensor:
+    """How many standard deviations of `group` each value lies above its mean; 0 where the group is all equal."""
+    if group.min() == group.max():
+        return torch.zeros_like(x)
+    return (x - group.mean()) / (group.std(correction=0) + 1e-6)
 
 
-def choose_branch_points(roots: list[Trajectory], scores: Tensor, is_preferred: Tensor) -> list[tuple[int, int]]:
-    """Row and position of the `NUM_BRANCHES` best tokens of each question."""
-    points = [
-        (row, t)
-        for row, root in enumerate(roots)
-        for t, token in enumerate(root[:-1])  # behind the last one nothing is decided
-        if token.is_sampled and token.id not in TAGS
-    ]
-    points.sort(key=lambda point: (bool(is_preferred[point]), float(scores[point])), reverse=True)
-    by_question = [[p for p in points if p[0] // NUM_ROOTS == number] for number in range(len(roots) // NUM_ROOTS)]
-    return [point for candidates in by_question for point in candidates[:NUM_BRANCHES]]
+def choose_branch_points(roots: list[Trajectory], scores: Tensor) -> list[tuple[int, int]]:
+    """Row and position of the `NUM_BEST` best tokens of each root."""
+    points = []
+    for row, root in enumerate(roots):
+        best = scores[row, : len(root) - 1].argsort(descending=True, stable=True)[:NUM_BEST]
+        points += [(row, int(t)) for t in best if root[t].is_sampled]
+    return points
 
 
-def credit(roots: list[Trajectory], points: list[tuple[int, int]], branches: list[Trajectory]) -> Tensor:
-    """``[B, T]`` advantages of the roots; takes the place of Eq. (6).
+def base_advantages(roots: list[Trajectory], branches: list[Trajectory], question_of_branch: Tensor) -> Tensor:
+    """``[B]`` advantages of the roots, Eq. (6): the mean of two z-scores of the reward.
 
-    ``A_t = z(reward of the root) + mean of z(reward of the branch) over those of its branches that share token t``
-
-    Roots of a question are compared with one another, and so are branches, which start from chosen tokens and are no
-    fair sample of its answers. Branches are not trained; they tell what the tokens were worth that they share.
+    A root is compared with the roots of its question, and again with the branches, which start from chosen tokens and
+    are no fair sample of its answers. Branches are not trained.
     """
-    rows, ends = torch.tensor(points).unbind(-1)
-    z_roots = z_of_rewards(roots, torch.arange(len(roots)) // NUM_ROOTS)
-    z_branches = z_of_rewards(branches, rows // NUM_ROOTS)
-    is_shared = (torch.arange(max(map(len, roots))) <= ends[:, None]).to(z_branches.dtype)
-    is_parent = (torch.arange(len(roots))[:, None] == rows).to(z_branches.dtype)
-    total, count = is_parent @ (z_branches[:, None] * is_shared), is_parent @ is_shared
-    return z_roots[:, None] + total / count.clamp(min=1)
+    rewards, of_branches = (torch.tensor([reward(t) for t in trajectories]) for trajectories in (roots, branches))
+    advantages = []
+    for number, own in enumerate(rewards.split(NUM_ROOTS)):
+        groups = [own, of_branches[question_of_branch == number]]
+        advantages.append(torch.stack([z_scores(own, group) for group in groups if len(group)]).mean(0))
+    return torch.cat(advantages)
 
 
-def z_of_rewards(trajectories: list[Trajectory], question: Tensor) -> Tensor:
-    """``[N]`` z-scores of rewards among trajectories of the same question; 0 where all are equal."""
-    rewards = torch.tensor([reward(trajectory) for trajectory in trajectories])
-    return z_scores(rewards.expand(len(rewards), -1), question[:, None] == question).diagonal()
+def policy_loss(log_ratio: Tensor, base: Tensor, gain: Tensor, mask: Tensor, num_trajectories: int) -> Tensor:
+    """The clipped loss, Eq. (8): the mean over each root's sampled tokens, summed over roots and divided by all M.
 
-
-def policy_loss(log_ratio: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
-    """The clipped loss of Eq. (8), on advantages that look ahead as in Eq. (7).
-
-    ``A_t * (1 + clip(exp(sum_{k >= t} 2**(-(k - t) / 64) * log rho_k), 1, 1.2))``: a token counts more, for better or
-    worse, if the policy has become likelier to go on from it as the root did.
-
-    ``max(-A * rho, -A * clip(rho, 0.8, 1.28))`` ends a token's gradient once `rho` has moved far enough; what it leaves
-    unbounded, ``A < 0`` with a large `rho`, a second clip ends at 3. Tokens beyond that have no part in the future of
-    others, and a root with two of them is left out.
+    By Eq. (7) a token counts more, for better or worse, if the policy has become likelier to go on as the root did.
+    ``min(rho * A, clip(rho, 0.8, 1.2) * A)`` ends its gradient once `rho` has moved far enough the way `A` says.
     """
-    past = log_ratio.detach()
-    future = discounted_future(past.where(past.exp() <= 3.0, 0.0), 2.0 ** (-1 / 64)).exp().clamp(1.0, 1.2)
-    advantages = advantages * (1.0 + future)
+    advantages = base[:, None] * (1.0 + 0.5 * gain)
     ratio = log_ratio.exp()
-    losses = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(0.8, 1.28))
-    losses = torch.where(advantages < 0, torch.minimum(losses, -advantages * 3.0), losses)
-    runs_away = mask & (advantages < 0) & (ratio > 3.0)
-    is_kept = mask & (runs_away.sum(-1, keepdim=True) < 2)
-    return losses.where(is_kept, 0.0).sum() / mask.sum()
+    objective = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+    return -(objective.where(mask, 0.0).sum(-1) / mask.sum(-1)).sum() / num_trajectories
 
 
 @torch.no_grad()
@@ -183,7 +160,7 @@ def rollout(policy: PreTrainedModel, trajectories: list[Trajectory]) -> list[Tra
 # The task: "7+5+9=" is to be answered with "21<end>". The tool adds two numbers, so that it takes two calls: to
 # "<add>7+5</add>" it writes "<result>12</result>", and to "<add>12+9</add>" then "<result>21</result>".
 VOCABULARY = ["<pad>", "<end>", "<add>", "</add>", "<result>", "</result>", "+", "=", *"0123456789"]
-TAGS, END = range(6), 1
+END = 1
 
 
 def encode(text: str) -> Trajectory:
@@ -233,13 +210,13 @@ def make_policy(num_steps: int = 500) -> PreTrainedModel:
 
 
 def main() -> None:
-    """Trains a policy on 16 questions an iteration, 8 an update, and prints the mean reward of its roots."""
+    """Trains a policy on 32 questions an iteration, 8 an update, and prints the mean reward of its roots."""
     random.seed(0)
     torch.manual_seed(0)
     policy = make_policy()
     optimizer = AdamW(policy.parameters(), lr=5e-4, weight_decay=0.0)
     for iteration in range(12):
-        questions = [demonstration().partition("=")[0] + "=" for _ in range(16)]
+        questions = [demonstration().partition("=")[0] + "=" for _ in range(32)]
         roots = rollout(policy, [encode(question) for question in questions for _ in range(NUM_ROOTS)])
         for first in range(0, len(roots), 8 * NUM_ROOTS):
             update(policy, optimizer, roots[first : first + 8 * NUM_ROOTS], is_changed=first > 0)

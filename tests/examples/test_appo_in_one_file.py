@@ -1,4 +1,4 @@
-"""The whole method in one file: it learns, and it computes what the framework computes on the same trajectories."""
+"""The paper's Algorithm 1 in one file: it learns, and computes what the framework does on the same trajectories."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from appo.advantages import ProceduralAdvantage
+from appo.advantages import DualGroupAdvantage
 from appo.commands import cli
 from appo.core.batch import TrajectoryBatch
 from appo.core.collate import collate
@@ -29,15 +31,32 @@ from appo.rollouts.branching import choose_branch_points
 from appo.scorers import BranchingScore, ScoringContext
 from examples import appo_in_one_file as one_file
 from tests.examples.calculator import make_tokenizer
-from tests.small_run import CONFIG, metrics
+from tests.small_run import metrics
 
 pytestmark = pytest.mark.slow  # a policy is trained from nothing
 
 FILE = Path(one_file.__file__)
 QUESTIONS = [f"{a}+{b}+{12 - a - b}=" for a in (1, 3, 5, 7) for b in (2, 4)]
 ROWS = [question for question in QUESTIONS[:4] for _ in range(one_file.NUM_ROOTS)]
-OPTIONS = {"split": "keep", "parents": "any", "train_on": "roots", "min_remaining": 0.0}
-BRANCHING = Branching(one_file.NUM_ROOTS + one_file.NUM_BRANCHES, one_file.NUM_ROOTS, **OPTIONS)
+CONFIG = str(FILE.parents[1] / "configs/appo_paper.yaml")
+PRESET = yaml.safe_load(Path(CONFIG).read_text())
+BRANCHING = Branching(**PRESET["rollout"]["branching"])
+
+
+def component(options: dict[str, Any], kind: type) -> Any:
+    """A component as the preset makes it."""
+    assert options["class_path"] == kind.__name__
+    return kind(**options["init_args"])
+
+
+SCORE = component(PRESET["rollout"]["scorer"], BranchingScore)
+ADVANTAGE = component(PRESET["rollout"]["advantage"], DualGroupAdvantage)
+LOSS = component(PRESET["model"]["loss"], ProceduralLoss)
+
+
+def test_the_file_has_the_budget_of_the_preset():
+    assert BRANCHING.num_roots == one_file.NUM_ROOTS
+    assert BRANCHING.num_branches == one_file.NUM_ROOTS * one_file.NUM_BEST
 
 
 def test_the_file_stands_alone_and_is_short():
@@ -115,54 +134,81 @@ def evaluated(policy: PreTrainedModel, roots: list[one_file.Trajectory], version
     return batch.evaluated(torch.arange(len(batch)), log_probs, entropies, version)
 
 
-@pytest.mark.parametrize("distance", [0.0, 0.01])
-def test_branching_scores_and_branch_points(sampler, roots, distance):
-    version = int(distance > 0.0)
-    batch = evaluated(changed(sampler, distance), roots, version)
-    ours = BranchingScore()(batch, ScoringContext(torch.Generator()))
-    log_ratio = batch.old_log_probs - batch.behavior_log_probs
-    scores, is_preferred = one_file.branching_scores(log_ratio, batch.entropies, batch.response_mask, version > 0)
-    torch.testing.assert_close(scores.where(batch.response_mask, float("-inf")), ours.values)
-    assert torch.equal(is_preferred, ours.preferred)
-    allowed = CandidateFilter(make_tokenizer(), BRANCHING.exclude)(batch)
-    assert not allowed[batch.response_mask].all()
+def log_ratio_of(batch: TrajectoryBatch) -> Tensor:
+    return batch.old_log_probs - batch.behavior_log_probs
+
+
+def points_of(batch: TrajectoryBatch, roots: list[one_file.Trajectory], is_changed: bool) -> list[tuple[int, int]]:
+    gain = one_file.likelihood_gain(log_ratio_of(batch))
+    scores = one_file.branching_scores(gain, batch.entropies, batch.response_mask, is_changed)
+    return one_file.choose_branch_points(roots, scores)
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_branching_scores(policy, roots, is_changed):
+    batch = evaluated(policy, roots, version=int(is_changed))
+    ours = SCORE(batch, ScoringContext(torch.Generator()))
+    gain = one_file.likelihood_gain(log_ratio_of(batch))
+    scores = one_file.branching_scores(gain, batch.entropies, batch.response_mask, is_changed)
+    assert ours.preferred is None
+    torch.testing.assert_close(scores, ours.values)
+    assert 4 < (gain[batch.response_mask] == 1.0).sum() < batch.response_mask.sum() - 4
+    assert (gain[batch.response_mask] == 1.2).any()
+    if is_changed:
+        torch.testing.assert_close(gain, ours.factors["likelihood_gain"])
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_branch_points(policy, roots, is_changed):
+    batch = evaluated(policy, roots, version=int(is_changed))
     trajectories = [as_trajectory(root) for root in roots]
-    budgets = {trajectory.prompt.id: one_file.NUM_BRANCHES for trajectory in trajectories}
+    scores = SCORE(batch, ScoringContext(torch.Generator()))
+    allowed = CandidateFilter(make_tokenizer(), BRANCHING.exclude)(batch)
+    budgets = {trajectory.prompt.id: BRANCHING.num_branches for trajectory in trajectories}
     parents = torch.ones(len(roots), dtype=torch.bool)
-    our_points = choose_branch_points(ours, allowed, parents, batch, trajectories, BRANCHING, budgets)
-    points = one_file.choose_branch_points(roots, scores, is_preferred)
-    assert [t for _, t in points] == [point.position for point in our_points]
-    assert [roots[row] for row, _ in points] == [
-        [
-            one_file.Token(*token)
-            for token in zip(
-                point.trajectory.token_ids.tolist(),
-                point.trajectory.response_mask.tolist(),
-                point.trajectory.behavior_log_probs.tolist(),
-                strict=True,
-            )
-        ]
-        for point in our_points
-    ]
-    assert len(points) == 4 * one_file.NUM_BRANCHES
+    ours = choose_branch_points(scores, allowed, parents, batch, trajectories, BRANCHING, budgets)
+    row_of = {id(trajectory): row for row, trajectory in enumerate(trajectories)}
+    points = points_of(batch, roots, is_changed)
+    # The framework names the last token that a branch shares, the file the first that it draws anew.
+    assert [(row, t - 1) for row, t in points] == [(row_of[id(point.trajectory)], point.position) for point in ours]
+    assert all(roots[row][t].is_sampled for row, t in points)
+    number = [sum(row == other for other, _ in points) for row in range(len(roots))]
+    assert max(number) == one_file.NUM_BEST
+    assert number.count(one_file.NUM_BEST) > len(roots) // 2
 
 
-def test_credit(policy, roots):
-    batch = evaluated(policy, roots)
-    log_ratio = batch.old_log_probs - batch.behavior_log_probs
-    scores = one_file.branching_scores(log_ratio, batch.entropies, batch.response_mask, is_changed=True)
-    points = one_file.choose_branch_points(roots, *scores)
-    torch.manual_seed(2)
-    branches = one_file.rollout(policy, [roots[row][: t + 1] for row, t in points])
+def test_a_root_that_is_too_short_has_fewer_branch_points():
+    roots = [[*one_file.encode("1+2+3="), *[one_file.Token(one_file.END, True)] * 3]] * 2
+    scores = torch.full((2, 9), float("-inf"))
+    scores[:, 6:] = torch.tensor([[1.0, 2.0, 3.0], [2.0, 2.0, 3.0]])
+    assert one_file.choose_branch_points(roots, scores) == [(0, 7), (0, 6), (1, 6), (1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("of_roots", "of_branches"),
+    [
+        ([1, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 1], [[1, 1, 0, 0, 1], [1, 0, 1], [0, 0, 0, 0]]),
+        ([1, 1, 1, 1, 0, 0, 0, 1, 1, 0, 1, 1], [[0, 0], [], [1, 0, 0]]),
+    ],
+)
+def test_base_advantages(of_roots, of_branches):
+    def ended(question: str, is_right: int) -> one_file.Trajectory:
+        answer = one_file.encode("12<end>" if is_right else "3<end>")
+        return [*one_file.encode(question), *(token._replace(is_sampled=True) for token in answer)]
+
+    questions = QUESTIONS[:3]
+    roots = [ended(questions[row // one_file.NUM_ROOTS], is_right) for row, is_right in enumerate(of_roots)]
+    owners = [number for number, ends in enumerate(of_branches) for _ in ends]
+    branches = [ended(questions[number], is_right) for number, ends in enumerate(of_branches) for is_right in ends]
     ours = [as_trajectory(root) for root in roots]
-    for (row, t), branch in zip(points, branches, strict=True):
-        assert branch[: t + 1] == roots[row][: t + 1]
-        ours.append(as_trajectory(branch, BranchPoint(ours[row], t, 0.0)))
-    rewards = [one_file.reward(trajectory) for trajectory in [*roots, *branches]]
-    advantages = ProceduralAdvantage()(collate(ours, rewards))[: len(roots), : batch.token_ids.shape[1]]
-    credit = one_file.credit(roots, points, branches)
-    assert (credit != credit[:, :1]).any(-1).sum() > 4  # it differs within roots
-    torch.testing.assert_close(credit.where(batch.response_mask, 0.0), advantages)
+    ours += [
+        as_trajectory(branch, BranchPoint(ours[number * one_file.NUM_ROOTS], 5, 0.0))
+        for number, branch in zip(owners, branches, strict=True)
+    ]
+    batch = collate(ours, [*map(float, of_roots), *(float(end) for ends in of_branches for end in ends)])
+    advantages = one_file.base_advantages(roots, branches, torch.tensor(owners))
+    torch.testing.assert_close(advantages, ADVANTAGE.by_row(batch)[: len(roots)])
+    assert advantages.unique().numel() > 3
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.1, 1.5])
@@ -170,21 +216,25 @@ def test_loss_and_its_gradient(policy, roots, spread):
     batch = evaluated(policy, roots)
     mask = batch.response_mask
     torch.manual_seed(4)
-    advantages, noise = torch.randn(mask.shape).double(), spread * torch.randn(mask.shape)
+    base, noise = torch.randn(len(roots)).double(), spread * torch.randn(mask.shape)
+    num_trajectories = BRANCHING.num_trajectories * len(roots) // one_file.NUM_ROOTS
     batch = replace(
         batch,
-        advantages=advantages,
+        advantages=base[:, None].where(mask, 0.0),
         behavior_log_probs=batch.behavior_log_probs + noise,
         num_tokens=int(mask.sum()),
         num_rows=len(batch),
+        num_trajectories=num_trajectories,
     )
     log_probs, entropies = one_file.evaluate(policy, batch.token_ids)
-    loss = one_file.policy_loss((log_probs - batch.behavior_log_probs).where(mask, 0.0), advantages, mask)
-    ours, logged = ProceduralLoss(ratio_to="sampling")(log_probs, entropies, batch)
-    torch.testing.assert_close(loss, ours)
+    log_ratio = (log_probs - batch.behavior_log_probs).where(mask, 0.0)
+    gain = one_file.likelihood_gain(log_ratio.detach())
+    loss = one_file.policy_loss(log_ratio, base, gain, mask, num_trajectories)
+    ours, logged = LOSS(log_probs, entropies, batch)
+    torch.testing.assert_close(loss, ours, rtol=1e-6, atol=0.0)
     gradient, our_gradient = (torch.autograd.grad(x, policy.parameters(), retain_graph=True) for x in (loss, ours))
-    torch.testing.assert_close(gradient, our_gradient)
-    for event in ("clip_fraction_high", "clip_fraction_low", "dual_clip_fraction", "filtered_rows"):
+    torch.testing.assert_close(gradient, our_gradient, rtol=1e-5, atol=1e-8)  # its weights are float32
+    for event in ("clip_fraction_high", "clip_fraction_low"):
         assert spread < 1.5 or logged[event] > 0, event
 
 
@@ -195,7 +245,7 @@ def tokens_of(record: Record) -> one_file.Trajectory:
 
 @pytest.fixture(scope="module")
 def fit(sampler, tmp_path_factory) -> Path:
-    """The folder of a run of `configs/appo.yaml` over one iteration of two mini-batches, with the file's task."""
+    """The folder of a run of `configs/appo_paper.yaml` over one iteration of two mini-batches, with the file's task."""
     folder = tmp_path_factory.mktemp("fit")
     policy = deepcopy(sampler)
     policy.generation_config.eos_token_id = policy.config.eos_token_id = one_file.END
@@ -203,15 +253,11 @@ def fit(sampler, tmp_path_factory) -> Path:
     make_tokenizer().save_pretrained(folder / "policy")
     rows = [json.dumps({"question": question, "answer": "12"}) for question in QUESTIONS]
     (folder / "questions.jsonl").write_text("\n".join(rows))
-    config = yaml.safe_load(Path(CONFIG).read_text())
-    branching = config["rollout"]["branching"]
-    assert (branching["num_roots"], branching["num_trajectories"]) == (BRANCHING.num_roots, BRANCHING.num_trajectories)
     cli.run(
         [
             "fit", "--config", CONFIG, f"--model.policy={folder / 'policy'}", "--model.dtype=auto",
             "--data.source=JsonlQuestions", f"--data.source.train={folder / 'questions.jsonl'}",
             f"--data.prompts_per_iteration={len(QUESTIONS)}", f"--data.prompts_per_minibatch={len(QUESTIONS) // 2}",
-            *(f"--rollout.branching.{name}={value}" for name, value in OPTIONS.items()),
             "--rollout.tools=[{class_path: tests.examples.calculator.Add}]",
             "--rollout.reward=tests.examples.calculator.IsSum",
             "--rollout.syntax=TagSyntax", "--rollout.syntax.result_format=<result>{result}</result>",
@@ -227,12 +273,16 @@ def test_an_iteration_is_the_one_of_the_framework(fit, monkeypatch):
     (row,) = (row for row in metrics(fit / "run") if row["rollout/reward_mean"])
     assert float(row["train/steps_without_signal"]) == 0
     records = list(read_trajectories(fit / "run/trajectories/iteration_00000.jsonl.zst"))
-    assert len(records) == len(QUESTIONS) * BRANCHING.num_trajectories
+    questions = list(dict.fromkeys(record["prompt"]["question"] for record in records))
+    assert len(questions) == len(QUESTIONS)
+    # Some roots are too short for B branches, so that M is less.
+    assert 10 * len(QUESTIONS) < len(records) < len(QUESTIONS) * BRANCHING.num_trajectories
     policy = AutoModelForCausalLM.from_pretrained(fit / "policy", dtype="auto")
     begin = deepcopy(policy.state_dict())
-    options = yaml.safe_load(Path(CONFIG).read_text())["model"]["optimizer"]["init_args"]
-    optimizer = torch.optim.AdamW(policy.parameters(), **options)
-    for number, part in enumerate((records[: len(records) // 2], records[len(records) // 2 :])):
+    optimizer = torch.optim.AdamW(policy.parameters(), **PRESET["model"]["optimizer"]["init_args"])
+    for number in range(2):
+        half = questions[4 * number : 4 * (number + 1)]
+        part = [record for record in records if record["prompt"]["question"] in half]
         roots = [tokens_of(record) for record in part if record["branch_position"] is None]
         others = [record for record in part if record["branch_position"] is not None]
 
