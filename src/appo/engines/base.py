@@ -100,6 +100,9 @@ class Engine(ABC):
     """Whether it samples without the trainer's devices and memory, so that the policy can be trained meanwhile. One
     thread at a time calls it then, which need not be that of the trainer."""
 
+    takes_first_device = False
+    """Whether it samples on GPU 0 of what the process sees, in a training in one process."""
+
     max_length: int = 0
     """Tokens of a sequence, prompt and continuation, at most; 0 takes the policy's positions."""
 

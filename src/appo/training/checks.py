@@ -143,6 +143,19 @@ def check_split_policy(module: APPOModule, configs: Iterable[PreTrainedConfig], 
         check_split(config, size)
 
 
+def check_engine_device(engine: Engine, device: torch.device, num_ranks: int) -> None:
+    """Refuses a GPU on which an engine of the training process would not sample.
+
+    Raises:
+        ValueError: if the engine takes the first GPU, and the policy is on another one.
+    """
+    if num_ranks == 1 and engine.takes_first_device and device.type == "cuda" and (device.index or 0) > 0:
+        raise ValueError(
+            f"trainer.devices must be the first GPU that the process sees with {type(engine).__name__} in one process, "
+            f"got [{device.index}]; CUDA_VISIBLE_DEVICES={device.index} makes it the first"
+        )
+
+
 def check_positions(module: APPOModule, data: RolloutDataModule, engine: Engine, limits: Limits) -> None:
     """Refuses trajectories that may become longer than policy or engine can take.
 

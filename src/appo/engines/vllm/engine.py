@@ -44,6 +44,8 @@ class VLLMEngine(Engine):
     it from reporting its use; ``VLLM_LOGGING_LEVEL`` is ERROR unless it is set.
     """
 
+    takes_first_device = True
+
     max_batch_size: int = 256
     """Sequences generated at once; further ones wait."""
     max_length: int = 0

@@ -28,6 +28,7 @@ from appo.training.argument_types import AnyReward, AnyScorer, AnyTools
 from appo.training.callbacks.common import parts_of, trajectory_file
 from appo.training.callbacks.recording import write_collected
 from appo.training.checks import (
+    check_engine_device,
     check_positions,
     check_precision,
     check_ranks,
@@ -122,6 +123,7 @@ class RolloutCallback(L.Callback):
         check_precision(str(trainer.precision))
         warn_of_float32(trainer.strategy.root_device, str(trainer.precision), module)
         check_ranks(trainer, module, data, self.scorer)
+        check_engine_device(self.sampler.engine, trainer.strategy.root_device, trainer.world_size)
         amend(trainer.strategy)
         comm.join(trainer.world_size, self.rank_timeout_s, check_tensor_parallel(module))
         comm.watch(getattr(trainer.strategy.launcher, "procs", ()))
@@ -138,11 +140,11 @@ class RolloutCallback(L.Callback):
         comm.leave()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self.teardown(trainer, pl_module, "fit")
         launcher = trainer.strategy.launcher
         if isinstance(exception, RankError) and launcher is not None:
-            # One that hangs does not hear the polite signal that Lightning has sent to those it started.
+            # One that hangs does not hear Lightning's polite signal, and an engine may wait for it while it stops.
             launcher.kill(signal.SIGKILL)
+        self.teardown(trainer, pl_module, "fit")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module, data = parts_of(trainer, pl_module)
