@@ -8,11 +8,12 @@ followed, and lets the agent decide anew there. How these branches end tells wha
              -> a branch from before each of them -> rewards -> advantages in two groups -> clipped loss -> update
 
 This is Algorithm 1 of "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384), whose equations are
-quoted by their numbers, with the constants of `configs/appo_paper.yaml`. What the paper leaves open is settled so:
+quoted by their numbers, with the constants of `configs/appo_paper.yaml`. Where the paper says nothing, both do this:
 
 - in an iteration's first mini-batch the gain is the same everywhere, and the score is the entropy's alone;
 - a group whose rewards are all equal has no scale to measure by, and counts 0 in Eq. (6);
-- the last token of a root is never drawn anew; roots too short for B others have fewer branches.
+- the last token of a root is never drawn anew; roots too short for B others have fewer branches, and M counts these;
+- the importance ratio is clipped to [0.8, 1.2]. The gain is clipped to [1, 1.2], as the authors implement it.
 
 `python examples/appo_in_one_file.py` takes half a minute on a CPU: an agent that mostly guesses learns to calculate.
 """
