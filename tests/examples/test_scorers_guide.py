@@ -55,7 +55,8 @@ def test_an_example_chooses_branch_points_of_a_run(name, names, tmp_path, policy
     assert len(branches) == 8
     tokenizer = AutoTokenizer.from_pretrained(policy_folder)
     for record in branches:
-        parent, position = records[record["parent_id"]], record["branch_position"]
+        # The chosen token is drawn anew: the branch shares what stands before it.
+        parent, position = records[record["parent_id"]], record["branch_position"] + 1
         if name == "digits":
             assert record["branch_score"] == tokenizer.decode([parent["token_ids"][position]]).strip().isdigit()
         elif name == "Surprise":
