@@ -118,7 +118,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
-        """Scores the sampled tokens of `batch`: possible parents, evaluated but not yet rewarded.
+        """Scores the sampled tokens of `batch`: possible parents, evaluated and rewarded.
 
         Args:
             batch: with `old_log_probs` and `entropies` of the policy at the moment of branching.
