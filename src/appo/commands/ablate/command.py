@@ -14,7 +14,7 @@ from appo.commands.ablate.execution import Failure, Result, perform
 from appo.commands.ablate.folders import check_folder
 from appo.commands.ablate.matching import matched_combinations
 from appo.commands.ablate.options import read_spec
-from appo.commands.ablate.processes import Children, alone_in, interrupted_by_termination
+from appo.commands.ablate.processes import Children, Stopped, alone_in, interruptible
 from appo.commands.ablate.report import Report
 from appo.commands.ablate.runs import Resolve, Run, resolve_runs, runs_before_training
 from appo.commands.ablate.spec import AblationSpec
@@ -51,10 +51,11 @@ def ablate(args: Sequence[str], resolve: Resolve) -> int:
                 check_folder(run)
         # Runs side by side share the cores; one alone may have them all.
         num_threads = max(1, (os.cpu_count() or 1) // spec.jobs) if spec.jobs > 1 else None
+        children = Children(num_threads, keep_open=(lock,))
         try:
-            with interrupted_by_termination():
-                return perform_all(spec, runs, resolve, Children(num_threads, keep_open=(lock,)))
-        except KeyboardInterrupt:
+            with interruptible(children):
+                return perform_all(spec, runs, resolve, children)
+        except (KeyboardInterrupt, Stopped):
             log.info("stopped; the same command goes on from here")
             return INTERRUPTED
 

@@ -35,8 +35,10 @@ class Children:
         if num_threads is not None:
             self._environment.setdefault("OMP_NUM_THREADS", str(num_threads))
         self._keep_open = tuple(keep_open)
-        self._lock = threading.Lock()
+        # A signal may come while this thread holds it.
+        self._lock = threading.RLock()
         self._running: set[subprocess.Popen[bytes]] = set()
+        self._interrupted: set[subprocess.Popen[bytes]] = set()
         self._is_stopping = False
 
     def run(self, args: Sequence[str], log: Path) -> int:
@@ -65,13 +67,19 @@ class Children:
                 raise Stopped
         return status
 
-    def stop(self) -> None:
-        """Interrupts what is running, kills what does not end by that, and lets nothing start any more."""
+    def interrupt(self) -> None:
+        """Interrupts what is running, once each, and lets nothing start any more."""
         with self._lock:
             self._is_stopping = True
+            for process in self._running - self._interrupted:
+                process.send_signal(signal.SIGINT)
+            self._interrupted |= self._running
+
+    def stop(self) -> None:
+        """Interrupts what is running, and kills what does not end by that."""
+        self.interrupt()
+        with self._lock:
             running = list(self._running)
-        for process in running:
-            process.send_signal(signal.SIGINT)
         try:
             for process in running:
                 with suppress(subprocess.TimeoutExpired):
@@ -100,14 +108,20 @@ def alone_in(folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def interrupted_by_termination() -> Iterator[None]:
-    """Makes a request to terminate end like Ctrl-C, so that no run is left behind."""
+def interruptible(children: Children) -> Iterator[None]:
+    """Makes Ctrl-C, and a request to terminate, interrupt what is running, so that no run is left behind.
+
+    What is raised where the signal finds this thread may be lost there, as in a callback of the garbage collector; the
+    processes have ended by then, and whoever waits for one is told so by `Stopped`.
+    """
 
     def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+        children.interrupt()
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
