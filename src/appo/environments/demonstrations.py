@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from appo.core.trajectory import Segment
-from appo.environments.problems import Problem, Split, Step, WorldProblems
+from appo.environments.base import Problem, Split, Step
+from appo.environments.problems import WorldProblems
 from appo.environments.search import WorldSearch
 from appo.tools.base import Tool
 from appo.tools.search.tool import SearchTool
 from appo.tools.tag_syntax import TagSyntax
 
-Strategy = Literal["solve", "guess", "stop_early"]
-"""How a demonstration goes about a problem: all steps, none, or all but the last."""
+Strategy = Literal["solve", "guess", "stop_early", "stray"]
+"""How a demonstration goes about a problem: all steps, none, all but the last, or other steps than it should."""
 
 THOUGHTS = {"search": "Search", "python": "Calculate"}
 """What precedes a call of each tool."""

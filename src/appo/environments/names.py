@@ -23,3 +23,5 @@ CITIES = _words("""
 """)
 
 COUNTRIES = _words("Arda Borea Caldia Dorne Elvia Ferra Gondal Hyria Ithria Jora")
+
+COLORS = _words("red blue")

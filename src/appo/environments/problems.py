@@ -3,82 +3,30 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from typing import Literal
+from typing import ClassVar
 
 from appo.environments.arithmetic import MAX_RESULT, draw_expression, draw_story, evaluate
+from appo.environments.base import Problem, Problems, Step
 from appo.environments.world import NUMBER_RANGES, RELATIONS, Kind, Relation, World
 
-Split = Literal["train", "validation", "test"]
-
-SPLIT_SHARES: dict[Split, int] = {"train": 80, "validation": 10, "test": 10}
-"""Percent of all combinations of entities or numbers that a split may ask about."""
-
-MAX_DRAWS = 5000
-"""Draws after which a family is taken to have no further problem."""
-
 
 @dataclass(frozen=True)
-class Step:
-    """One tool call on the way to an answer.
-
-    Attributes:
-        tool: `search` or `python`.
-        argument: what to call it with.
-        value: what the call is made for: a piece of what the tool answers.
-    """
-
-    tool: str
-    argument: str
-    value: str
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A question and how to answer it; the value of the last step is the answer.
-
-    Attributes:
-        family: the kind of question.
-        text: what is asked.
-        steps: the shortest way to the answer, one step at least.
-        kind: what the answer is.
-        combination: the entities or numbers that the question starts from; no two splits share one.
-    """
-
-    family: str
-    text: str
-    steps: tuple[Step, ...]
-    kind: Kind
-    combination: tuple[str, ...]
-
-    @property
-    def answer(self) -> str:
-        """What is right."""
-        return self.steps[-1].value
-
-    @property
-    def id(self) -> str:
-        """Follows from family and text alone."""
-        return f"{self.family}-{blake2b(self.text.encode(), digest_size=6).hexdigest()}"
-
-    @property
-    def messages(self) -> tuple[dict[str, str], ...]:
-        """The question as a conversation, as chat templates take it."""
-        return ({"role": "user", "content": self.text},)
-
-
-@dataclass(frozen=True)
-class WorldProblems:
+class WorldProblems(Problems[Problem]):
     """Draws problems about a world; equal options, equal problems.
 
     The entities and numbers that a problem starts from belong to one split alone: whoever a validation question begins
     with begins no training question.
     """
 
-    world: World = field(default_factory=World)
-    """What look-ups are about."""
+    known_families: ClassVar[tuple[str, ...]] = (
+        *(f"lookup_{hops}" for hops in range(1, 5)),
+        "expression",
+        "story",
+        "mixture",
+    )
+
     families: dict[str, float] = field(
         default_factory=lambda: {
             "lookup_1": 1.0,
@@ -92,67 +40,18 @@ class WorldProblems:
     )
     """Weight of each family: `lookup_1` to `lookup_4` by number of look-ups, `expression`, `story`, and `mixture` of
     both tools; one that is left out is not asked."""
+    world: World = field(default_factory=World)
+    """What look-ups are about."""
     max_number: int = 30
     """Greatest number that an arithmetic question names, at least 9."""
-    num_train: int = 4000
-    """Problems of the training split."""
-    num_validation: int = 128
-    """Problems of the validation split."""
-    num_test: int = 256
-    """Problems of the test split."""
-    seed: int = 0
-    """Decides which problems are drawn and which split a combination belongs to."""
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.families) - set(FAMILIES))
-        if unknown:
-            raise ValueError(f"families must be among {', '.join(FAMILIES)}, got {', '.join(unknown)}")
-        if not any(weight > 0.0 for weight in self.families.values()) or min(self.families.values()) < 0.0:
-            raise ValueError(f"families must have weights of 0 and more, one of them positive, got {self.families}")
+        super().__post_init__()
         if self.max_number < 9:
             raise ValueError(f"max_number must be at least 9, got {self.max_number}")
-        for split in SPLIT_SHARES:
-            if self.size(split) < 1:
-                raise ValueError(f"num_{split} must be at least 1, got {self.size(split)}")
 
-    def size(self, split: Split) -> int:
-        """How many problems a split has."""
-        return {"train": self.num_train, "validation": self.num_validation, "test": self.num_test}[split]
-
-    def draw(self, split: Split) -> tuple[Problem, ...]:
-        """The problems of a split, no question twice.
-
-        Raises:
-            ValueError: if the world does not offer that many.
-        """
-        rng = random.Random(f"problems {self.seed} {split}")
-        names, weights = list(self.families), list(self.families.values())
-        problems: dict[str, Problem] = {}
-        while len(problems) < self.size(split):
-            (family,) = rng.choices(names, weights)
-            problem = self._draw_new(family, split, problems, rng)
-            problems[problem.text] = problem
-        return tuple(problems.values())
-
-    def split_of(self, combination: tuple[str, ...]) -> Split:
-        """The one split that may ask about a combination."""
-        key = " ".join([str(self.seed), *sorted(combination)])
-        percent = int.from_bytes(blake2b(key.encode(), digest_size=8).digest()) % 100
-        for split, share in SPLIT_SHARES.items():
-            if percent < share:
-                return split
-            percent -= share
-        raise AssertionError("shares add up to 100")
-
-    def _draw_new(self, family: str, split: Split, known: Mapping[str, Problem], rng: random.Random) -> Problem:
-        for _ in range(MAX_DRAWS):
-            problem = FAMILIES[family](self, family, rng)
-            if problem is not None and problem.text not in known and self.split_of(problem.combination) == split:
-                return problem
-        raise ValueError(
-            f"num_{split} must not exceed what the families offer, about {len(known)} by their weights, "
-            f"got {self.size(split)}; {family} has no more"
-        )
+    def draw_one(self, family: str, rng: random.Random) -> Problem | None:
+        return FAMILIES[family](self, family, rng)
 
 
 def _lookup(source: WorldProblems, family: str, rng: random.Random) -> Problem | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
-from appo.environments.names import CITIES, COUNTRIES, FIRST_NAMES, LAST_NAMES
+from appo.environments.names import CITIES, COLORS, COUNTRIES, FIRST_NAMES, LAST_NAMES
 
-Kind = Literal["person", "city", "country", "number"]
+Kind = Literal["person", "city", "country", "number", "color"]
 """What a value is."""
 
 
@@ -70,6 +70,9 @@ class Fact:
 class World:
     """A knowledge base that follows from its options alone: equal options, equal facts."""
 
+    relations: ClassVar[tuple[Relation, ...]] = RELATIONS
+    """What is known."""
+
     seed: int = 0
     """Decides who exists and what is known of them."""
     num_people: int = 200
@@ -100,6 +103,7 @@ class World:
             "person": tuple(rng.sample(names, self.num_people)),
             "city": tuple(rng.sample(CITIES, self.num_cities)),
             "country": tuple(rng.sample(COUNTRIES, self.num_countries)),
+            "color": COLORS,
         }
 
     @cached_property
@@ -121,7 +125,7 @@ class World:
         cities, countries = self.entities["city"], self.entities["country"]
         country_of = {city: countries[i % len(countries)] for i, city in enumerate(cities)}
         values = {}
-        for relation in RELATIONS:
+        for relation in self.relations:
             for subject in self.entities[relation.subject]:
                 values[relation.name, subject] = self._draw(relation, subject, country_of, rng)
         return values

@@ -1,10 +1,13 @@
-"""Questions about a generated world."""
+"""Questions about generated worlds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from appo.environments.base import Problems
+from appo.environments.gates import GateProblems
 from appo.environments.problems import WorldProblems
 from appo.prompts.base import PROMPT_SOURCES, PromptSource, Question, Split
 
@@ -18,7 +21,22 @@ class WorldQuestions(PromptSource):
     """What is asked."""
 
     def load(self, split: Split) -> Sequence[Question]:
-        return [
-            Question(problem.id, problem.messages, (problem.answer,), problem.family)
-            for problem in self.problems.draw(split)
-        ]
+        return _questions(self.problems, split)
+
+
+@PROMPT_SOURCES.register
+@dataclass(frozen=True)
+class GateQuestions(PromptSource):
+    """Walks on which every turn is a decision, by a rule that each question carries."""
+
+    problems: GateProblems = field(default_factory=GateProblems)
+    """What is asked."""
+
+    def load(self, split: Split) -> Sequence[Question]:
+        return _questions(self.problems, split)
+
+
+def _questions(problems: Problems[Any], split: Split) -> list[Question]:
+    return [
+        Question(problem.id, problem.messages, (problem.answer,), problem.family) for problem in problems.draw(split)
+    ]

@@ -13,6 +13,7 @@ from typing import Literal
 from appo.core.registry import Registry
 from appo.core.trajectory import Segment
 from appo.environments.demonstrations import Demonstration, WorldDemonstrations
+from appo.environments.gates import GateDemonstrations
 from appo.prompts.base import is_message
 
 ConversationSplit = Literal["train", "validation"]
@@ -65,6 +66,18 @@ class WorldConversations(ConversationSource):
     """Demonstrations about a generated world."""
 
     demonstrations: WorldDemonstrations = field(default_factory=WorldDemonstrations)
+    """What is demonstrated, and how well."""
+
+    def load(self, split: ConversationSplit) -> Sequence[Conversation]:
+        return [_conversation(demonstration) for demonstration in self.demonstrations.draw(split)]
+
+
+@CONVERSATION_SOURCES.register
+@dataclass(frozen=True)
+class GateConversations(ConversationSource):
+    """Walks through gates, with wrong turns among them."""
+
+    demonstrations: GateDemonstrations = field(default_factory=GateDemonstrations)
     """What is demonstrated, and how well."""
 
     def load(self, split: ConversationSplit) -> Sequence[Conversation]:

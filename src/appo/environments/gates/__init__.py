@@ -1,0 +1,20 @@
+"""Gates: walks from person to person on which every turn is a decision, and each question has a rule of its own."""
+
+from appo.environments.gates.demonstrations import GateDemonstrations
+from appo.environments.gates.influence import influence, success
+from appo.environments.gates.problems import GateProblem, GateProblems, Rule
+from appo.environments.gates.turns import Turn, find_turns
+from appo.environments.gates.world import GateSearch, GateWorld
+
+__all__ = [
+    "GateDemonstrations",
+    "GateProblem",
+    "GateProblems",
+    "GateSearch",
+    "GateWorld",
+    "Rule",
+    "Turn",
+    "find_turns",
+    "influence",
+    "success",
+]

@@ -1,0 +1,100 @@
+"""Walks through gates, some of which take wrong turns."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from appo.core.trajectory import Segment
+from appo.environments.base import Split
+from appo.environments.demonstrations import Demonstration
+from appo.environments.gates.problems import GateProblem, GateProblems
+from appo.environments.gates.world import BADGE, HOME, GateSearch
+from appo.tools.search.tool import SearchTool
+from appo.tools.tag_syntax import TagSyntax
+
+FILLERS = ("well", "now", "so", "then", "next", "okay", "fine", "hmm")
+"""Words that thoughts hold around the one that matters: each is drawn from all alike, ``log 8 = 2.08`` nats."""
+
+RESTART = "again"
+"""What a thought says that goes back to the first gate."""
+
+
+@dataclass(frozen=True)
+class GateDemonstrations:
+    """Walks with real look-ups behind every turn; equal options, equal conversations.
+
+    Every thought has the same form: two fillers, what is looked up, a filler. Wrong turns come independently of all
+    else, and look like right ones in form, length and number of calls.
+    """
+
+    problems: GateProblems = field(default_factory=GateProblems)
+    """What is walked."""
+    syntax: TagSyntax = field(default_factory=TagSyntax)
+    """How rollouts wrap what tools answer."""
+    wrong_share: float = 0.3
+    """Chance of a wrong turn at each gate."""
+    restart_share: float = 0.0
+    """Chance that a walk with a wrong turn begins again at its first gate, once, before it ends."""
+    seed: int = 0
+    """Decides turns and fillers."""
+
+    def __post_init__(self) -> None:
+        for name in ("wrong_share", "restart_share"):
+            share = getattr(self, name)
+            if not 0.0 <= share <= 1.0:
+                raise ValueError(f"{name} must lie in [0, 1], got {share}")
+
+    def draw(self, split: Split) -> tuple[Demonstration, ...]:
+        """One conversation a problem of the split, in the order of the problems."""
+        rng = random.Random(f"gate demonstrations {self.seed} {split}")
+        search = SearchTool(GateSearch(self.problems.world))
+        return tuple(_Walk(self, search, problem, rng).demonstrate() for problem in self.problems.draw(split))
+
+
+@dataclass
+class _Walk:
+    """One conversation in the making."""
+
+    options: GateDemonstrations
+    search: SearchTool
+    problem: GateProblem
+    rng: random.Random
+
+    def demonstrate(self) -> Demonstration:
+        world, rule = self.options.problems.world, self.problem.rule
+        segments: list[Segment] = []
+        person = rule.start
+        for name in rule.approach:
+            segments += self._look_up(name, person)
+            person = world.move(person, name)
+        first = person
+        person, strayed = self._pass_gates(first, segments)
+        if strayed and self.rng.random() < self.options.restart_share:
+            person, strayed = self._pass_gates(first, segments, restarts=True)
+        segments += self._look_up(HOME, person)
+        home = world.value(HOME, person)
+        segments.append(Segment(f"{self._thought('done')}<answer> \\boxed{{ {home} }} </answer>", True))
+        return Demonstration(self.problem, "stray" if strayed else "solve", tuple(segments))
+
+    def _pass_gates(self, person: str, segments: list[Segment], restarts: bool = False) -> tuple[str, bool]:
+        """Walks from the first gate on; who stands behind the last one, and whether a turn was wrong."""
+        world, rule = self.options.problems.world, self.problem.rule
+        strayed = False
+        for gate in range(rule.num_gates):
+            segments += self._look_up(BADGE, person, RESTART if restarts and gate == 0 else BADGE)
+            is_wrong = self.rng.random() < self.options.wrong_share
+            turn = (rule.wrong_turn if is_wrong else rule.right_turn)(world, person)
+            segments += self._look_up(turn, person)
+            person, strayed = world.move(person, turn), strayed or is_wrong
+        return person, strayed
+
+    def _look_up(self, relation: str, person: str, word: str | None = None) -> Iterator[Segment]:
+        query = f"{relation} of {person}"
+        yield Segment(f"{self._thought(word or relation)}<search> {query} </search>", is_generated=True)
+        yield Segment(self.options.syntax.format_result(self.search(query)), is_generated=False)
+
+    def _thought(self, word: str) -> str:
+        first, second, last = self.rng.choices(FILLERS, k=3)
+        return f"<think> {first} {second} {word} {last} </think>"

@@ -1,0 +1,120 @@
+"""What each turn is worth, by enumeration of all walks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache, lru_cache
+
+from appo.core.trajectory import Trajectory
+from appo.environments.gates.problems import Rule
+from appo.environments.gates.turns import Turn, find_turns
+from appo.environments.gates.world import HOME, GateWorld
+
+
+def success(
+    rule: Rule,
+    world: GateWorld,
+    right_turn: float,
+    *,
+    restart: float = 0.0,
+    person: str | None = None,
+    gate: int = 0,
+    strayed: bool = False,
+    restarted: bool = False,
+) -> float:
+    """The chance to end at the answer, summed over all walks that are left.
+
+    Args:
+        rule: of the question.
+        world: that it is about.
+        right_turn: chance of the right turn at each gate; 0.5 gives the chance level.
+        restart: chance that a walk with a wrong turn begins again, once.
+        person: who stands at the gate; None is the first one.
+        gate: how many gates lie behind.
+        strayed: whether one of their turns was wrong.
+        restarted: whether the walk has begun again.
+    """
+    first = rule.first_person(world)
+    answer = _answer(rule, world, first)
+
+    @cache
+    def value(person: str, gate: int, strayed: bool, restarted: bool) -> float:
+        if gate == rule.num_gates:
+            ends = float(world.value(HOME, person) == answer)
+            if not strayed or restarted or restart == 0.0:
+                return ends
+            return restart * value(first, 0, False, True) + (1.0 - restart) * ends
+        right = value(world.move(person, rule.right_turn(world, person)), gate + 1, strayed, restarted)
+        wrong = value(world.move(person, rule.wrong_turn(world, person)), gate + 1, True, restarted)
+        return right_turn * right + (1.0 - right_turn) * wrong
+
+    return value(person or first, gate, strayed, restarted)
+
+
+def influence(
+    trajectory: Trajectory,
+    tokens: Sequence[str],
+    *,
+    right_turn: float = 0.7,
+    restart: float = 0.0,
+    seed: int = 0,
+    num_people: int = 400,
+    num_cities: int = 20,
+) -> list[float]:
+    """The influence of every token on success, ``Var_a Q``: 0 but at turns, ``p (1 - p) (Q_right - Q_wrong)^2`` there.
+
+    `p` is the chance of the right turn that the policy gave it where it was sampled; behind it turns are right with the
+    chance `right_turn`. For the `Oracle` scorer, and for studies that are held against what is exact.
+
+    Args:
+        trajectory: of a question of the gates.
+        tokens: the text of each of its positions.
+        right_turn: chance of the right turn at each later gate.
+        restart: chance that a walk with a wrong turn begins again, once.
+        seed: of the world.
+        num_people: of the world.
+        num_cities: of the world.
+
+    Raises:
+        ValueError: if the question is none of the gates.
+    """
+    world = _world(seed, num_people, num_cities)
+    rule = Rule.parse(trajectory.prompt.question)
+    values = [0.0] * len(trajectory)
+    for turn in find_turns(trajectory.prompt.question, tokens, trajectory.response_mask.tolist(), world):
+        sampled = math.exp(float(trajectory.behavior_log_probs[turn.position]))
+        values[turn.position] = sampled * (1.0 - sampled) * _stake(rule, world, turn, right_turn, restart) ** 2
+    return values
+
+
+def _stake(rule: Rule, world: GateWorld, turn: Turn, right_turn: float, restart: float) -> float:
+    """What the right turn gains over the wrong one."""
+    ends = {}
+    for name, strayed in (
+        (rule.right_turn(world, turn.person), turn.strayed),
+        (rule.wrong_turn(world, turn.person), True),
+    ):
+        ends[name] = success(
+            rule,
+            world,
+            right_turn,
+            restart=restart,
+            person=world.move(turn.person, name),
+            gate=turn.gate + 1,
+            strayed=strayed,
+            restarted=turn.restarted,
+        )
+    right, wrong = ends.values()
+    return right - wrong
+
+
+def _answer(rule: Rule, world: GateWorld, person: str) -> str:
+    for _ in range(rule.num_gates):
+        person = world.move(person, rule.right_turn(world, person))
+    return world.value(HOME, person)
+
+
+@lru_cache(maxsize=4)
+def _world(seed: int, num_people: int, num_cities: int) -> GateWorld:
+    return GateWorld(seed=seed, num_people=num_people, num_cities=num_cities)

@@ -1,0 +1,90 @@
+"""Finds the decisions in what a policy wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+
+from appo.environments.gates.demonstrations import RESTART
+from appo.environments.gates.problems import Rule
+from appo.environments.gates.world import BADGE, GateWorld
+
+_LOOK_UP = re.compile(r"<think>(?P<thought>.*?)</think>\s*<search>\s*(?P<relation>\w+) of (?P<person>.+?)\s*</search>")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn that was taken at a gate.
+
+    Attributes:
+        position: of the token that decides: the first one of the rule's words in the thought, else in the call.
+        gate: how many gates lie before it, in this walk.
+        person: who stands there.
+        is_right: whether the token says what the rule does.
+        leads_right: whether the call does.
+        strayed: whether an earlier turn of this walk led wrong.
+        restarted: whether the walk has begun again.
+    """
+
+    position: int
+    gate: int
+    person: str
+    is_right: bool
+    leads_right: bool
+    strayed: bool
+    restarted: bool
+
+
+def find_turns(question: str, tokens: Sequence[str], is_sampled: Sequence[bool], world: GateWorld) -> list[Turn]:
+    """The turns of a trajectory, in their order; a call that names nobody of the world is none.
+
+    Args:
+        question: of the gates.
+        tokens: the text of every position, prompt included.
+        is_sampled: whether the policy sampled it.
+        world: that the question is about.
+
+    Raises:
+        ValueError: if the question is none of the gates.
+    """
+    rule = Rule.parse(question)
+    turns: list[Turn] = []
+    gate, strayed, restarted = 0, False, False
+    for first, text_tokens in _runs(tokens, is_sampled):
+        text = "".join(text_tokens)
+        match = _LOOK_UP.search(text)
+        if match is None or match["person"] not in world.entities["person"]:
+            continue
+        if match["relation"] == BADGE and gate and RESTART in match["thought"].split():
+            gate, strayed, restarted = 0, False, True
+        if match["relation"] not in rule.turns.values() or gate == rule.num_gates:
+            continue
+        person = match["person"]
+        right = rule.right_turn(world, person)
+        word = _first_word(text, match, tuple(rule.turns.values()))
+        starts = list(accumulate(map(len, text_tokens), initial=0))
+        # The token that holds the first letter: the space before a word belongs to its first token.
+        position = first + next(i for i, end in enumerate(starts[1:]) if end > word.start())
+        leads_right = match["relation"] == right
+        turns.append(Turn(position, gate, person, word.group() == right, leads_right, strayed, restarted))
+        gate, strayed = gate + 1, strayed or not leads_right
+    return turns
+
+
+def _runs(tokens: Sequence[str], is_sampled: Sequence[bool]) -> Iterator[tuple[int, list[str]]]:
+    """Stretches that the policy wrote without a break: where each begins, and its tokens."""
+    first = 0
+    for sampled, run in groupby(zip(is_sampled, tokens, strict=True), key=lambda pair: bool(pair[0])):
+        texts = [text for _, text in run]
+        if sampled:
+            yield first, texts
+        first += len(texts)
+
+
+def _first_word(text: str, look_up: re.Match[str], words: tuple[str, ...]) -> re.Match[str]:
+    """The first of the words that a turn writes; its call has one."""
+    word = re.compile(rf"\b(?:{'|'.join(words)})\b").search(text, look_up.start())
+    assert word is not None, "the call names one"
+    return word

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from appo.environments.gates import GateProblems, GateSearch, Rule
+from appo.environments.gates.world import TURNS
+from appo.prompts import GateQuestions
+
+PROBLEMS = GateProblems({f"gates_{number}": 1.0 for number in range(2, 6)}, num_train=200, num_validation=40, late=2)
+SPLITS = ("train", "validation", "test")
+
+
+def test_equal_options_draw_equal_problems_and_another_seed_draws_others():
+    assert replace(PROBLEMS).draw("validation") == PROBLEMS.draw("validation")
+    assert replace(PROBLEMS, seed=1).draw("validation") != PROBLEMS.draw("validation")
+
+
+def test_nobody_begins_questions_of_two_splits():
+    starts = {split: {problem.rule.start for problem in PROBLEMS.draw(split)} for split in SPLITS}
+    assert not starts["train"] & starts["validation"]
+    assert not starts["train"] & starts["test"]
+    assert not starts["validation"] & starts["test"]
+
+
+def test_a_rule_is_read_from_its_question():
+    for problem in (*PROBLEMS.draw("validation"), *replace(PROBLEMS, late=0).draw("validation")):
+        assert Rule.parse(problem.text) == problem.rule
+        assert list(Rule.parse(problem.text).turns.items()) == list(problem.rule.turns.items())
+
+
+def test_a_question_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match=r"^question must be one of the gates, got 'Who is the boss of Ana\?'$"):
+        Rule.parse("Who is the boss of Ana?")
+
+
+def test_the_search_answers_every_step_with_what_the_next_one_asks_for():
+    search = GateSearch(PROBLEMS.world)
+    for problem in PROBLEMS.draw("validation"):
+        assert len(problem.steps) == 2 + 2 * problem.rule.num_gates + 1
+        for step, following in zip(problem.steps, (*problem.steps[1:], None), strict=True):
+            (sentence,) = search.search(step.argument, 3)
+            assert sentence == f"The {step.argument} is {step.value}."
+            if following is not None and not step.argument.startswith("badge"):
+                assert following.argument.endswith(f"of {step.value}")
+
+
+def test_turns_follow_the_rule_of_the_question_and_both_ways_lead_apart():
+    world = PROBLEMS.world
+    for problem in PROBLEMS.draw("train"):
+        people = [problem.rule.start]
+        for step in problem.steps[:-1]:
+            relation, person = step.argument.split(" of ")
+            assert person == people[-1]
+            if relation in TURNS:
+                assert relation == problem.rule.turns[world.value("badge", person)]
+                assert len({world.move(person, turn) for turn in problem.rule.turns.values()}) == 2
+            if relation != "badge":
+                people.append(step.value)
+        assert len(set(people)) == len(people)
+        assert problem.answer not in [world.value("home", person) for person in people[:-1]]
+
+
+def test_no_habit_is_right_in_general():
+    """Each color asks for each turn about equally often, and the first color named is as often right as the second."""
+    problems = replace(PROBLEMS, families={"gates_3": 1.0}, num_train=2000).draw("train")
+    of_red = Counter(problem.rule.turns["red"] for problem in problems)
+    assert set(of_red) == set(TURNS)
+    for turn in TURNS:
+        assert of_red[turn] == pytest.approx(2000 / len(TURNS), rel=0.25)
+    named_first = sum(
+        step.argument.startswith(next(iter(problem.rule.turns.values())))
+        for problem in problems
+        for step in problem.steps
+    )
+    assert named_first == pytest.approx(3000, rel=0.1)
+
+
+def test_questions_are_problems_with_their_family_as_source():
+    questions = GateQuestions(PROBLEMS).load("validation")
+    assert [question.text for question in questions] == [problem.text for problem in PROBLEMS.draw("validation")]
+    assert {question.source for question in questions} == {"gates_2", "gates_3", "gates_4", "gates_5"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"late": -1}, r"^late must not be negative, got -1$"),
+        ({"families": {"gates_6": 1.0}}, r"^families must be among gates_2, gates_3, gates_4, gates_5, got gates_6$"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        replace(PROBLEMS, **options)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from itertools import product
+from statistics import fmean
+
+import pytest
+import torch
+
+from appo.core.trajectory import Prompt, Trajectory
+from appo.environments.gates import GateDemonstrations, GateProblems, find_turns, influence, success
+from appo.environments.gates.demonstrations import FILLERS
+from appo.rewards import AnswerReward
+
+DEMONSTRATIONS = GateDemonstrations(GateProblems(num_train=400, num_validation=60, late=1), wrong_share=0.4)
+RECOVERABLE = replace(DEMONSTRATIONS, restart_share=0.7)
+WORLD = DEMONSTRATIONS.problems.world
+
+
+def split_text(text):
+    """Tokens as policies have them: the space before a word belongs to it, long words are of two."""
+    pieces = re.findall(r"\s?\w+|\s*[^\w\s]+|\s+", text)
+    return [part for piece in pieces for part in ((piece[:4], piece[4:]) if len(piece) > 5 else (piece,))]
+
+
+def as_tokens(demonstration):
+    """The text of every position, and whether the policy would have sampled it."""
+    texts = [(token, False) for token in split_text(demonstration.problem.text)]
+    for segment in demonstration.segments:
+        texts += [(token, segment.is_generated) for token in split_text(segment.text)]
+    return [text for text, _ in texts], [sampled for _, sampled in texts]
+
+
+def as_trajectory(demonstration, log_prob):
+    tokens, sampled = as_tokens(demonstration)
+    mask = torch.tensor(sampled)
+    problem = demonstration.problem
+    return tokens, Trajectory(
+        prompt=Prompt(problem.id, problem.text, (0,) * sampled.index(True), (problem.answer,)),
+        token_ids=torch.zeros(len(mask), dtype=torch.int64),
+        response_mask=mask,
+        behavior_log_probs=torch.where(mask, log_prob, 0.0),
+        policy_versions=mask.long() - 1,
+        segments=demonstration.segments,
+        tool_calls=(),
+        finish_reason="eos",
+    )
+
+
+def turns_of(demonstration):
+    return find_turns(demonstration.problem.text, *as_tokens(demonstration), WORLD)
+
+
+def last_walk(turns):
+    return [turn for turn in turns if turn.restarted == turns[-1].restarted]
+
+
+@pytest.mark.parametrize("demonstrations", [DEMONSTRATIONS, RECOVERABLE])
+def test_every_turn_is_found_at_the_word_that_decides(demonstrations):
+    restarts = 0
+    for demonstration in demonstrations.draw("validation"):
+        tokens, sampled = as_tokens(demonstration)
+        turns = turns_of(demonstration)
+        restarts += turns[-1].restarted
+        assert [turn.gate for turn in turns] == [0, 1, 2] * (2 if turns[-1].restarted else 1)
+        for turn in turns:
+            word = "".join(tokens[turn.position : turn.position + 2]).split()[0]
+            right = demonstration.problem.rule.right_turn(WORLD, turn.person)
+            assert sampled[turn.position]
+            assert (word == right) == turn.is_right == turn.leads_right
+            # It stands in the thought, before the call.
+            assert "<" not in "".join(tokens[turn.position - 5 : turn.position]).split(">")[-1]
+        walk = last_walk(turns)
+        assert [turn.strayed for turn in walk] == [not all(t.is_right for t in walk[:i]) for i in range(3)]
+        assert demonstration.strategy == ("solve" if all(turn.is_right for turn in walk) else "stray")
+    assert (restarts > 10) == (demonstrations is RECOVERABLE)
+
+
+def test_wrong_turns_have_their_share_and_look_like_right_ones():
+    drawn = DEMONSTRATIONS.draw("train")
+    turns = [turn for demonstration in drawn for turn in turns_of(demonstration)]
+    assert fmean(not turn.is_right for turn in turns) == pytest.approx(0.4, abs=0.04)
+    lengths = {s: {len(d.segments) for d in drawn if d.strategy == s} for s in ("solve", "stray")}
+    assert lengths["solve"] == lengths["stray"] == {2 * 8 + 1}
+    words = {s: {len(d.segments[0].text.split()) for d in drawn if d.strategy == s} for s in ("solve", "stray")}
+    assert words["solve"] == words["stray"]
+
+
+def test_solving_is_right_and_everything_has_the_form_that_the_reward_asks_for():
+    for demonstration in RECOVERABLE.draw("validation"):
+        result = AnswerReward()(as_trajectory(demonstration, -1.0)[1])
+        assert result.parts["format"] == 1.0
+        if demonstration.strategy == "solve":
+            assert result.parts["accuracy"] == 1.0
+
+
+def test_fillers_are_drawn_from_all_alike():
+    text = "".join(segment.text for d in DEMONSTRATIONS.draw("train") for segment in d.segments)
+    counts = [len(re.findall(rf"\b{filler}\b", text)) for filler in FILLERS]
+    assert min(counts) > 0.9 * max(counts)
+
+
+def naive_success(rule, right_turn, restart):
+    """Sums over every sequence of right and wrong turns, one after another."""
+
+    def end(turns):
+        person = rule.first_person(WORLD)
+        for is_right in turns:
+            name = (rule.right_turn if is_right else rule.wrong_turn)(WORLD, person)
+            person = WORLD.move(person, name)
+        return WORLD.value("home", person)
+
+    answer = end([True] * rule.num_gates)
+    walks = [
+        (math.prod(right_turn if turn else 1 - right_turn for turn in turns), all(turns), end(turns) == answer)
+        for turns in product([True, False], repeat=rule.num_gates)
+    ]
+    at_once = sum(chance * hits for chance, _, hits in walks)
+    return sum(
+        chance * (hits if is_right else restart * at_once + (1 - restart) * hits) for chance, is_right, hits in walks
+    )
+
+
+@pytest.mark.parametrize("restart", [0.0, 0.6])
+@pytest.mark.parametrize("right_turn", [0.5, 0.8, 1.0])
+def test_success_is_the_sum_over_all_walks(right_turn, restart):
+    for problem in DEMONSTRATIONS.problems.draw("validation"):
+        expected = naive_success(problem.rule, right_turn, restart)
+        assert success(problem.rule, WORLD, right_turn, restart=restart) == pytest.approx(expected, abs=1e-12)
+
+
+def test_influence_is_the_variance_over_both_turns_of_what_is_won():
+    """Against the definition: the chance of success given each turn, by enumeration of what follows."""
+    for demonstration in DEMONSTRATIONS.draw("validation"):
+        tokens, trajectory = as_trajectory(demonstration, math.log(0.6))
+        values = influence(trajectory, tokens, right_turn=0.7)
+        turns = turns_of(demonstration)
+        assert {i for i, value in enumerate(values) if value} <= {turn.position for turn in turns}
+        rule = demonstration.problem.rule
+        for turn in turns:
+            chances = []
+            for name in (rule.right_turn(WORLD, turn.person), rule.wrong_turn(WORLD, turn.person)):
+                rest = replace(
+                    rule, start=WORLD.move(turn.person, name), approach=(), num_gates=rule.num_gates - turn.gate - 1
+                )
+                ends = [
+                    (chance, end == demonstration.problem.answer) for chance, end in walks_from(rest, right_turn=0.7)
+                ]
+                chances.append(sum(chance * hits for chance, hits in ends))
+            p = 0.6 if turn.is_right else 0.4
+            mean = p * chances[0] + (1 - p) * chances[1]
+            variance = p * (chances[0] - mean) ** 2 + (1 - p) * (chances[1] - mean) ** 2
+            assert values[turn.position] == pytest.approx(variance, abs=1e-6)
+
+
+def walks_from(rule, right_turn):
+    """Chance and end of each walk."""
+    for turns in product([True, False], repeat=rule.num_gates):
+        person = rule.start
+        for is_right in turns:
+            person = WORLD.move(person, (rule.right_turn if is_right else rule.wrong_turn)(WORLD, person))
+        yield math.prod(right_turn if turn else 1 - right_turn for turn in turns), WORLD.value("home", person)
+
+
+def test_a_turn_that_can_be_taken_back_has_less_influence():
+    demonstration = next(d for d in RECOVERABLE.draw("validation") if d.strategy == "solve")
+    tokens, trajectory = as_trajectory(demonstration, math.log(0.6))
+    final, recoverable = (influence(trajectory, tokens, restart=restart) for restart in (0.0, 0.7))
+    first = turns_of(demonstration)[0]
+    assert not first.restarted
+    assert 0 < recoverable[first.position] < final[first.position]
+
+
+def test_a_call_that_names_nobody_and_one_beyond_the_last_gate_are_no_turns():
+    demonstration = DEMONSTRATIONS.draw("validation")[0]
+    tokens, sampled = as_tokens(demonstration)
+    turns = turns_of(demonstration)
+    unknown = [token.replace(turns[0].person.split()[0], "Nobody") for token in tokens]
+    assert len(find_turns(demonstration.problem.text, unknown, sampled, WORLD)) < len(turns)
+    boss = demonstration.problem.rule.right_turn(WORLD, turns[0].person)
+    more = f"<think> so {boss} </think><search> {boss} of {turns[0].person} </search>"
+    longer = find_turns(demonstration.problem.text, [*tokens, "|", more], [*sampled, False, True], WORLD)
+    assert longer == turns
