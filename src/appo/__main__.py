@@ -11,6 +11,7 @@ COMMANDS = {
     "test": "evaluate a policy on the test questions",
     "predict": "write the trajectories of a policy on the test questions",
     "ablate": "train combinations of options over seeds at the same budget of tokens, and compare them",
+    "pilot": "draw tokens of a policy's trajectories anew to see which decide, and which scorer finds them",
     "report": "write a table, a reward curve and a few trajectories of a finished run",
     "export": "write the policy of a checkpoint as a Hugging Face folder",
     "plan": "print the memory that a run takes on every GPU, before it starts",

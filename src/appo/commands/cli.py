@@ -84,6 +84,10 @@ def _run_trainer(command: str, options: list[str]) -> None:
         from appo.commands.plan.cli import PlanCLI
 
         PlanCLI(command, options)
+    elif command == "pilot":
+        from appo.commands.pilot.cli import PilotCLI
+
+        PilotCLI(command, options).run()
     else:
         AppoCLI(command, options).run()
 

@@ -6,9 +6,11 @@ from appo.functional.credit import prefix_credit, shared_prefix_mean
 from appo.functional.divergence import kl_estimate
 from appo.functional.forks import Segment, segments, softmax_mean
 from appo.functional.groups import Std, group_standardize, standardize_by
+from appo.functional.influence import RewardVariance, bootstrap_variance, reward_variance
 from appo.functional.linear_log_probs import LogitTransform, chunk_bytes, linear_log_probs
 from appo.functional.log_probs import predicting_positions, scatter_scored, token_log_probs
 from appo.functional.masked import masked_mean, masked_standardize, masked_std
+from appo.functional.ranking import average_ranks, rank_correlation, top_precision, top_shares
 from appo.functional.returns import MAX_LOG_RATIO, discounted_suffix_sum, future_likelihood_gain
 from appo.functional.surrogate import (
     ClipEvents,
@@ -32,10 +34,13 @@ __all__ = [
     "ChosenPoints",
     "ClipEvents",
     "LogitTransform",
+    "RewardVariance",
     "Scope",
     "Segment",
     "Std",
     "aggregation_weights",
+    "average_ranks",
+    "bootstrap_variance",
     "chunk_bytes",
     "clip_balanced_surrogate",
     "clip_events",
@@ -54,6 +59,8 @@ __all__ = [
     "penalized_draws",
     "predicting_positions",
     "prefix_credit",
+    "rank_correlation",
+    "reward_variance",
     "rows_near_behavior",
     "rows_within_dual_clip",
     "scatter_scored",
@@ -66,6 +73,8 @@ __all__ = [
     "standardize_by",
     "token_log_probs",
     "token_owners",
+    "top_precision",
+    "top_shares",
     "tree_roots",
     "truncated_importance_weight",
     "turn_numbers",

@@ -1,0 +1,110 @@
+"""The options of ``appo pilot``: those of ``appo fit``, and how much is measured."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from hashlib import blake2b, file_digest
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser
+
+from appo.commands.ablate.runs import flatten
+from appo.commands.errors import in_one_line
+from appo.commands.lightning_cli import AppoCLI
+from appo.commands.pilot.callback import PilotCallback
+from appo.commands.pilot.options import StudyOptions
+from appo.commands.pilot.page import write_study
+from appo.commands.pilot.records import StudyFolder
+from appo.core.extras import require_extra
+from appo.prompts import Split
+from appo.training.callbacks import RolloutCallback
+
+_NO_MATTER = ("config", "out", "questions", "at_once", "verbose")
+"""Options that do not decide about the result for a question, no more than those of the trainer do, but for one."""
+
+_OF_TRAINER = "trainer.precision"
+
+
+class PilotCLI(AppoCLI):
+    """A test whose callback measures decisions."""
+
+    def __init__(self, command: str, args: Sequence[str]) -> None:
+        super().__init__(command, args, method="test")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--questions", type=int, default=64, help="Questions that are measured; all if fewer.")
+        parser.add_argument(
+            "--roots", type=int, default=4, help="Trajectories of each question whose decisions are measured."
+        )
+        parser.add_argument(
+            "--positions", type=int, default=48, help="Decisions of each question, over its roots together."
+        )
+        parser.add_argument(
+            "--continuations", type=int, default=16,
+            help="Trajectories that draw a decision, and what follows, anew. Questions x positions x continuations is "
+            "what a study costs: 49,152 by default.",
+        )  # fmt: skip
+        parser.add_argument("--split", type=Split, default="test", help="Where the questions are from.")
+        parser.add_argument(
+            "--influence", type=str | None, default=None,
+            help="Import path package.module:name of a function that knows the influence of every token, as the scorer "
+            "Oracle takes it: decisions that matter are measured first.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--at-once", type=int, default=8, help="Questions that are sampled together, and saved together."
+        )
+        parser.add_argument(
+            "--out", type=Path, default=Path("runs/pilot"), help="Folder; a study that is there goes on."
+        )
+
+    def instantiate_classes(self) -> None:
+        with in_one_line():
+            self.options = StudyOptions(**{name: self.config[name] for name in StudyOptions.__dataclass_fields__})
+            require_extra("matplotlib", "the figures", "report")
+            self.folder = StudyFolder(self.options.out, self._specification())
+        super().instantiate_classes()
+
+    def _specification(self) -> dict[str, Any]:
+        """Every option that decides about the results, and which weights they are of."""
+        dumped = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_validation=True))
+        flat = flatten(dumped, without=_NO_MATTER)
+        kept = {key: value for key, value in flat.items() if not key.startswith("trainer.") or key == _OF_TRAINER}
+        return kept | {"weights": _weights_digest(self.config.model.policy, self.config.ckpt_path)}
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        config = self.config_init.trainer
+        config.default_root_dir = str(self.options.out)
+        config.logger = config.enable_checkpointing = config.enable_progress_bar = False
+        trainer = super().instantiate_trainer(**kwargs)
+        if trainer.world_size != 1:
+            raise ValueError(f"trainer.devices must be 1 for a pilot study, got {trainer.world_size} processes")
+        return trainer
+
+    def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
+        return [PilotCallback(self.options, self.folder)]
+
+    def run(self) -> None:
+        """Measures what is missing, and writes the page."""
+        if len(self.folder.read()) < self.options.questions:
+            # Whichever there are questions for: its loop has nothing to do.
+            splits = self.datamodule.source.splits
+            self.method = "validate" if self.options.split == "validation" or "test" not in splits else "test"
+            super().run()
+        rollout: RolloutCallback = self.config_init.rollout
+        sys.stdout.write(f"{write_study(self.folder, self.options, rollout.branching.num_branches)}\n")
+
+
+def _weights_digest(*paths: str | None) -> str:
+    """Of the files of weights at some places, so that a policy that was trained on is another one."""
+    digest = blake2b(digest_size=16)
+    for place in (Path(path) for path in paths if path is not None):
+        files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place] if place.is_file() else []
+        for path in files:
+            with path.open("rb") as file:
+                digest.update(file_digest(file, "blake2b").digest())
+    return digest.hexdigest()

@@ -1,0 +1,137 @@
+"""What a pilot study has measured, question by question, in a file that a stopped study goes on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from appo.commands.ablate.folders import SPECIFICATION, differences, read_specification, write_specification
+
+QUESTIONS = "questions.jsonl"
+"""File of the folder with a question a line."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A sampled token of a root, drawn anew `K` times with all that follows.
+
+    Attributes:
+        root: number of the trajectory.
+        position: of the token, prompt included.
+        depth: share of the root's sampled tokens that come before.
+        part: of the response that the token stands in: `thought`, `call`, `answer` or `other`.
+        token_id: that the root has there.
+        text: of that token; empty where the prompt is not public.
+        known: its influence, where an environment can tell.
+        tokens: ``K`` that were drawn in its place.
+        rewards: ``K`` of the trajectories that they began.
+        right: ``K``, whether the answer was right; empty where the reward does not tell.
+    """
+
+    root: int
+    position: int
+    depth: float
+    part: str
+    token_id: int
+    text: str
+    known: float | None
+    tokens: tuple[int, ...]
+    rewards: tuple[float, ...]
+    right: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class ScoreColumn:
+    """What one scorer says of the decisions of a question.
+
+    Attributes:
+        values: a score each; None where no branch may start.
+        preferred: whether a decision is taken before others; empty if none is preferred.
+    """
+
+    values: tuple[float | None, ...]
+    preferred: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """All that was measured of one question.
+
+    Attributes:
+        id: of its prompt.
+        source: of its prompt.
+        root_rewards: of the trajectories whose decisions are measured.
+        decisions: in the order of roots and positions.
+        scores: by the name of the scorer.
+        skipped: why others have none, by their names.
+        num_continuations: trajectories that were sampled; decisions behind the same tokens share theirs.
+        num_tokens: that were sampled, roots included.
+        seconds: that it took, its share of what several questions took together.
+    """
+
+    id: str
+    source: str
+    root_rewards: tuple[float, ...]
+    decisions: tuple[Decision, ...]
+    scores: Mapping[str, ScoreColumn]
+    skipped: Mapping[str, str]
+    num_continuations: int
+    num_tokens: float
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class StudyFolder:
+    """The folder of a study, which holds questions of one specification.
+
+    Args:
+        path: of the folder.
+        specification: every option that decides about the results, by dotted key.
+
+    Raises:
+        ValueError: if it holds something else.
+    """
+
+    def __init__(self, path: Path, specification: Mapping[str, Any]) -> None:
+        self.path = path
+        self.specification = specification
+        if not path.exists() or not any(path.iterdir()):
+            write_specification(path, specification)
+        found = read_specification(path)
+        if found is None:
+            raise ValueError(f"out must not hold foreign files, got {path} without a {SPECIFICATION}")
+        wanted = json.loads(json.dumps(specification))
+        if found != wanted:
+            raise ValueError(
+                f"out must hold a study of the same specification, got {path} with another one: "
+                f"{differences(found, wanted)}"
+            )
+
+    def read(self) -> list[Question]:
+        """The questions so far; a line that a killed process left unfinished is cut off."""
+        path = self.path / QUESTIONS
+        if not path.exists():
+            return []
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            path.write_bytes(whole)
+        return [_question(json.loads(line)) for line in whole.decode().splitlines()]
+
+    def append(self, questions: Sequence[Question]) -> None:
+        """Adds questions."""
+        lines = [json.dumps(asdict(question), allow_nan=False) + "\n" for question in questions]
+        with (self.path / QUESTIONS).open("a", encoding="utf-8") as file:
+            file.write("".join(lines))
+
+
+def _question(record: Mapping[str, Any]) -> Question:
+    decisions = tuple(Decision(**_with_tuples(decision)) for decision in record["decisions"])
+    scores = {name: ScoreColumn(**_with_tuples(column)) for name, column in record["scores"].items()}
+    return Question(**{**_with_tuples(record), "decisions": decisions, "scores": scores})
+
+
+def _with_tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}

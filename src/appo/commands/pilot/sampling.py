@@ -1,0 +1,203 @@
+"""Samples the roots of some questions, and draws tokens of them anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import torch
+
+from appo.commands.pilot.options import StudyOptions
+from appo.commands.pilot.positions import choose_decisions, depths, parts_of
+from appo.commands.pilot.records import Decision, Question, ScoreColumn
+from appo.commands.pilot.scoring import ScorerSet
+from appo.core.batch import TrajectoryBatch
+from appo.core.collate import collate
+from appo.core.seeding import derive_seed
+from appo.core.trajectory import BranchPoint, Prompt, RewardResult, Trajectory
+from appo.engines import SamplingParams
+from appo.rewards import RewardRunner
+from appo.rollouts import Agent, Policy, RolloutRequest
+from appo.scorers import Scores, ScoringContext
+
+_Prefix = tuple[str, tuple[int, ...]]
+"""Id of the prompt, and all tokens before a position."""
+
+_RIGHT = 1.0 - 1e-6
+"""Accuracy from which on an answer counts as right."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Roots:
+    """Of one question.
+
+    Attributes:
+        trajectories: its roots.
+        batch: of them, rewarded and evaluated.
+        chosen: rows and positions of the tokens that are drawn anew.
+        known: influence of each of those, where an environment can tell.
+    """
+
+    trajectories: Sequence[Trajectory]
+    batch: TrajectoryBatch
+    chosen: Sequence[tuple[int, int]]
+    known: Sequence[float | None]
+
+    @property
+    def prompt(self) -> Prompt:
+        """The question."""
+        return self.trajectories[0].prompt
+
+    def prefix(self, row: int, position: int) -> _Prefix:
+        """What a decision was made behind."""
+        return self.prompt.id, tuple(self.trajectories[row].token_ids[:position].tolist())
+
+
+class Study:
+    """Measures what the decisions of a policy are worth.
+
+    Args:
+        agent: samples trajectories with tools.
+        reward: what they are worth.
+        policy: evaluates the roots.
+        scorers: score them.
+        sampling: how tokens are drawn.
+        may_call_tools: whether continuations call tools.
+        options: how much is measured.
+        seed: of everything random.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        reward: RewardRunner,
+        policy: Policy,
+        scorers: ScorerSet,
+        sampling: SamplingParams,
+        may_call_tools: bool,
+        options: StudyOptions,
+        seed: int,
+    ) -> None:
+        self.agent = agent
+        self.reward = reward
+        self.policy = policy
+        self.scorers = scorers
+        self.sampling = sampling
+        self.may_call_tools = may_call_tools
+        self.options = options
+        self.seed = seed
+
+    def __call__(self, prompts: Sequence[Prompt]) -> list[Question]:
+        """Measures some questions at once."""
+        started, seconds = perf_counter(), dict[str, float]()
+        self.agent.pop_costs()
+        all_roots = self._roots(prompts)
+        seconds["roots"] = perf_counter() - started
+        requests = self._all_requests(all_roots)
+        flat = [request for each in requests.values() for request in each]
+        sampled = self.agent.run(flat, self.sampling)
+        seconds["continuations"] = perf_counter() - started - sum(seconds.values())
+        outcomes = iter(list(zip(sampled, self.reward(sampled), strict=True)))
+        by_prefix = {key: [next(outcomes) for _ in each] for key, each in requests.items()}
+        seconds["rewards"] = perf_counter() - started - sum(seconds.values())
+        measured = [self._question(roots, by_prefix) for roots in all_roots]
+        seconds["scores"] = perf_counter() - started - sum(seconds.values())
+        costs = self.agent.pop_costs()
+        shares = {name: value / len(prompts) for name, value in seconds.items()}
+        num_tokens = costs.num_tokens / len(prompts)
+        return [replace(question, num_tokens=num_tokens, seconds=shares) for question in measured]
+
+    def _roots(self, prompts: Sequence[Prompt]) -> list[_Roots]:
+        requests = [
+            RolloutRequest(prompt, derive_seed(self.seed, "pilot", "root", prompt.id, number))
+            for prompt in prompts
+            for number in range(self.options.roots)
+        ]
+        sampled = self.agent.run(requests, self.sampling)
+        batch = self.policy.evaluate(collate(sampled, [result.reward for result in self.reward(sampled)]))
+        found = []
+        for first in range(0, len(sampled), self.options.roots):
+            rows = torch.arange(first, first + self.options.roots)
+            found.append(self._chosen(sampled[first : first + self.options.roots], batch.select(rows)))
+        return found
+
+    def _chosen(self, trajectories: Sequence[Trajectory], batch: TrajectoryBatch) -> _Roots:
+        seed = derive_seed(self.seed, "pilot", "positions", trajectories[0].prompt.id)
+        known = self.scorers.known_influence(batch, trajectories)
+        generator = torch.Generator().manual_seed(seed)
+        chosen = choose_decisions(batch.response_mask, known, self.options.positions, generator)
+        values = [None if known is None else float(known[row, position]) for row, position in chosen]
+        return _Roots(trajectories, batch, chosen, values)
+
+    def _all_requests(self, all_roots: Sequence[_Roots]) -> dict[_Prefix, list[RolloutRequest]]:
+        """Those of every decision; where roots begin alike, one of them stands for all."""
+        requests: dict[_Prefix, list[RolloutRequest]] = {}
+        for roots in all_roots:
+            for row, position in roots.chosen:
+                key = roots.prefix(row, position)
+                if key not in requests:
+                    requests[key] = self._requests(roots, row, position)
+        return requests
+
+    def _requests(self, roots: _Roots, row: int, position: int) -> list[RolloutRequest]:
+        """A branch shares the positions up to its point: the token is drawn anew behind the one before it."""
+        point = BranchPoint(roots.trajectories[row], position - 1, 0.0)
+        return [
+            RolloutRequest(
+                roots.prompt,
+                derive_seed(self.seed, "pilot", "continuation", roots.prompt.id, row, position, number),
+                point,
+                self.may_call_tools,
+            )
+            for number in range(self.options.continuations)
+        ]
+
+    def _question(
+        self,
+        roots: _Roots,
+        by_prefix: Mapping[_Prefix, Sequence[tuple[Trajectory, RewardResult]]],
+    ) -> Question:
+        prompt, batch = roots.prompt, roots.batch
+        context = ScoringContext(torch.Generator(), roots.trajectories, self.scorers.tokenizer)
+        texts = [context.tokens(row) for row in range(len(batch))]
+        parts = [parts_of(of_row, mask) for of_row, mask in zip(texts, batch.response_mask.tolist(), strict=True)]
+        depth = depths(batch.response_mask)
+        decisions = []
+        for (row, position), known in zip(roots.chosen, roots.known, strict=True):
+            outcomes = by_prefix[roots.prefix(row, position)]
+            results = [result for _, result in outcomes]
+            tells = all("accuracy" in result.parts for result in results)
+            decisions.append(
+                Decision(
+                    root=row,
+                    position=position,
+                    depth=float(depth[row, position]),
+                    part=parts[row][position],
+                    token_id=int(batch.token_ids[row, position]),
+                    text=texts[row][position] if prompt.is_public else "",
+                    known=known,
+                    tokens=tuple(int(trajectory.token_ids[position]) for trajectory, _ in outcomes),
+                    rewards=tuple(result.reward for result in results),
+                    right=tuple(result.parts["accuracy"] >= _RIGHT for result in results) if tells else (),
+                )
+            )
+        scores, skipped = self.scorers(batch, roots.trajectories)
+        return Question(
+            id=prompt.id,
+            source=prompt.source,
+            root_rewards=tuple(batch.rewards.tolist()),
+            decisions=tuple(decisions),
+            scores={name: _column(of_scorer, roots.chosen) for name, of_scorer in scores.items()},
+            skipped=skipped,
+            num_continuations=len({roots.prefix(*place) for place in roots.chosen}) * self.options.continuations,
+            num_tokens=0.0,
+        )
+
+
+def _column(scores: Scores, chosen: Sequence[tuple[int, int]]) -> ScoreColumn:
+    rows, positions = torch.tensor(chosen).T
+    values = scores.values[rows, positions]
+    finite = [value if ok else None for value, ok in zip(values.tolist(), values.isfinite().tolist(), strict=True)]
+    preferred = () if scores.preferred is None else tuple(scores.preferred[rows, positions].tolist())
+    return ScoreColumn(tuple(finite), preferred)

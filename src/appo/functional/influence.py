@@ -1,0 +1,105 @@
+"""How much one decision matters: the variance of the reward, split into that decision's part and the rest.
+
+At a position of a trajectory the policy draws a token `a`, and something follows that earns the reward `R`:
+
+``Var R = Var_a Q + E_a Var(R | a)`` with ``Q(a) = E(R | a)``, all of it given the tokens before the position.
+
+The left side is large wherever the outcome is open, whatever is decided next; the first term on the right is the
+influence of this decision. Both are estimated from `K` continuations that draw the token and what follows anew.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class RewardVariance(NamedTuple):
+    """Estimates at `P` positions, ``[P]`` each.
+
+    Attributes:
+        mean: of the reward, ``V = E_a Q``.
+        total: ``Var R``, without bias.
+        influence: ``Var_a Q``, which may be negative; NaN where all `K` tokens differ.
+    """
+
+    mean: Tensor
+    total: Tensor
+    influence: Tensor
+
+
+def reward_variance(rewards: Tensor, tokens: Tensor) -> RewardVariance:
+    """Estimates the variance of the reward, and the part of it that the token decides.
+
+    One-way analysis of variance with random effects, by the method of moments; continuations of one token are a group.
+    With ``n_i`` continuations of token `i`, their mean ``q_i`` and variance ``s_i^2`` (divisor ``n_i - 1``), and the
+    mean `V` of all,
+
+    ``Var_a Q  =  (sum_i n_i (q_i - V)^2 - sum_i s_i^2 (1 - n_i / K)) / (K - 1)``
+
+    The second sum is what the first one owes to the noise of few continuations. A token that was drawn once has no
+    variance of its own and takes the pooled one, ``sum_i (n_i - 1) s_i^2 / sum_i (n_i - 1)``. The divisor of textbooks
+    for groups of unequal sizes, ``K - sum_i n_i^2 / K``, is for effects that have nothing to do with the size of their
+    group. Here a group is large because the policy draws its token often, and a variance under the policy, in which
+    tokens count by their probability, has the divisor ``K - 1``.
+
+    Nothing is clipped: of decisions that do not matter, about half of the estimates are negative, and their mean is 0.
+    The estimate has no bias where tokens differ in mean and not in variance, and next to none elsewhere; without the
+    probabilities of the tokens there is none without bias for all cases.
+
+    See Searle, Casella & McCulloch, "Variance Components" (https://doi.org/10.1002/9780470316856), chapter 3.
+
+    Args:
+        rewards: ``[P, K]`` of the continuations.
+        tokens: ``[P, K]`` int64, the token that each of them began with; equal ones are the same choice.
+
+    Raises:
+        ValueError: if there are fewer than two continuations.
+    """
+    num = rewards.shape[-1]
+    if num < 2:
+        raise ValueError(f"rewards must be of at least 2 continuations a position, got {num}")
+    is_same = (tokens.unsqueeze(-1) == tokens.unsqueeze(-2)).to(rewards.dtype)
+    sizes = is_same.sum(-1)
+    # Counted from the first reward: the mean of equal floats may differ from them in the last bit.
+    shifted = rewards - rewards[..., :1]
+    mean = shifted.mean(-1, keepdim=True)
+    q = (is_same @ shifted.unsqueeze(-1)).squeeze(-1) / sizes
+    squares = (shifted - q).square()
+    # Each continuation stands for its share of its token: sums over tokens become sums over continuations.
+    num_tokens = (1.0 / sizes).sum(-1, keepdim=True).round()
+    pooled = squares.sum(-1, keepdim=True) / (num - num_tokens)
+    own = (is_same @ squares.unsqueeze(-1)).squeeze(-1) / (sizes - 1.0)
+    noise = torch.where(sizes > 1, own, pooled)
+    between = (q - mean).square().sum(-1)
+    influence = (between - (noise * (1.0 / sizes - 1.0 / num)).sum(-1)) / (num - 1)
+    # Not what rounding leaves of it: ranks would tell decisions apart by that.
+    influence = influence.where(num_tokens.squeeze(-1) > 1, 0.0)
+    total = (shifted - mean).square().sum(-1) / (num - 1)
+    return RewardVariance(mean.squeeze(-1) + rewards[..., 0], total, influence)
+
+
+def bootstrap_variance(
+    rewards: Tensor, tokens: Tensor, num_samples: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Estimates of `reward_variance` from continuations drawn with replacement.
+
+    Their quantiles are an interval. It covers less than it says where a token that decides is rare: among few
+    continuations it may be missing altogether.
+
+    Args:
+        rewards: ``[P, K]``, as `reward_variance` takes them.
+        tokens: ``[P, K]`` int64, likewise.
+        num_samples: `S`, how often `K` continuations of each position are drawn.
+        generator: draws them.
+
+    Returns:
+        ``[S, P]`` of `influence`, NaN where all tokens drawn differ, and ``[S, P]`` of `total`.
+    """
+    samples = []
+    for _ in range(num_samples):
+        index = torch.randint(rewards.shape[-1], rewards.shape, generator=generator)
+        samples.append(reward_variance(rewards.gather(-1, index), tokens.gather(-1, index)))
+    return torch.stack([s.influence for s in samples]), torch.stack([s.total for s in samples])
