@@ -55,7 +55,7 @@ def fit(folder: Path, policy: Path | str, *options: str) -> list[str]:
     return ["--config", CONFIG, *SMALL, f"--model.policy={policy}", f"--trainer.default_root_dir={folder}", *options]
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "plan"])
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "plan", "pilot"])
 def test_a_missing_policy_is_one_line(command, appo, tmp_path):
     error, status = appo(command, *fit(tmp_path, "/nowhere"))
     assert status == 2

@@ -17,7 +17,7 @@ from appo.commands.renamed_keys import REMOVED_KEYS, RENAMED_KEYS
 from appo.commands.sources import ClassName, options_of
 from tests.small_run import CONFIG
 
-COMMANDS = ["fit", "validate", "test", "predict", "plan", "sft"]
+COMMANDS = ["fit", "validate", "test", "predict", "plan", "pilot", "sft"]
 COMPONENTS = [registry[name] for registry in REGISTRIES for name in registry]
 
 

@@ -14,7 +14,7 @@ def test_the_influence_by_hand():
     rewards = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
     tokens = torch.tensor([[7, 7, 7, 9, 9, 5]])
     # q: 2/3, 0, 1 of 3, 2, 1 continuations; V = 1/2.
-    # between = 3 (1/6)^2 + 2 (1/2)^2 + 1 (1/2)^2 = 5/6; s^2 = 1/3 and 0, pooled (2/3) / (6 - 3) = 2/9 for the single one.
+    # between = 3 (1/6)^2 + 2 (1/2)^2 + 1 (1/2)^2 = 5/6; s^2 = 1/3 and 0; the single one has (2/3) / (6 - 3) = 2/9.
     # noise = 1/3 (1 - 3/6) + 0 + 2/9 (1 - 1/6) = 19/54; (5/6 - 19/54) / 5 = 26/270
     estimate = reward_variance(rewards, tokens)
     assert estimate.influence.item() == pytest.approx(26 / 270)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appo.prompts import Split
+from appo.scorers import Oracle
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class StudyOptions:
         out: folder.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range, or there is no such function.
     """
 
     questions: int
@@ -40,3 +41,8 @@ class StudyOptions:
         for name, number in least.items():
             if (value := getattr(self, name)) < number:
                 raise ValueError(f"{name} must be at least {number}, got {value}")
+        if self.influence is not None:
+            try:
+                Oracle(self.influence)
+            except ValueError as error:
+                raise ValueError(f"influence: {error}") from error

@@ -13,6 +13,9 @@ from appo.commands.ablate.folders import SPECIFICATION, differences, read_specif
 QUESTIONS = "questions.jsonl"
 """File of the folder with a question a line."""
 
+_CONFIG = "config.yaml"
+"""Is written before anything is measured."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -97,13 +100,11 @@ class StudyFolder:
     def __init__(self, path: Path, specification: Mapping[str, Any]) -> None:
         self.path = path
         self.specification = specification
-        if not path.exists() or not any(path.iterdir()):
-            write_specification(path, specification)
         found = read_specification(path)
-        if found is None:
+        if found is None and path.exists() and any(each.name != _CONFIG for each in path.iterdir()):
             raise ValueError(f"out must not hold foreign files, got {path} without a {SPECIFICATION}")
         wanted = json.loads(json.dumps(specification))
-        if found != wanted:
+        if found is not None and found != wanted:
             raise ValueError(
                 f"out must hold a study of the same specification, got {path} with another one: "
                 f"{differences(found, wanted)}"
@@ -121,7 +122,9 @@ class StudyFolder:
         return [_question(json.loads(line)) for line in whole.decode().splitlines()]
 
     def append(self, questions: Sequence[Question]) -> None:
-        """Adds questions."""
+        """Adds questions; the first ones mark the folder as that of the study."""
+        if read_specification(self.path) is None:
+            write_specification(self.path, self.specification)
         lines = [json.dumps(asdict(question), allow_nan=False) + "\n" for question in questions]
         with (self.path / QUESTIONS).open("a", encoding="utf-8") as file:
             file.write("".join(lines))
