@@ -115,15 +115,19 @@ def test_estimates_of_binary_rewards_come_out_right_on_average(probabilities, me
     assert float(influence.mean()) == pytest.approx(expected, abs=4 * error + 0.02 * expected)
 
 
-def test_a_single_token_decides_nothing_exactly():
-    rewards = torch.tensor([[0.1, 0.7, 0.3, 0.9, 0.2]], dtype=torch.float64)
-    assert reward_variance(rewards, torch.zeros(1, 5, dtype=torch.int64)).influence.item() == 0.0
+@pytest.mark.parametrize("num", range(3, 20))
+def test_a_single_token_decides_nothing_exactly(num):
+    rewards = torch.rand(20, num, generator=torch.Generator().manual_seed(num), dtype=torch.float64)
+    assert (reward_variance(rewards, torch.zeros(20, num, dtype=torch.int64)).influence == 0.0).all()
 
 
-def test_equal_rewards_have_no_variance_exactly():
-    estimate = reward_variance(torch.full((1, 6), 0.1), torch.tensor([[0, 0, 1, 1, 2, 3]]))
-    assert estimate.total.item() == 0.0
-    assert estimate.influence.item() == 0.0
+@pytest.mark.parametrize("num", range(5, 20))
+def test_equal_rewards_have_no_variance_exactly(num):
+    generator = torch.Generator().manual_seed(num)
+    rewards = torch.rand(20, 1, generator=generator, dtype=torch.float64).expand(-1, num)
+    estimate = reward_variance(rewards, torch.randint(4, (20, num), generator=generator))
+    assert (estimate.total == 0.0).all()
+    assert (estimate.influence == 0.0).all()
 
 
 def test_the_influence_is_unknown_where_all_tokens_differ():

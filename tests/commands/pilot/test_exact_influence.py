@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 PROBLEMS = GateProblems(families={"gates_2": 1.0}, num_train=1, num_validation=1, num_test=12)
 OPTIONS = StudyOptions(
-    questions=12, roots=2, positions=10, continuations=32, split="test", influence=None, at_once=12, out=Path("unused")
+    questions=12, roots=2, positions=24, continuations=16, split="test", influence=None, at_once=12, out=Path("unused")
 )
 
 

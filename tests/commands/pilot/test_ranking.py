@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+
+from appo.commands.pilot.measures import Measures, correlation, mean_over_questions, order
+from appo.commands.pilot.page import places_of
+from appo.commands.pilot.ranking import BY_INFLUENCE, BY_TOTAL, RANDOM, controls, rank_scorers, reliability
+from appo.commands.pilot.records import ScoreColumn
+from tests.commands.pilot.records import decision, question
+
+TOKENS = (1, 2, 1, 2, 1, 2, 1, 2)
+DECIDED = decision(TOKENS, (1.0, 0.0) * 4, depth=0.4)
+PARTLY = decision(TOKENS, (1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0), depth=0.1, part="call")
+OPEN = decision(TOKENS, (1.0, 1.0, 0.0, 0.0) * 2, depth=0.0, part="call")
+SETTLED = decision((3,) * 8, (1.0,) * 8, depth=0.9, part="answer")
+
+
+def found(measured, name, num_branches=1):
+    return next(each for each in rank_scorers(measured, num_branches) if each.name == name)
+
+
+def test_scorers_are_ranked_by_the_influence_that_they_find():
+    measured = [
+        Measures.of(question(name, [OPEN, PARTLY, DECIDED, SETTLED], Good=good, Bad=bad))
+        for name, good, bad in (
+            ("a", (-1.0, 2.0, 3.0, 1.0), (9.0, 2.0, 1.0, 3.0)),
+            ("b", (0.0, 5.0, 7.0, 4.0), (9, 2, 1, 8)),
+        )
+    ]
+    influence = measured[0].influence
+    # The open decision's rewards have nothing to do with its token: the estimate is below 0.
+    assert influence[2] > influence[1] > influence[3] == 0.0 > influence[0]
+    assert [each.name for each in rank_scorers(measured, 1)] == ["Good", "Bad"]
+    good, bad = rank_scorers(measured, 1)
+    assert good.influence.mean == pytest.approx(1.0)
+    assert bad.influence.mean == pytest.approx(-1.0)
+    assert good.precision.mean == 1.0
+    assert bad.precision.mean == 0.0
+    # The best decision of the good one is right in half of its continuations, so is the bad one's.
+    assert good.passes[1].mean == bad.passes[1].mean == 0.5
+    assert good.passes[2].mean == pytest.approx(1 - (4 * 3) / (8 * 7))
+    assert [*good.passes] == [1, 2, 4]
+
+
+def test_preferred_decisions_come_first_and_refused_ones_last():
+    column = ScoreColumn((3.0, 1.0, None, 2.0), (False, True, True, False))
+    assert order(column).argsort().tolist() == [2, 3, 0, 1]
+
+
+def test_a_scorer_that_tells_nothing_apart_finds_what_chance_does():
+    measured = [Measures.of(question("a", [OPEN, PARTLY, DECIDED, SETTLED], Flat=(1.0,) * 4))]
+    flat, (chance, *_) = found(measured, "Flat", 2), controls(measured, 2)
+    assert flat.influence.num == 0
+    assert chance.name == RANDOM
+    assert flat.precision.mean == pytest.approx(chance.precision.mean) == pytest.approx(0.5)
+    for k, value in flat.passes.items():
+        assert value.mean == pytest.approx(chance.passes[k].mean)
+    assert chance.passes[1].mean == pytest.approx((0.5 + 3 / 8 + 0.5 + 1.0) / 4)
+
+
+def test_scorers_without_a_coefficient_stand_last():
+    measured = [Measures.of(question("a", [PARTLY, DECIDED], Flat=(1.0, 1.0), Bad=(1.0, 0.0)))]
+    assert [each.name for each in rank_scorers(measured, 1)] == ["Bad", "Flat"]
+
+
+def test_questions_in_which_nothing_is_decided_say_nothing():
+    flat = Measures.of(question("b", [SETTLED, SETTLED], Good=(1.0, 0.0)))
+    measured = [Measures.of(question("a", [PARTLY, DECIDED], Good=(0.0, 1.0))), flat]
+    assert not flat.is_open
+    assert found(measured, "Good").influence.num == 1
+    assert found(measured, "Good").precision.num == 1
+
+
+def test_decisions_whose_influence_is_unknown_are_left_out():
+    unknown = decision(range(8), (1.0, 0.0) * 4)
+    measured = [Measures.of(question("a", [unknown, PARTLY, DECIDED], Good=(9.0, 0.0, 1.0)))]
+    assert measured[0].influence[0].isnan()
+    assert found(measured, "Good").influence.mean == pytest.approx(1.0)
+    assert found(measured, "Good").precision.mean == 0.0
+
+
+def test_a_reward_that_does_not_tell_right_from_wrong_has_no_passes():
+    plain = [decision(TOKENS, (0.3, 0.7) * 4, tells=False), decision(TOKENS, (0.5,) * 8, tells=False)]
+    measured = [Measures.of(question("a", plain, Good=(1.0, 0.0)))]
+    assert found(measured, "Good").passes == {}
+    assert all(each.passes == {} for each in controls(measured, 1))
+
+
+def noise(rng: random.Random) -> Measures:
+    """A question whose answers are right by chance alone."""
+    decisions = [
+        decision(rng.choices((1, 2, 3), k=8), [float(rng.random() < 0.5) for _ in range(8)]) for _ in range(12)
+    ]
+    return Measures.of(question("a", decisions))
+
+
+def test_oracles_are_not_lucky():
+    rng = random.Random(0)
+    chance, *oracles = controls([noise(rng) for _ in range(400)], 1)
+    assert [each.name for each in oracles] == [BY_INFLUENCE, BY_TOTAL]
+    assert chance.passes[1].mean == pytest.approx(0.5, abs=0.02)
+    for each in oracles:
+        for k, value in each.passes.items():
+            # Above all with several continuations: half of the variance is half of the answers.
+            assert value.mean == pytest.approx(chance.passes[k].mean, abs=0.03)
+
+
+def test_noise_does_not_agree_with_itself_and_what_is_decided_does():
+    rng = random.Random(1)
+    assert abs(reliability([noise(rng) for _ in range(400)]).mean) < 0.1
+    # Halves take turns, so each has both tokens.
+    tokens = (1, 1, 2, 2) * 2
+    decided, partly = (1.0, 1.0, 0.0, 0.0) * 2, (1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    decisions = [decision(tokens, decided), decision(tokens, partly), SETTLED]
+    assert reliability([Measures.of(question("a", decisions))]).mean == pytest.approx(1.0)
+
+
+def test_a_mean_over_questions_has_an_interval_and_leaves_out_what_is_unknown():
+    estimate = mean_over_questions([0.0, 1.0, float("nan"), 0.5])
+    assert (estimate.mean, estimate.num) == (0.5, 3)
+    assert 0.0 <= estimate.low < 0.5 < estimate.high <= 1.0
+    assert estimate == mean_over_questions([0.0, 1.0, float("nan"), 0.5])
+    assert math.isnan(mean_over_questions([float("nan")]).mean)
+
+
+def test_a_correlation_where_nothing_is_known_is_unknown():
+    nothing = torch.full((2,), float("nan"))
+    assert math.isnan(correlation(torch.tensor([1.0, 2.0]), nothing))
+
+
+def test_influence_has_its_places():
+    measured = [Measures.of(question("a", [OPEN, PARTLY, DECIDED, SETTLED]))]
+    places = places_of(measured, lambda each: each.part)
+    total = float(measured[0].influence.sum())
+    assert places["call"].num == 2
+    assert places["call"].influence == pytest.approx(float(measured[0].influence[:2].mean()))
+    assert places["call"].total == pytest.approx(float(measured[0].total[:2].mean()))
+    assert places["thought"].share == pytest.approx(float(measured[0].influence[2]) / total)
+    assert sum(place.share for place in places.values()) == pytest.approx(1.0)
