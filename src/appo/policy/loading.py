@@ -20,8 +20,12 @@ from appo.distributed.fsdp import Meshes, Sharding, check_replicas, decoder_laye
 from appo.policy.architecture import empty_model
 
 
-def check_policy_folder(policy: str) -> None:
+def check_policy_folder(policy: str, option: str = "model.policy") -> None:
     """Refuses what is neither a model folder nor the name of a model on the hub.
+
+    Args:
+        policy: Hugging Face model folder or name.
+        option: that it was given as.
 
     Raises:
         FileNotFoundError: if `policy` looks like a path and has no ``config.json``.
@@ -30,14 +34,12 @@ def check_policy_folder(policy: str) -> None:
     path = Path(policy).expanduser()
     looks_like_path = path.is_absolute() or policy.startswith((".", "~")) or policy.count("/") != 1 or path.is_dir()
     if looks_like_path and not (path / "config.json").is_file():
-        raise FileNotFoundError(f"model.policy must be a Hugging Face model folder with a config.json, got {policy!r}")
+        raise FileNotFoundError(f"{option} must be a Hugging Face model folder with a config.json, got {policy!r}")
     try:
         AutoConfig.from_pretrained(policy)
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"model.policy must be a model that transformers can read, got {policy!r}: {reason}"
-        ) from error
+        raise ValueError(f"{option} must be a model that transformers can read, got {policy!r}: {reason}") from error
 
 
 def load_tokenizer(policy: str) -> PreTrainedTokenizerBase:

@@ -12,6 +12,8 @@ import pytest
 
 from appo.__main__ import main
 from appo.commands.pilot.records import QUESTIONS
+from appo.commands.pilot.scoring import LATER
+from appo.sft import TinyPolicy, WorldConversations
 from tests.small_run import CONFIG, FEW_TOKENS, run
 
 OPTIONS = (
@@ -121,6 +123,44 @@ def test_what_is_there_is_not_measured_again(study, policy_folder):
     assert (study / "pilot.md").read_text() == page
 
 
+def test_what_the_policy_has_become_scores_the_same_decisions(study, small_run, tmp_path, policy_folder):
+    folder = tmp_path / "pilot"
+    run("pilot", folder, policy_folder, *OPTIONS, f"--out={folder}", f"--later-policy={small_run / 'policy'}")
+    for question, other in zip(records(folder), records(study), strict=True):
+        assert question["decisions"] == other["decisions"]
+        scores = question["scores"]
+        later = {name.removesuffix(LATER) for name in scores if name.endswith(LATER)}
+        assert later == {"BranchingScore", "Entropy", "LikelihoodGain"}
+        assert {name: column for name, column in scores.items() if not name.endswith(LATER)} == other["scores"]
+        assert {*scores["LikelihoodGain"]["values"]} == {0.0}
+        assert len({*scores[f"LikelihoodGain{LATER}"]["values"]}) > 4
+        # One iteration has not changed much.
+        assert scores[f"Entropy{LATER}"]["values"] == pytest.approx(scores["Entropy"]["values"], rel=0.2)
+        assert scores[f"Entropy{LATER}"] != scores["Entropy"]
+    page = (folder / "pilot.md").read_text()
+    assert "## What a change of the policy adds" in page
+    assert page.count("| `BranchingScore` |") == 2
+    assert "## What a change of the policy adds" not in (study / "pilot.md").read_text()
+
+
+def test_a_plain_reward_and_another_split_are_measured_too(tmp_path, policy_folder):
+    folder = tmp_path / "pilot"
+    run(
+        "pilot", folder, policy_folder, *OPTIONS, f"--out={folder}", "--questions=2", "--split=train",
+        "--rollout.reward=FunctionReward", "--rollout.reward.function=tests.rewards.functions:length", "--rollout.reward.options={scale: 0.0}",
+        "--rollout.scorer=Position", "--rollout.scorer.prefer=late",
+    )  # fmt: skip
+    page = (folder / "pilot.md").read_text()
+    assert "2 questions of the train split" in page
+    assert "pass@" not in page
+    assert "In 0 of 2 questions the influence differs" in page
+    late, early = (
+        [value for question in records(folder) for value in question["scores"][name]["values"]]
+        for name in ("Position (configured)", "Position")
+    )
+    assert late == pytest.approx([1.0 - value for value in early])
+
+
 def refusal(capsys, monkeypatch, policy_folder, *options: str) -> str:
     args = ["appo", "pilot", "--config", CONFIG, *FEW_TOKENS, f"--model.policy={policy_folder}", *OPTIONS, *options]
     monkeypatch.setattr("sys.argv", args)
@@ -144,9 +184,22 @@ def test_a_folder_with_something_else_is_refused(tmp_path, capsys, monkeypatch, 
     assert f"out must not hold foreign files, got {tmp_path} without a specification.json" in line
 
 
+def test_a_later_policy_of_another_vocabulary_is_refused(tmp_path, capsys, monkeypatch, policy_folder):
+    other = tmp_path / "other"
+    options = {"hidden_size": 64, "num_layers": 1, "num_heads": 2, "mlp_size": 64}
+    TinyPolicy(WorldConversations(), vocab_size=700, **options).build(other)
+    line = refusal(capsys, monkeypatch, policy_folder, f"--out={tmp_path / 'pilot'}", f"--later-policy={other}")
+    assert "later_policy must have the " in line
+    assert "tokens of model.policy, got 700" in line
+
+
 @pytest.mark.parametrize(
     ("option", "text"),
     [
+        (
+            "--later-policy=/nowhere",
+            "later_policy must be a Hugging Face model folder with a config.json, got '/nowhere'",
+        ),
         ("--questions=0", "questions must be at least 1, got 0"),
         ("--continuations=3", "continuations must be at least 4, got 3"),
         ("--influence=tests.scorers.functions:nothing", "influence: function must be importable, got 'tests."),

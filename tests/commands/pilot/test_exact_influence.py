@@ -26,7 +26,15 @@ pytestmark = pytest.mark.slow
 
 PROBLEMS = GateProblems(families={"gates_2": 1.0}, num_train=1, num_validation=1, num_test=12)
 OPTIONS = StudyOptions(
-    questions=12, roots=2, positions=24, continuations=16, split="test", influence=None, at_once=12, out=Path("unused")
+    questions=12,
+    roots=2,
+    positions=24,
+    continuations=16,
+    split="test",
+    influence=None,
+    later_policy=None,
+    at_once=12,
+    out=Path("unused"),
 )
 
 
@@ -57,6 +65,7 @@ def measured(tokenizer) -> list[Measures]:  # noqa: F811
             loop,
             RewardRunner(AnswerReward(bonus_tools=())),
             policy,
+            None,
             ScorerSet(Oracle(exact), None, policy, tokenizer, seed=0),
             SamplingParams(),
             True,

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 
 import lightning as L
 import torch
+from torch import nn
 
 from appo.commands.pilot.options import StudyOptions
 from appo.commands.pilot.records import StudyFolder
 from appo.commands.pilot.sampling import Study
 from appo.commands.pilot.scoring import ScorerSet
+from appo.core.batch import TrajectoryBatch
 from appo.core.seeding import derive_seed
 from appo.core.trajectory import Prompt
 from appo.distributed import comm
+from appo.policy.evaluation import evaluate_batch
+from appo.policy.loading import load_policy
+from appo.policy.log_probs import PolicyLogProbs
 from appo.prompts import Split
 from appo.rollouts import Policy
+from appo.rollouts.data import Evaluate
 from appo.training.callbacks.common import parts_of
 from appo.training.callbacks.evaluation import rollout_callback
 from appo.training.datamodule import RolloutDataModule
+from appo.training.module import APPOModule
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +71,7 @@ class PilotCallback(L.Callback):
                 rollout.sampler.agent,
                 rollout.sampler.reward,
                 policy,
+                None if self.options.later_policy is None else later_evaluation(self.options.later_policy, module),
                 ScorerSet(rollout.scorer, self.options.influence, policy, data.tokenizer, rollout.seed),
                 rollout.sampling.params,
                 rollout.branching.tool_calls,
@@ -93,6 +102,26 @@ class PilotCallback(L.Callback):
                 sum(question.num_continuations for question in measured),
                 perf_counter() - started,
             )
+
+
+def later_evaluation(policy: str, module: APPOModule) -> Evaluate:
+    """Evaluates rows once more, by what a policy has become; the first evaluation is that of the one that sampled.
+
+    Args:
+        policy: Hugging Face folder or name.
+        module: with the policy that samples, whose settings hold.
+    """
+    model = load_policy(policy, module.dtype_name, attention=module.attention)
+    nn.Module.to(model, module.device)
+    log_probs = PolicyLogProbs(model, module.temperature)
+
+    def evaluate(batch: TrajectoryBatch) -> TrajectoryBatch:
+        precision = module.trainer.precision_plugin.forward_context
+        values = evaluate_batch(log_probs, batch, module.max_tokens_per_microbatch, module.device, precision)
+        sampled = replace(batch, sampling_log_probs=batch.old_log_probs)
+        return sampled.evaluated(torch.arange(len(batch)), *values, module.policy_version + 1)
+
+    return evaluate
 
 
 def questions_of(data: RolloutDataModule, options: StudyOptions, seed: int) -> list[Prompt]:

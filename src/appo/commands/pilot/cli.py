@@ -16,7 +16,7 @@ from appo.commands.ablate.runs import flatten
 from appo.commands.errors import in_one_line
 from appo.commands.lightning_cli import AppoCLI
 from appo.commands.pilot.callback import PilotCallback
-from appo.commands.pilot.options import StudyOptions
+from appo.commands.pilot.options import StudyOptions, check_vocabulary
 from appo.commands.pilot.page import write_study
 from appo.commands.pilot.records import StudyFolder
 from appo.core.extras import require_extra
@@ -56,6 +56,11 @@ class PilotCLI(AppoCLI):
             "Oracle takes it: decisions that matter are measured first.",
         )  # fmt: skip
         parser.add_argument(
+            "--later-policy", type=str | None, default=None,
+            help="Hugging Face folder or name of what training has made of the policy: scorers that compare it with "
+            "the one that sampled rank the same decisions with it, too.",
+        )  # fmt: skip
+        parser.add_argument(
             "--at-once", type=int, default=8, help="Questions that are sampled together, and saved together."
         )
         parser.add_argument(
@@ -65,6 +70,7 @@ class PilotCLI(AppoCLI):
     def instantiate_classes(self) -> None:
         with in_one_line():
             self.options = StudyOptions(**{name: self.config[name] for name in StudyOptions.__dataclass_fields__})
+            check_vocabulary(self.options.later_policy, self.config.model.policy)
             require_extra("matplotlib", "the figures", "report")
             self.folder = StudyFolder(self.options.out, self._specification())
         super().instantiate_classes()
@@ -74,7 +80,9 @@ class PilotCLI(AppoCLI):
         dumped = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_validation=True))
         flat = flatten(dumped, without=_NO_MATTER)
         kept = {key: value for key, value in flat.items() if not key.startswith("trainer.") or key == _OF_TRAINER}
-        return kept | {"weights": _weights_digest(self.config.model.policy, self.config.ckpt_path)}
+        return kept | {
+            "weights": _weights_digest(self.config.model.policy, self.config.ckpt_path, self.config.later_policy)
+        }
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self.config_init.trainer

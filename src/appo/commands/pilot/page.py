@@ -14,7 +14,7 @@ from appo.commands.pilot.figures import draw_depth, draw_scatter, draw_spearman
 from appo.commands.pilot.measures import LEVEL, Estimate, Measures, mean_over_questions
 from appo.commands.pilot.options import StudyOptions
 from appo.commands.pilot.positions import PARTS
-from appo.commands.pilot.ranking import Criterion, controls, rank_scorers, reliability
+from appo.commands.pilot.ranking import Criterion, controls, gains, rank_scorers, reliability
 from appo.commands.pilot.records import Decision, StudyFolder
 from appo.commands.pilot.table import write_positions
 
@@ -25,8 +25,9 @@ THIRDS = ("first third", "second third", "last third")
 """Of the sampled tokens of a trajectory."""
 
 _NO_CHANGE = (
-    "Scorers that compare the policy with the one that sampled find no difference here, for it is the same policy: the "
-    "likelihood gain is 1 everywhere, `BranchingScore` ranks by entropy alone, and `LikelihoodGain` does not rank."
+    "Scorers that compare the policy with the one that sampled find no difference where it is the same policy: the "
+    "likelihood gain is 1 everywhere, `BranchingScore` ranks by entropy alone, and `LikelihoodGain` does not rank. "
+    "`--later-policy` names what training has made of the policy, and has them rank with that, too."
 )
 
 
@@ -67,6 +68,7 @@ def write_study(folder: StudyFolder, options: StudyOptions, num_branches: int) -
     lines = [
         *_summary(measured, folder, options),
         *_scorer_table(criteria, others, num_branches),
+        *_gain_table(measured, options),
         *_places(measured),
         *_skipped(measured),
         *_costs(measured),
@@ -152,6 +154,19 @@ def _scorer_table(criteria: Sequence[Criterion], others: Sequence[Criterion], nu
             "The oracles choose by one half of the continuations and are judged by the other."
         )
     return [*text, "", _NO_CHANGE, "", "![spearman](spearman.png)", "", "![scores](scores.png)", ""]
+
+
+def _gain_table(measured: Sequence[Measures], options: StudyOptions) -> list[str]:
+    found = gains(measured)
+    if not found:
+        return []
+    rows = [[f"`{each.name}`", *map(_with_interval, (each.before, each.later, each.difference))] for each in found]
+    columns = ["Spearman `Var_a Q`", "policy that sampled", "later policy", "difference"]
+    note = (
+        f"Scored with `{options.later_policy}`, which the policy has become since; what is found is the influence of "
+        "decisions on the policy that sampled. `Entropy` is the control: it has no likelihood gain."
+    )
+    return ["## What a change of the policy adds", "", *_table(columns, rows), "", note, ""]
 
 
 def _places(measured: Sequence[Measures]) -> list[str]:

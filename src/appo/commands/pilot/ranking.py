@@ -11,6 +11,7 @@ from torch import Tensor
 
 from appo.commands.pilot.measures import EVEN, ODD, Estimate, Measures, correlation, mean_over_questions, order
 from appo.commands.pilot.records import ScoreColumn
+from appo.commands.pilot.scoring import LATER
 from appo.functional import RewardVariance, top_precision, top_shares
 from appo.monitoring.evaluation_metrics import pass_at_k
 
@@ -81,6 +82,44 @@ def reliability(measured: Sequence[Measures]) -> Estimate:
     half = mean_over_questions(values)
     mean, low, high = (2.0 * r / (1.0 + r) for r in (half.mean, half.low, half.high))
     return Estimate(mean, low, high, half.num)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a scorer finds more with what the policy has become.
+
+    Attributes:
+        name: of the scorer.
+        before: Spearman's coefficient with ``Var_a Q``, with the policy that sampled.
+        later: with what it has become.
+        difference: the mean over questions that have both.
+    """
+
+    name: str
+    before: Estimate
+    later: Estimate
+    difference: Estimate
+
+
+def gains(measured: Sequence[Measures]) -> list[Gain]:
+    """Of every scorer that has scored with both policies.
+
+    Args:
+        measured: a question each.
+    """
+    names = sorted({name for each in measured for name in each.question.scores if name.endswith(LATER)})
+    found = []
+    for later in names:
+        name = later.removesuffix(LATER)
+        pairs = [
+            tuple(correlation(order(each.question.scores[key]), each.influence) for key in (name, later))
+            for each in measured
+            if name in each.question.scores and later in each.question.scores
+        ]
+        before, after = ([pair[i] for pair in pairs] for i in (0, 1))
+        difference = mean_over_questions([b - a for a, b in zip(before, after, strict=True)])
+        found.append(Gain(name, mean_over_questions(before), mean_over_questions(after), difference))
+    return found
 
 
 def _criterion(name: str, measured: Sequence[Measures], num_branches: int) -> Criterion:

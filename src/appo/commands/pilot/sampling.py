@@ -19,6 +19,7 @@ from appo.core.trajectory import BranchPoint, Prompt, RewardResult, Trajectory
 from appo.engines import SamplingParams
 from appo.rewards import RewardRunner
 from appo.rollouts import Agent, Policy, RolloutRequest
+from appo.rollouts.data import Evaluate
 from appo.scorers import Scores, ScoringContext
 
 _Prefix = tuple[str, tuple[int, ...]]
@@ -37,12 +38,14 @@ class _Roots:
         batch: of them, rewarded and evaluated.
         chosen: rows and positions of the tokens that are drawn anew.
         known: influence of each of those, where an environment can tell.
+        later: as `batch`, evaluated by what the policy has become; None without one.
     """
 
     trajectories: Sequence[Trajectory]
     batch: TrajectoryBatch
     chosen: Sequence[tuple[int, int]]
     known: Sequence[float | None]
+    later: TrajectoryBatch | None
 
     @property
     def prompt(self) -> Prompt:
@@ -61,6 +64,7 @@ class Study:
         agent: samples trajectories with tools.
         reward: what they are worth.
         policy: evaluates the roots.
+        later: evaluates them, already evaluated by `policy`, as what it has become; None without.
         scorers: score them.
         sampling: how tokens are drawn.
         may_call_tools: whether continuations call tools.
@@ -73,6 +77,7 @@ class Study:
         agent: Agent,
         reward: RewardRunner,
         policy: Policy,
+        later: Evaluate | None,
         scorers: ScorerSet,
         sampling: SamplingParams,
         may_call_tools: bool,
@@ -82,6 +87,7 @@ class Study:
         self.agent = agent
         self.reward = reward
         self.policy = policy
+        self.later = later
         self.scorers = scorers
         self.sampling = sampling
         self.may_call_tools = may_call_tools
@@ -116,19 +122,23 @@ class Study:
         ]
         sampled = self.agent.run(requests, self.sampling)
         batch = self.policy.evaluate(collate(sampled, [result.reward for result in self.reward(sampled)]))
+        later = None if self.later is None else self.later(batch)
         found = []
         for first in range(0, len(sampled), self.options.roots):
             rows = torch.arange(first, first + self.options.roots)
-            found.append(self._chosen(sampled[first : first + self.options.roots], batch.select(rows)))
+            of_question = None if later is None else later.select(rows)
+            found.append(self._chosen(sampled[first : first + self.options.roots], batch.select(rows), of_question))
         return found
 
-    def _chosen(self, trajectories: Sequence[Trajectory], batch: TrajectoryBatch) -> _Roots:
+    def _chosen(
+        self, trajectories: Sequence[Trajectory], batch: TrajectoryBatch, later: TrajectoryBatch | None
+    ) -> _Roots:
         seed = derive_seed(self.seed, "pilot", "positions", trajectories[0].prompt.id)
         known = self.scorers.known_influence(batch, trajectories)
         generator = torch.Generator().manual_seed(seed)
         chosen = choose_decisions(batch.response_mask, known, self.options.positions, generator)
         values = [None if known is None else float(known[row, position]) for row, position in chosen]
-        return _Roots(trajectories, batch, chosen, values)
+        return _Roots(trajectories, batch, chosen, values, later)
 
     def _all_requests(self, all_roots: Sequence[_Roots]) -> dict[_Prefix, list[RolloutRequest]]:
         """Those of every decision; where roots begin alike, one of them stands for all."""
@@ -182,7 +192,7 @@ class Study:
                     right=tuple(result.parts["accuracy"] >= _RIGHT for result in results) if tells else (),
                 )
             )
-        scores, skipped = self.scorers(batch, roots.trajectories)
+        scores, skipped = self.scorers(batch, roots.trajectories, roots.later)
         return Question(
             id=prompt.id,
             source=prompt.source,

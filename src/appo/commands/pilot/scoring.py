@@ -13,7 +13,10 @@ from appo.core.batch import TrajectoryBatch
 from appo.core.seeding import derive_seed
 from appo.core.trajectory import Trajectory
 from appo.rollouts import Policy
-from appo.scorers import SCORERS, NoBranching, Oracle, Scorer, Scores, ScoringContext
+from appo.scorers import SCORERS, Entropy, NoBranching, Oracle, Scorer, Scores, ScoringContext
+
+LATER = ", later policy"
+"""Behind the name of a scorer that scores with what the policy has become."""
 
 
 class ScorerSet:
@@ -69,22 +72,30 @@ class ScorerSet:
         return self.oracle(batch, self._context(trajectories, Oracle.__name__)).values
 
     def __call__(
-        self, batch: TrajectoryBatch, trajectories: Sequence[Trajectory]
+        self, batch: TrajectoryBatch, trajectories: Sequence[Trajectory], later: TrajectoryBatch | None
     ) -> tuple[Mapping[str, Scores], Mapping[str, str]]:
         """Scores the roots of one question.
 
         Args:
             batch: rewarded and evaluated.
             trajectories: a row each.
+            later: the same, evaluated by what the policy has become; None without one.
 
         Returns:
             Scores by name, and why there are none of others.
         """
         scores: dict[str, Scores] = {}
         skipped = dict(self.skipped)
-        for name, scorer in self.scorers.items():
+        todo = [(name, scorer, batch) for name, scorer in self.scorers.items()]
+        if later is not None:
+            todo += [
+                (name + LATER, scorer, later)
+                for name, scorer in self.scorers.items()
+                if scorer.compares_policies or isinstance(scorer, Entropy)
+            ]
+        for name, scorer, of in todo:
             try:
-                scores[name] = scorer(batch, self._context(trajectories, name))
+                scores[name] = scorer(of, self._context(trajectories, name))
             except ValueError as error:
                 skipped[name] = str(error)
         return scores, skipped
