@@ -147,7 +147,8 @@ def test_a_plain_reward_and_another_split_are_measured_too(tmp_path, policy_fold
     folder = tmp_path / "pilot"
     run(
         "pilot", folder, policy_folder, *OPTIONS, f"--out={folder}", "--questions=2", "--split=train",
-        "--rollout.reward=FunctionReward", "--rollout.reward.function=tests.rewards.functions:length", "--rollout.reward.options={scale: 0.0}",
+        "--rollout.reward=FunctionReward", "--rollout.reward.function=tests.rewards.functions:length",
+        "--rollout.reward.options={scale: 0.0}",
         "--rollout.scorer=Position", "--rollout.scorer.prefer=late",
     )  # fmt: skip
     page = (folder / "pilot.md").read_text()

@@ -40,6 +40,8 @@ def test_scorers_are_ranked_by_the_influence_that_they_find():
     assert bad.influence.mean == pytest.approx(-1.0)
     assert good.precision.mean == 1.0
     assert bad.precision.mean == 0.0
+    assert good.reached.mean == pytest.approx(float(influence[2]))
+    assert bad.reached.mean == pytest.approx(float(influence[0]))
     # The best decision of the good one is right in half of its continuations, so is the bad one's.
     assert good.passes[1].mean == bad.passes[1].mean == 0.5
     assert good.passes[2].mean == pytest.approx(1 - (4 * 3) / (8 * 7))
@@ -55,6 +57,8 @@ def test_a_scorer_that_tells_nothing_apart_finds_what_chance_does():
     measured = [Measures.of(question("a", [OPEN, PARTLY, DECIDED, SETTLED], Flat=(1.0,) * 4))]
     flat, (chance, *_) = found(measured, "Flat", 2), controls(measured, 2)
     assert flat.influence.num == 0
+    assert flat.reached.mean == pytest.approx(chance.reached.mean)
+    assert chance.reached.mean == pytest.approx(float(measured[0].influence.mean()))
     assert chance.name == RANDOM
     assert flat.precision.mean == pytest.approx(chance.precision.mean) == pytest.approx(0.5)
     for k, value in flat.passes.items():
@@ -81,6 +85,7 @@ def test_decisions_whose_influence_is_unknown_are_left_out():
     assert measured[0].influence[0].isnan()
     assert found(measured, "Good").influence.mean == pytest.approx(1.0)
     assert found(measured, "Good").precision.mean == 0.0
+    assert found(measured, "Good", 2).reached.mean == pytest.approx(float(measured[0].influence[2]))
 
 
 def test_a_reward_that_does_not_tell_right_from_wrong_has_no_passes():
@@ -88,6 +93,20 @@ def test_a_reward_that_does_not_tell_right_from_wrong_has_no_passes():
     measured = [Measures.of(question("a", plain, Good=(1.0, 0.0)))]
     assert found(measured, "Good").passes == {}
     assert all(each.passes == {} for each in controls(measured, 1))
+
+
+def test_what_is_reached_has_no_bias_where_ranks_of_noise_mislead():
+    """Half of the tokens are certain, the others are not and decide nothing; an answer is rarely right."""
+    rng = random.Random(3)
+    measured = []
+    for number in range(400):
+        certain = [decision((1,) * 8, [float(rng.random() < 0.1) for _ in range(8)]) for _ in range(6)]
+        open_ = [decision(rng.choices((1, 2), k=8), [float(rng.random() < 0.1) for _ in range(8)]) for _ in range(6)]
+        measured.append(Measures.of(question(str(number), certain + open_, Entropy=(0.0,) * 6 + (1.0,) * 6)))
+    entropy = found(measured, "Entropy", 6)
+    assert entropy.influence.mean < -0.05
+    assert entropy.reached.mean == pytest.approx(0.0, abs=0.002)
+    assert entropy.reached.low < 0.0 < entropy.reached.high
 
 
 def noise(rng: random.Random) -> Measures:
@@ -104,6 +123,7 @@ def test_oracles_are_not_lucky():
     assert [each.name for each in oracles] == [BY_INFLUENCE, BY_TOTAL]
     assert chance.passes[1].mean == pytest.approx(0.5, abs=0.02)
     for each in oracles:
+        assert each.reached.mean == pytest.approx(0.0, abs=0.01)
         for k, value in each.passes.items():
             # Above all with several continuations: half of the variance is half of the answers.
             assert value.mean == pytest.approx(chance.passes[k].mean, abs=0.03)

@@ -38,7 +38,7 @@ class Place(NamedTuple):
         num: of them.
         influence: mean ``Var_a Q`` of those that have one.
         total: mean ``Var R``.
-        share: of the influence of all decisions.
+        share: of the influence of all decisions; NaN where the sum of that may be 0.
     """
 
     num: int
@@ -66,7 +66,7 @@ def write_study(folder: StudyFolder, options: StudyOptions, num_branches: int) -
     draw_scatter(measured, criteria, pictures["scores"])
     draw_depth(measured, pictures["depth"])
     lines = [
-        *_summary(measured, folder, options),
+        *_summary(measured, folder, options, num_branches),
         *_scorer_table(criteria, others, num_branches),
         *_gain_table(measured, options),
         *_places(measured),
@@ -78,10 +78,13 @@ def write_study(folder: StudyFolder, options: StudyOptions, num_branches: int) -
     return path
 
 
+_LEAST_AGREEMENT = 0.3
+"""Of two measurements, below which the page warns."""
+
 _FIGURES = ("spearman", "scores", "depth")
 
 
-def _summary(measured: Sequence[Measures], folder: StudyFolder, options: StudyOptions) -> list[str]:
+def _summary(measured: Sequence[Measures], folder: StudyFolder, options: StudyOptions, num_branches: int) -> list[str]:
     num_decisions = sum(len(each.influence) for each in measured)
     num_open = sum(each.is_open for each in measured)
     influence = mean_over_questions([float(each.influence.nanmean()) for each in measured])
@@ -89,6 +92,7 @@ def _summary(measured: Sequence[Measures], folder: StudyFolder, options: StudyOp
     rewards = mean_over_questions(
         [sum(each.question.root_rewards) / len(each.question.root_rewards) for each in measured]
     )
+    agreement = reliability(measured)
     num_unknown = sum(int(each.influence.isnan().sum()) for each in measured)
     lines = [
         "# Pilot study",
@@ -103,11 +107,17 @@ def _summary(measured: Sequence[Measures], folder: StudyFolder, options: StudyOp
         f"| reward of a root | {_with_interval(rewards)} |",
         f"| `Var R`, variance of the reward behind a position | {_with_interval(total, 4)} |",
         f"| `Var_a Q`, the part of it that the next token decides | {_with_interval(influence, 4)} |",
-        f"| agreement of `Var_a Q` with a second measurement | {_with_interval(reliability(measured))} |",
+        f"| agreement of `Var_a Q` with a second measurement | {_with_interval(agreement)} |",
         "",
         f"In {num_open} of {len(measured)} questions the influence differs between decisions; the others say nothing "
         "about scorers.",
     ]
+    if not agreement.low > _LEAST_AGREEMENT:
+        lines.append(
+            "The estimates hardly agree with a second measurement, and ranks of noise mislead: of uncertain tokens "
+            f"that decide nothing, most estimates lie below 0, some far above. Go by `Var_a Q` of the top {num_branches}, "
+            "which has no bias, or measure with more continuations."
+        )
     if num_unknown:
         lines.append(
             f"Of {num_unknown} decisions all {options.continuations} tokens differ, which leaves their influence "
@@ -124,6 +134,7 @@ def _scorer_table(criteria: Sequence[Criterion], others: Sequence[Criterion], nu
         "Spearman `Var R`",
         "pooled",
         f"top {num_branches}",
+        f"`Var_a Q` of top {num_branches}",
         *(f"pass@{k}" for k in ks),
     ]
     rows = [
@@ -133,6 +144,7 @@ def _scorer_table(criteria: Sequence[Criterion], others: Sequence[Criterion], nu
             _with_interval(each.total),
             _number(each.pooled),
             _with_interval(each.precision),
+            _with_interval(each.reached, 4),
             *(_number(each.passes[k].mean) if k in each.passes else NOTHING for k in ks),
         ]
         for each in (*criteria, *others)
@@ -146,13 +158,14 @@ def _scorer_table(criteria: Sequence[Criterion], others: Sequence[Criterion], nu
         "reward behind it, among the decisions of a question, averaged over questions. *pooled*: `Var_a Q` among all "
         "decisions.",
         f"- *top {num_branches}*: share of the {num_branches} best-scored decisions of a question, as many as a prompt "
-        "has branches, that are among those of the largest `Var_a Q`; ties are broken by chance.",
+        "has branches, that are among those of the largest `Var_a Q`; ties are broken by chance. *`Var_a Q` of top "
+        f"{num_branches}*: its mean over them.",
     ]
     if ks:
         text.append(
-            "- *pass@k*: probability that one of k continuations from the best-scored decision of a question is right. "
-            "The oracles choose by one half of the continuations and are judged by the other."
+            "- *pass@k*: probability that one of k continuations from the best-scored decision of a question is right."
         )
+    text.append("- The oracles choose by one half of the continuations and are judged by the other.")
     return [*text, "", _NO_CHANGE, "", "![spearman](spearman.png)", "", "![scores](scores.png)", ""]
 
 
@@ -177,7 +190,7 @@ def _places(measured: Sequence[Measures]) -> list[str]:
     ):
         places = places_of(measured, of)
         rows = [
-            [name, f"{place.num:,}", _number(place.influence, 4), _number(place.total, 4), f"{place.share:.0%}"]
+            [name, f"{place.num:,}", _number(place.influence, 4), _number(place.total, 4), _percent(place.share)]
             for name in names
             if (place := places.get(name)) is not None
         ]
@@ -195,10 +208,11 @@ def places_of(measured: Sequence[Measures], kind: Callable[[Decision], str]) -> 
     """
     kinds = [kind(decision) for each in measured for decision in each.question.decisions]
     influence, total = (torch.cat([values(each) for each in measured]) for values in (_influence, _total))
+    has_influence = mean_over_questions([float(each.influence.nanmean()) for each in measured]).low > 0.0
     found = {}
     for name in {*kinds}:
         is_one = torch.tensor([each == name for each in kinds])
-        share = float(influence[is_one].nansum() / influence.nansum())
+        share = float(influence[is_one].nansum() / influence.nansum()) if has_influence else float("nan")
         found[name] = Place(int(is_one.sum()), float(influence[is_one].nanmean()), float(total[is_one].mean()), share)
     return found
 
@@ -244,6 +258,10 @@ def _costs(measured: Sequence[Measures]) -> list[str]:
 
 def _number(value: float, digits: int = 3) -> str:
     return NOTHING if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _percent(share: float) -> str:
+    return NOTHING if math.isnan(share) else f"{share:.0%}"
 
 
 def _with_interval(estimate: Estimate, digits: int = 3) -> str:

@@ -31,6 +31,7 @@ class Criterion:
         total: the same with ``Var R``.
         pooled: with ``Var_a Q`` among all decisions of all questions.
         precision: share of its first `B` decisions that are among the `B` of the largest ``Var_a Q``.
+        reached: mean ``Var_a Q`` of its first `B` decisions; without bias, however coarse the measurement.
         passes: pass@k of continuations of its first decision, by `k`; empty where the reward does not tell.
     """
 
@@ -39,6 +40,7 @@ class Criterion:
     total: Estimate
     pooled: float
     precision: Estimate
+    reached: Estimate
     passes: Mapping[int, Estimate]
 
 
@@ -63,8 +65,8 @@ def controls(measured: Sequence[Measures], num_branches: int) -> list[Criterion]
     """
     return [
         _chance(measured, num_branches),
-        _oracle(BY_INFLUENCE, measured, lambda half: half.influence),
-        _oracle(BY_TOTAL, measured, lambda half: half.total),
+        _oracle(BY_INFLUENCE, measured, num_branches, lambda half: half.influence),
+        _oracle(BY_TOTAL, measured, num_branches, lambda half: half.total),
     ]
 
 
@@ -129,7 +131,7 @@ def _criterion(name: str, measured: Sequence[Measures], num_branches: int) -> Cr
     precisions = [
         float(top_precision(ranks, _known(each.influence), num_branches))
         for ranks, each in pairs
-        if _has_room(each, num_branches)
+        if each.is_open and _has_room(each, num_branches)
     ]
     columns = [each.question.scores[name] for each in scored]
     joined = ScoreColumn(
@@ -142,6 +144,13 @@ def _criterion(name: str, measured: Sequence[Measures], num_branches: int) -> Cr
         total=mean_over_questions([correlation(ranks, each.total) for ranks, each in pairs]),
         pooled=correlation(order(joined), torch.cat([each.influence for each in scored])),
         precision=mean_over_questions(precisions),
+        reached=mean_over_questions(
+            [
+                _mean_of_top(ranks, each.influence, num_branches)
+                for ranks, each in pairs
+                if _has_room(each, num_branches)
+            ]
+        ),
         passes={
             k: mean_over_questions([float(top_shares(ranks, 1) @ _pass_rates(each, k)) for ranks, each in pairs])
             for k in _ks(scored)
@@ -150,13 +159,26 @@ def _criterion(name: str, measured: Sequence[Measures], num_branches: int) -> Cr
 
 
 def _chance(measured: Sequence[Measures], num_branches: int) -> Criterion:
-    shares = [num_branches / len(each.influence) for each in measured if _has_room(each, num_branches)]
+    roomy = [each for each in measured if _has_room(each, num_branches)]
+    shares = [num_branches / len(each.influence) for each in roomy if each.is_open]
+    means = [float(each.influence.nanmean()) for each in roomy]
     passes = {k: mean_over_questions([float(_pass_rates(each, k).mean()) for each in measured]) for k in _ks(measured)}
-    return Criterion(RANDOM, _NOTHING, _NOTHING, float("nan"), mean_over_questions(shares), passes)
+    precision, reached = mean_over_questions(shares), mean_over_questions(means)
+    return Criterion(RANDOM, _NOTHING, _NOTHING, float("nan"), precision, reached, passes)
 
 
-def _oracle(name: str, measured: Sequence[Measures], by: Callable[[RewardVariance], Tensor]) -> Criterion:
+def _oracle(
+    name: str, measured: Sequence[Measures], num_branches: int, by: Callable[[RewardVariance], Tensor]
+) -> Criterion:
     """Chooses by one half of the continuations and counts the other, both ways round."""
+    reached = [
+        fmean(
+            _mean_of_top(_known(by(half)), other.influence, num_branches)
+            for half, other in zip(each.halves, reversed(each.halves), strict=True)
+        )
+        for each in measured
+        if _has_room(each, num_branches)
+    ]
     passes = {}
     for k in _ks(measured):
         rates = [
@@ -167,12 +189,18 @@ def _oracle(name: str, measured: Sequence[Measures], by: Callable[[RewardVarianc
             for each in measured
         ]
         passes[k] = mean_over_questions(rates)
-    return Criterion(name, _NOTHING, _NOTHING, float("nan"), _NOTHING, passes)
+    return Criterion(name, _NOTHING, _NOTHING, float("nan"), _NOTHING, mean_over_questions(reached), passes)
 
 
 def _has_room(measures: Measures, num_branches: int) -> bool:
-    """Whether there is something to find, and more decisions than branches."""
-    return measures.is_open and 0 < num_branches < len(measures.influence)
+    """Whether there are more decisions than branches."""
+    return 0 < num_branches < len(measures.influence)
+
+
+def _mean_of_top(x: Tensor, influence: Tensor, num: int) -> float:
+    """Of the influence that is known of the `num` largest of `x`."""
+    shares = top_shares(x, num) * ~influence.isnan()
+    return float(shares @ influence.nan_to_num() / shares.sum())
 
 
 def _known(influence: Tensor) -> Tensor:
