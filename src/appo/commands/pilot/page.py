@@ -115,8 +115,8 @@ def _summary(measured: Sequence[Measures], folder: StudyFolder, options: StudyOp
     if not agreement.low > _LEAST_AGREEMENT:
         lines.append(
             "The estimates hardly agree with a second measurement, and ranks of noise mislead: of uncertain tokens "
-            f"that decide nothing, most estimates lie below 0, some far above. Go by `Var_a Q` of the top {num_branches}, "
-            "which has no bias, or measure with more continuations."
+            "that decide nothing, most estimates lie below 0, some far above. Go by `Var_a Q` of the top "
+            f"{num_branches}, which has no bias, or measure with more continuations."
         )
     if num_unknown:
         lines.append(
