@@ -201,6 +201,7 @@ def test_a_later_policy_of_another_vocabulary_is_refused(tmp_path, capsys, monke
             "--later-policy=/nowhere",
             "later_policy must be a Hugging Face model folder with a config.json, got '/nowhere'",
         ),
+        ("--trainer.devices=2", "trainer.devices must be 1 for a pilot study, got 2 processes"),
         ("--questions=0", "questions must be at least 1, got 0"),
         ("--continuations=3", "continuations must be at least 4, got 3"),
         ("--influence=tests.scorers.functions:nothing", "influence: function must be importable, got 'tests."),

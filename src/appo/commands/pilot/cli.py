@@ -104,7 +104,7 @@ class PilotCLI(AppoCLI):
             self.method = "validate" if self.options.split == "validation" or "test" not in splits else "test"
             super().run()
         rollout: RolloutCallback = self.config_init.rollout
-        sys.stdout.write(f"{write_study(self.folder, self.options, rollout.branching.num_branches)}\n")
+        sys.stdout.write(f"{write_study(self.folder, self.options, max(1, rollout.branching.num_branches))}\n")
 
 
 def _weights_digest(*paths: str | None) -> str:
