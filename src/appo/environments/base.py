@@ -69,6 +69,21 @@ class Problem:
         return ({"role": "user", "content": self.text},)
 
 
+@dataclass(frozen=True)
+class Decision:
+    """A token that decides, as an environment knows it.
+
+    Attributes:
+        position: of the token, over the whole sequence.
+        name: of the kind of decision, as people read it.
+        is_right: whether it is the right one.
+    """
+
+    position: int
+    name: str
+    is_right: bool
+
+
 ProblemT = TypeVar("ProblemT", bound=Problem)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from appo.core.registry import Registry
+from appo.environments.base import Decision
 
 Split = Literal["train", "validation", "test"]
 
@@ -106,6 +107,16 @@ class PromptSource(ABC):
             ValueError: if the split has no question, or one cannot be used.
             FileNotFoundError: if a file is missing.
         """
+
+    def decisions(self, question: str, tokens: Sequence[str], is_sampled: Sequence[bool]) -> Sequence[Decision]:
+        """The tokens of a trajectory that decide, in their order; none where the source does not know them.
+
+        Args:
+            question: that was asked.
+            tokens: the text of every position, prompt included.
+            is_sampled: whether the policy sampled it.
+        """
+        return ()
 
     def rows(self, split: Split) -> Iterator[Question | UnusableRow]:
         """The rows of one split, in a fixed order: each is a question, or the reason why it is none.

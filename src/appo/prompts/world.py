@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from appo.environments.base import Problems
-from appo.environments.gates import GateProblems
+from appo.environments.base import Decision, Problems
+from appo.environments.gates import GateProblems, find_turns
 from appo.environments.problems import WorldProblems
 from appo.prompts.base import PROMPT_SOURCES, PromptSource, Question, Split
 
@@ -34,6 +34,10 @@ class GateQuestions(PromptSource):
 
     def load(self, split: Split) -> Sequence[Question]:
         return _questions(self.problems, split)
+
+    def decisions(self, question: str, tokens: Sequence[str], is_sampled: Sequence[bool]) -> Sequence[Decision]:
+        turns = find_turns(question, tokens, is_sampled, self.problems.world)
+        return [Decision(turn.position, f"gate {turn.gate + 1}", turn.is_right) for turn in turns]
 
 
 def _questions(problems: Problems[Any], split: Split) -> list[Question]:

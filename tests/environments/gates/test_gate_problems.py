@@ -88,7 +88,10 @@ def test_questions_are_problems_with_their_family_as_source():
     ("options", "message"),
     [
         ({"late": -1}, r"^late must not be negative, got -1$"),
-        ({"families": {"gates_6": 1.0}}, r"^families must be among gates_2, gates_3, gates_4, gates_5, got gates_6$"),
+        (
+            {"families": {"gates_6": 1.0}},
+            r"^families must be among gates_1, gates_2, gates_3, gates_4, gates_5, got gates_6$",
+        ),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, message):

@@ -9,6 +9,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from omegaconf import DictConfig, OmegaConf
 
+from appo.commands.run_config import config_of_run
 from appo.policy.lora import LoRA
 
 
@@ -37,7 +38,7 @@ def policy_of_run(ckpt: Path) -> str:
         FileNotFoundError: if there is no config.
         ValueError: if it is not that of a run.
     """
-    path, config = _config_of_run(ckpt, "policy must be given")
+    path, config = config_of_run(ckpt.absolute().parents[:2], "policy must be given")
     policy = OmegaConf.select(config, "model.policy")
     if not isinstance(policy, str):
         raise ValueError(f"policy must be given: {path} has no model.policy")
@@ -54,7 +55,9 @@ def adapted_run(ckpt: Path) -> AdaptedRun:
         FileNotFoundError: if there is no config.
         ValueError: if it is not that of a run with an adapter.
     """
-    path, config = _config_of_run(ckpt, "ckpt must lie in its run's folder, since it has an adapter")
+    path, config = config_of_run(
+        ckpt.absolute().parents[:2], "ckpt must lie in its run's folder, since it has an adapter"
+    )
     lora, dtype = (OmegaConf.select(config, key) for key in ("model.lora", "model.dtype"))
     if not isinstance(lora, DictConfig) or not isinstance(dtype, str):
         name, value = ("dtype", dtype) if isinstance(lora, DictConfig) else ("lora", lora)
@@ -66,21 +69,3 @@ def adapted_run(ckpt: Path) -> AdaptedRun:
         return AdaptedRun(path, parser.instantiate(parsed).model.lora, dtype)
     except (ArgumentError, ValueError) as error:
         raise ValueError(f"model.lora of {path} must be options of an adapter: {error}") from error
-
-
-def _config_of_run(ckpt: Path, rule: str) -> tuple[Path, DictConfig]:
-    folders = ckpt.absolute().parents[:2]
-    found = [
-        path for folder in folders for path in (*folder.glob("config.yaml"), *folder.glob("*/version_*/config.yaml"))
-    ]
-    if not found:
-        raise FileNotFoundError(f"{rule}: no config.yaml of a run in {' or '.join(map(str, folders))}")
-    newest = max(found, key=_version)
-    config = OmegaConf.load(newest)
-    return newest, config if isinstance(config, DictConfig) else OmegaConf.create({})
-
-
-def _version(config: Path) -> int:
-    """Numbers the folder that a logger made for one start of a run; one without a logger has only one config."""
-    number = config.parent.name.rpartition("_")[2]
-    return int(number) if number.isdigit() else -1

@@ -25,7 +25,8 @@ RESTART = "again"
 class GateDemonstrations:
     """Walks with real look-ups behind every turn; equal options, equal conversations.
 
-    Every thought has the same form: two fillers, what is looked up, a filler. Wrong turns come independently of all
+    Every thought has one form: two fillers, what is looked up, a filler; at a gate the color stands before the turn.
+    Wrong turns come independently of all
     else, and look like right ones in form, length and number of calls.
     """
 
@@ -86,15 +87,15 @@ class _Walk:
             segments += self._look_up(BADGE, person, RESTART if restarts and gate == 0 else BADGE)
             is_wrong = self.rng.random() < self.options.wrong_share
             turn = (rule.wrong_turn if is_wrong else rule.right_turn)(world, person)
-            segments += self._look_up(turn, person)
+            segments += self._look_up(turn, person, f"{world.value(BADGE, person)} {turn}")
             person, strayed = world.move(person, turn), strayed or is_wrong
         return person, strayed
 
-    def _look_up(self, relation: str, person: str, word: str | None = None) -> Iterator[Segment]:
+    def _look_up(self, relation: str, person: str, words: str | None = None) -> Iterator[Segment]:
         query = f"{relation} of {person}"
-        yield Segment(f"{self._thought(word or relation)}<search> {query} </search>", is_generated=True)
+        yield Segment(f"{self._thought(words or relation)}<search> {query} </search>", is_generated=True)
         yield Segment(self.options.syntax.format_result(self.search(query)), is_generated=False)
 
-    def _thought(self, word: str) -> str:
+    def _thought(self, words: str) -> str:
         first, second, last = self.rng.choices(FILLERS, k=3)
-        return f"<think> {first} {second} {word} {last} </think>"
+        return f"<think> {first} {second} {words} {last} </think>"

@@ -13,8 +13,8 @@ from appo.environments.gates.world import APPROACHES, BADGE, HOME, TURNS, GateWo
 from appo.environments.names import COLORS
 
 _QUESTION = re.compile(
-    r"Start at (?P<start>\w+ \w+)(?:, go to (?P<approach>the [\w ,]+?))?\. At (?P<color>\w+) go to the (?P<turn>\w+), "
-    r"at (?P<other_color>\w+) to the (?P<other_turn>\w+); (?P<gates>\d+) times\."
+    r"Start at (?P<start>\w+ \w+)(?:, go to (?P<approach>the [\w ,]+?))?\. At (?P<color>\w+) (?P<turn>\w+), "
+    r"at (?P<other_color>\w+) (?P<other_turn>\w+); (?P<gates>\d+) times\."
 )
 
 
@@ -54,7 +54,7 @@ class Rule:
         approach = ", go to " + ", ".join(f"the {name}" for name in self.approach) if self.approach else ""
         (color, turn), (other_color, other_turn) = self.turns.items()
         return (
-            f"Start at {self.start}{approach}. At {color} go to the {turn}, at {other_color} to the {other_turn}; "
+            f"Start at {self.start}{approach}. At {color} {turn}, at {other_color} {other_turn}; "
             f"{self.num_gates} times. Which city is the home of the last one?"
         )
 
@@ -94,10 +94,10 @@ class GateProblems(Problems[GateProblem]):
     make thirty rules, so no habit is right in general; a wrong turn leads on like a right one, to a wrong end.
     """
 
-    known_families: ClassVar[tuple[str, ...]] = tuple(f"gates_{number}" for number in range(2, 6))
+    known_families: ClassVar[tuple[str, ...]] = tuple(f"gates_{number}" for number in range(1, 6))
 
     families: dict[str, float] = field(default_factory=lambda: {"gates_3": 1.0})
-    """Weight of each family: `gates_2` to `gates_5` by number of gates; one that is left out is not asked."""
+    """Weight of each family: `gates_1` to `gates_5` by number of gates; one that is left out is not asked."""
     late: int = 0
     """Certain look-ups before the first gate."""
     world: GateWorld = field(default_factory=GateWorld)

@@ -49,12 +49,33 @@ def test_a_branch_is_marked_behind_the_last_shared_token(tokenizer):
     assert "...ben" in text
 
 
+def test_questions_are_shown_once_with_a_root_that_fared_otherwise(tokenizer):
+    others = [
+        {**entry, "id": 10 + entry["id"], "prompt": {**entry["prompt"], "id": "r", "question": "who else?"}}
+        for entry in (record(0, [1, 2, 3, 5], 0.5), record(1, [1, 2, 3, 5], 0.5))
+    ]
+    branched = [
+        record(2, [1, 2, 3, 5], 0.0),
+        record(3, [1, 2, 3, 4], 1.0, 2, 2),
+        record(4, [1, 2, 3, 5], 0.0, 2, 1),
+        record(5, [1, 3, 3, 4], 1.0),
+    ]
+    first, second = branched_texts([record(0, [1, 2, 3, 5], 0.0), *branched, *others], partial(decode, tokenizer), 3)
+    assert first[0] == "**who?** (answer: ann)"
+    assert "reward 0.00:" in first
+    assert "another root, reward 1.00:" in first
+    assert first.index("branch 1, score 1.25, reward 0.00:") < first.index("branch 2, score 1.25, reward 1.00:")
+    assert second[0] == "**who else?** (answer: ann)"
+    assert "another root, reward 0.50:" in second
+
+
 def test_a_report_has_table_picture_and_trajectories(tmp_path, tokenizer):
     folder = tmp_path / "csv/version_0"
     folder.mkdir(parents=True)
     (folder / "metrics.csv").write_text("epoch,rollout/accuracy,rollout/reward_initial_mean\n0,0.2,0.1\n1,0.6,0.5\n")
     with TrajectoryWriter(tmp_path / "trajectories/iteration_00001.jsonl.zst") as writer:
         writer.write(RECORDS)
+    (folder / "config.yaml").write_text("data: {source: {class_path: appo.prompts.WorldQuestions}}\n")
     tokenizer.save_pretrained(tmp_path / "policy")
     (tmp_path / "policy/config.json").write_text('{"model_type": "llama"}')
     for name, accuracy in (("before", 0.25), ("after", 0.75)):
@@ -66,6 +87,7 @@ def test_a_report_has_table_picture_and_trajectories(tmp_path, tokenizer):
     assert "| accuracy | 0.25 | 0.75 |" in report
     assert "| accuracy: sum | 0.25 | 0.75 |" in report
     assert "⟦branch 1⟧" in report
+    assert "tokens that decide" not in report
     assert (tmp_path / "reward.png").stat().st_size > 1000
 
 

@@ -34,14 +34,14 @@ BRANCH_MARK = "⟦branch {number}⟧"
 """Stands in the text of a trajectory behind the last token that a branch shares with it."""
 
 
-def write_report(run: Path, before: Path, after: Path, num_trajectories: int = 3) -> Path:
+def write_report(run: Path, before: Path, after: Path, num_questions: int = 3) -> Path:
     """Writes ``report.md`` and ``reward.png`` into the folder of a run.
 
     Args:
         run: folder of an ``appo fit``.
         before: folder of an ``appo test`` of the policy it started from.
         after: folder of an ``appo test`` of the policy it ended with.
-        num_trajectories: shown as text, from the last iteration whose trajectories were saved.
+        num_questions: of which trajectories are shown as text, from the last iteration whose trajectories were saved.
 
     Returns:
         The path of the report.
@@ -54,12 +54,13 @@ def write_report(run: Path, before: Path, after: Path, num_trajectories: int = 3
     if not files:
         raise FileNotFoundError(f"no trajectories/iteration_*.jsonl.zst in {run}; was rollout.save_trajectories off?")
     # Large, and not needed to say that a folder is wrong.
+    from appo.commands.report.decisions import decision_section
     from appo.monitoring.trajectory_files import read_trajectories
     from appo.policy.loading import load_tokenizer
     from appo.policy.text import decode
 
-    tokenizer = load_tokenizer(str(run / "policy"))
-    shown = branched_texts(list(read_trajectories(files[-1])), partial(decode, tokenizer), num_trajectories)
+    decode_ids = partial(decode, load_tokenizer(str(run / "policy")))
+    shown = branched_texts(list(read_trajectories(files[-1])), decode_ids, num_questions)
     plot_rewards(history, run / "reward.png")
     report = "\n".join(
         [
@@ -69,6 +70,7 @@ def write_report(run: Path, before: Path, after: Path, num_trajectories: int = 3
             "",
             "![reward](reward.png)",
             "",
+            *decision_section(run, before, after, decode_ids),
             f"## Trajectories of {files[-1].name.split('.')[0].replace('_', ' ')}",
             "",
             *(line for text in shown for line in text),
@@ -109,18 +111,38 @@ def plot_rewards(history: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def branched_texts(trajectories: Sequence[SavedTrajectory], decode: Decode, number: int) -> list[list[str]]:
-    """Initial trajectories that have branches, as Markdown, those first whose branches' rewards lie farthest apart.
+    """Of some questions, as Markdown: a branched root with its branches, and the root that fared most unlike it.
+
+    First come questions with a root whose branches' rewards lie farthest apart; of each the root is taken of which that
+    is true.
 
     Args:
         trajectories: of one iteration.
         decode: by the policy's tokenizer.
-        number: how many.
+        number: how many questions.
     """
-    branches: defaultdict[int | None, list[SavedTrajectory]] = defaultdict(list)
+    branches: defaultdict[int, list[SavedTrajectory]] = defaultdict(list)
+    roots: defaultdict[str, list[SavedTrajectory]] = defaultdict(list)
     for trajectory in trajectories:
-        branches[trajectory["parent_id"]].append(trajectory)
-    parents = sorted(branches[None], key=lambda parent: _spread_and_number(branches[parent["id"]]), reverse=True)
-    return [_branched_text(parent, branches[parent["id"]], decode) for parent in parents[:number]]
+        if trajectory["parent_id"] is None:
+            roots[trajectory["prompt"]["id"]].append(trajectory)
+        else:
+            branches[trajectory["parent_id"]].append(trajectory)
+
+    def spread_and_number(root: SavedTrajectory) -> tuple[float, int]:
+        rewards = [branch["reward"] for branch in branches[root["id"]]]
+        return (max(rewards) - min(rewards) if rewards else -1.0), len(rewards)
+
+    parents = [max(of_question, key=spread_and_number) for of_question in roots.values()]
+    texts = []
+    for parent in sorted(parents, key=spread_and_number, reverse=True)[:number]:
+        lines = _branched_text(parent, branches[parent["id"]], decode)
+        others = [root for root in roots[parent["prompt"]["id"]] if root is not parent]
+        if others:
+            other = max(others, key=lambda root: abs(root["reward"] - parent["reward"]))
+            lines += _fenced(f"another root, reward {other['reward']:.2f}", decode(_response(other)))
+        texts.append(lines)
+    return texts
 
 
 def _branched_text(trajectory: SavedTrajectory, branches: Sequence[SavedTrajectory], decode: Decode) -> list[str]:
@@ -145,6 +167,5 @@ def _fenced(title: str, text: str) -> list[str]:
     return [f"{title}:", fence, *text.replace(fence, "'" * 4).split("\n"), fence, ""]
 
 
-def _spread_and_number(branches: Sequence[SavedTrajectory]) -> tuple[float, int]:
-    rewards = [branch["reward"] for branch in branches]
-    return (max(rewards) - min(rewards) if rewards else -1.0), len(rewards)
+def _response(trajectory: SavedTrajectory) -> list[int]:
+    return list(trajectory["token_ids"][len(trajectory["prompt"]["token_ids"]) :])
