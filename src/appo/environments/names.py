@@ -24,4 +24,4 @@ CITIES = _words("""
 
 COUNTRIES = _words("Arda Borea Caldia Dorne Elvia Ferra Gondal Hyria Ithria Jora")
 
-COLORS = _words("red blue")
+COLORS = _words("red blue green gold")

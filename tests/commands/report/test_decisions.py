@@ -8,8 +8,10 @@ from appo.environments.gates import GateDemonstrations, GateProblems
 from appo.monitoring.trajectory_files import TrajectoryWriter
 from tests.environments.gates.test_gate_turns import as_tokens
 
-DEMONSTRATIONS = GateDemonstrations(GateProblems(num_train=20, num_validation=40, num_test=40), wrong_share=0.3)
-BETTER = GateDemonstrations(DEMONSTRATIONS.problems, wrong_share=0.0)
+DEMONSTRATIONS = GateDemonstrations(
+    GateProblems(num_train=20, num_validation=40, num_test=40), wrong_shares={"gates_3": 0.3}
+)
+BETTER = GateDemonstrations(DEMONSTRATIONS.problems, wrong_shares={"gates_3": 0.0})
 VOCABULARY: dict[str, int] = {}
 
 

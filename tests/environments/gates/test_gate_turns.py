@@ -14,7 +14,9 @@ from appo.environments.gates import GateDemonstrations, GateProblems, find_turns
 from appo.environments.gates.demonstrations import FILLERS
 from appo.rewards import AnswerReward
 
-DEMONSTRATIONS = GateDemonstrations(GateProblems(num_train=400, num_validation=60, late=1), wrong_share=0.4)
+DEMONSTRATIONS = GateDemonstrations(
+    GateProblems(num_train=400, num_validation=60, late=1), wrong_shares={"gates_3": 0.4}
+)
 RECOVERABLE = replace(DEMONSTRATIONS, restart_share=0.7)
 WORLD = DEMONSTRATIONS.problems.world
 
@@ -99,7 +101,7 @@ def test_solving_is_right_and_everything_has_the_form_that_the_reward_asks_for()
 def test_fillers_are_drawn_from_all_alike():
     text = "".join(segment.text for d in DEMONSTRATIONS.draw("train") for segment in d.segments)
     counts = [len(re.findall(rf"\b{filler}\b", text)) for filler in FILLERS]
-    assert min(counts) > 0.9 * max(counts)
+    assert min(counts) > 0.8 * max(counts)
 
 
 def naive_success(rule, right_turn, restart):
@@ -164,13 +166,13 @@ def walks_from(rule, right_turn):
         yield math.prod(right_turn if turn else 1 - right_turn for turn in turns), WORLD.value("home", person)
 
 
-def test_a_turn_that_can_be_taken_back_has_less_influence():
-    demonstration = next(d for d in RECOVERABLE.draw("validation") if d.strategy == "solve")
-    tokens, trajectory = as_trajectory(demonstration, math.log(0.6))
-    final, recoverable = (influence(trajectory, tokens, restart=restart) for restart in (0.0, 0.7))
-    first = turns_of(demonstration)[0]
-    assert not first.restarted
-    assert 0 < recoverable[first.position] < final[first.position]
+def test_turns_that_can_be_taken_back_have_less_influence_on_the_whole():
+    totals = {0.0: 0.0, 0.7: 0.0}
+    for demonstration in DEMONSTRATIONS.draw("validation"):
+        tokens, trajectory = as_trajectory(demonstration, math.log(0.6))
+        for restart in totals:
+            totals[restart] += sum(influence(trajectory, tokens, restart=restart))
+    assert 0 < totals[0.7] < 0.8 * totals[0.0]
 
 
 def test_a_call_that_names_nobody_and_one_beyond_the_last_gate_are_no_turns():
@@ -183,3 +185,23 @@ def test_a_call_that_names_nobody_and_one_beyond_the_last_gate_are_no_turns():
     more = f"<think> so {boss} </think><search> {boss} of {turns[0].person} </search>"
     longer = find_turns(demonstration.problem.text, [*tokens, "|", more], [*sampled, False, True], WORLD)
     assert longer == turns
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"wrong_shares": {"gates_3": 1.5}}, r"for families among gates_3, got 1.5 for gates_3$"),
+        ({"wrong_shares": {"gates_2": 0.5}}, r"for families among gates_3, got 0.5 for gates_2$"),
+        ({"restart_share": -0.1}, r"^restart_share must lie in \[0, 1\], got -0.1$"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        replace(DEMONSTRATIONS, **options)
+
+
+def test_families_have_their_own_share_of_wrong_turns():
+    problems = replace(DEMONSTRATIONS.problems, families={"gates_1": 1.0, "gates_3": 1.0})
+    for demonstration in replace(DEMONSTRATIONS, problems=problems).draw("train"):
+        if demonstration.problem.family == "gates_1":
+            assert demonstration.strategy == "solve"

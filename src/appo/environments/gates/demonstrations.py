@@ -25,27 +25,31 @@ RESTART = "again"
 class GateDemonstrations:
     """Walks with real look-ups behind every turn; equal options, equal conversations.
 
-    Every thought has one form: two fillers, what is looked up, a filler; at a gate the color stands before the turn.
-    Wrong turns come independently of all
-    else, and look like right ones in form, length and number of calls.
+    A thought at a gate is two fillers, the color, the turn, and two fillers; another names what is looked up. Wrong
+    turns come independently of all else, and look like right ones in form, length and number of calls.
     """
 
     problems: GateProblems = field(default_factory=GateProblems)
     """What is walked."""
     syntax: TagSyntax = field(default_factory=TagSyntax)
     """How rollouts wrap what tools answer."""
-    wrong_share: float = 0.3
-    """Chance of a wrong turn at each gate."""
+    wrong_shares: dict[str, float] = field(default_factory=lambda: {"gates_3": 0.3})
+    """Chance of a wrong turn at each gate, by family; no turn is wrong in one that is left out. A policy from nothing
+    learns the rule from short walks without wrong turns, and from longer ones to follow it now and then."""
     restart_share: float = 0.0
     """Chance that a walk with a wrong turn begins again at its first gate, once, before it ends."""
     seed: int = 0
     """Decides turns and fillers."""
 
     def __post_init__(self) -> None:
-        for name in ("wrong_share", "restart_share"):
-            share = getattr(self, name)
-            if not 0.0 <= share <= 1.0:
-                raise ValueError(f"{name} must lie in [0, 1], got {share}")
+        for family, share in self.wrong_shares.items():
+            if family not in self.problems.families or not 0.0 <= share <= 1.0:
+                raise ValueError(
+                    f"wrong_shares must lie in [0, 1] for families among {', '.join(self.problems.families)}, "
+                    f"got {share} for {family}"
+                )
+        if not 0.0 <= self.restart_share <= 1.0:
+            raise ValueError(f"restart_share must lie in [0, 1], got {self.restart_share}")
 
     def draw(self, split: Split) -> tuple[Demonstration, ...]:
         """One conversation a problem of the split, in the order of the problems."""
@@ -76,7 +80,7 @@ class _Walk:
             person, strayed = self._pass_gates(first, segments, restarts=True)
         segments += self._look_up(HOME, person)
         home = world.value(HOME, person)
-        segments.append(Segment(f"{self._thought('done')}<answer> \\boxed{{ {home} }} </answer>", True))
+        segments.append(Segment(f"<think> done </think><answer> \\boxed{{ {home} }} </answer>", True))
         return Demonstration(self.problem, "stray" if strayed else "solve", tuple(segments))
 
     def _pass_gates(self, person: str, segments: list[Segment], restarts: bool = False) -> tuple[str, bool]:
@@ -85,17 +89,15 @@ class _Walk:
         strayed = False
         for gate in range(rule.num_gates):
             segments += self._look_up(BADGE, person, RESTART if restarts and gate == 0 else BADGE)
-            is_wrong = self.rng.random() < self.options.wrong_share
+            is_wrong = self.rng.random() < self.options.wrong_shares.get(self.problem.family, 0.0)
             turn = (rule.wrong_turn if is_wrong else rule.right_turn)(world, person)
-            segments += self._look_up(turn, person, f"{world.value(BADGE, person)} {turn}")
+            first, second, third, last = self.rng.choices(FILLERS, k=4)
+            thought = f"{first} {second} {world.value(BADGE, person)} {turn} {third} {last}"
+            segments += self._look_up(turn, person, thought)
             person, strayed = world.move(person, turn), strayed or is_wrong
         return person, strayed
 
-    def _look_up(self, relation: str, person: str, words: str | None = None) -> Iterator[Segment]:
+    def _look_up(self, relation: str, person: str, thought: str | None = None) -> Iterator[Segment]:
         query = f"{relation} of {person}"
-        yield Segment(f"{self._thought(words or relation)}<search> {query} </search>", is_generated=True)
+        yield Segment(f"<think> {thought or relation} </think><search> {query} </search>", is_generated=True)
         yield Segment(self.options.syntax.format_result(self.search(query)), is_generated=False)
-
-    def _thought(self, words: str) -> str:
-        first, second, last = self.rng.choices(FILLERS, k=3)
-        return f"<think> {first} {second} {words} {last} </think>"

@@ -13,8 +13,8 @@ from appo.environments.gates.world import APPROACHES, BADGE, HOME, TURNS, GateWo
 from appo.environments.names import COLORS
 
 _QUESTION = re.compile(
-    r"Start at (?P<start>\w+ \w+)(?:, go to (?P<approach>the [\w ,]+?))?\. At (?P<color>\w+) (?P<turn>\w+), "
-    r"at (?P<other_color>\w+) (?P<other_turn>\w+); (?P<gates>\d+) times\."
+    r"Start at (?P<start>\w+ \w+)(?:, go to (?P<approach>the [\w ,]+?))?\. "
+    r"At (?P<turns>\w+ \w+(?:, \w+ \w+)+); (?P<gates>\d+) times\."
 )
 
 
@@ -25,7 +25,7 @@ class Rule:
     Attributes:
         start: the person to begin at.
         approach: certain look-ups that lead from there to the first gate.
-        turns: where to turn at a person with a badge of this color; two colors in the order of the question.
+        turns: where to turn at a person with a badge of this color, in the order of the question; there are two ways.
         num_gates: turns to take.
     """
 
@@ -45,17 +45,17 @@ class Rule:
         if match is None:
             raise ValueError(f"question must be one of the gates, got {question[:80]!r}")
         approach = tuple(re.findall(r"the (\w+)", match["approach"] or ""))
-        turns = {match["color"]: match["turn"], match["other_color"]: match["other_turn"]}
+        turns = dict(pair.split(" ") for pair in match["turns"].split(", "))
         return cls(match["start"], approach, turns, int(match["gates"]))
 
     @property
     def text(self) -> str:
         """The question."""
         approach = ", go to " + ", ".join(f"the {name}" for name in self.approach) if self.approach else ""
-        (color, turn), (other_color, other_turn) = self.turns.items()
+        turns = ", ".join(f"{color} {turn}" for color, turn in self.turns.items())
         return (
-            f"Start at {self.start}{approach}. At {color} {turn}, at {other_color} {other_turn}; "
-            f"{self.num_gates} times. Which city is the home of the last one?"
+            f"Start at {self.start}{approach}. At {turns}; {self.num_gates} times. "
+            "Which city is the home of the last one?"
         )
 
     def right_turn(self, world: GateWorld, person: str) -> str:
@@ -90,8 +90,9 @@ class GateProblem(Problem):
 class GateProblems(Problems[GateProblem]):
     """Draws walks through gates; equal options, equal problems.
 
-    At each gate the color of a person's badge is looked up, and the question's own rule says where to turn. Six turns
-    make thirty rules, so no habit is right in general; a wrong turn leads on like a right one, to a wrong end.
+    At each gate the color of a person's badge is looked up, and the question's own rule says which of two ways to turn
+    there. Two of six turns for four colors make ninety rules, so no habit is right in general; a wrong turn leads on
+    like a right one, to a wrong end.
     """
 
     known_families: ClassVar[tuple[str, ...]] = tuple(f"gates_{number}" for number in range(1, 6))
@@ -112,7 +113,7 @@ class GateProblems(Problems[GateProblem]):
         """A walk that meets nobody twice and whose right and wrong turns always lead apart; None for another one."""
         start = rng.choice(self.world.entities["person"])
         approach = tuple(rng.choice(APPROACHES) for _ in range(self.late))
-        turns = dict(zip(rng.sample(COLORS, 2), rng.sample(TURNS, 2), strict=True))
+        turns = dict(zip(rng.sample(COLORS, 4), rng.sample([*rng.sample(TURNS, 2)] * 2, 4), strict=True))
         rule = Rule(start, approach, turns, int(family.removeprefix("gates_")))
         steps = tuple(_walk(self.world, rule))
         people = [start, *(step.value for step in steps if step.argument.split()[0] not in (BADGE, HOME))]
