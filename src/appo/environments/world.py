@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from appo.environments.names import CITIES, COLORS, COUNTRIES, FIRST_NAMES, LAST_NAMES
 
-Kind = Literal["person", "city", "country", "number", "color"]
+Kind = Literal["person", "city", "country", "number", "color", "turn"]
 """What a value is."""
 
 

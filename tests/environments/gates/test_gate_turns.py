@@ -205,3 +205,15 @@ def test_families_have_their_own_share_of_wrong_turns():
     for demonstration in replace(DEMONSTRATIONS, problems=problems).draw("train"):
         if demonstration.problem.family == "gates_1":
             assert demonstration.strategy == "solve"
+
+
+def test_lessons_come_before_the_walks_of_the_training_split_and_follow_their_rule():
+    with_lessons = replace(DEMONSTRATIONS, num_lessons=50)
+    drawn = with_lessons.draw("train")
+    assert len(drawn) == 50 + DEMONSTRATIONS.problems.num_train
+    assert [d.problem for d in drawn[50:]] == [d.problem for d in DEMONSTRATIONS.draw("train")]
+    for lesson in drawn[:50]:
+        color = lesson.problem.text.removesuffix("?").split()[-1]
+        assert f"{color} {lesson.problem.answer}" in lesson.problem.text
+        assert AnswerReward()(as_trajectory(lesson, -1.0)[1]).parts["accuracy"] == 1.0
+    assert with_lessons.draw("validation") == DEMONSTRATIONS.draw("validation")

@@ -52,11 +52,15 @@ class Rule:
     def text(self) -> str:
         """The question."""
         approach = ", go to " + ", ".join(f"the {name}" for name in self.approach) if self.approach else ""
-        turns = ", ".join(f"{color} {turn}" for color, turn in self.turns.items())
         return (
-            f"Start at {self.start}{approach}. At {turns}; {self.num_gates} times. "
+            f"Start at {self.start}{approach}. {self.turns_text}; {self.num_gates} times. "
             "Which city is the home of the last one?"
         )
+
+    @property
+    def turns_text(self) -> str:
+        """The part of the question that says where to turn."""
+        return "At " + ", ".join(f"{color} {turn}" for color, turn in self.turns.items())
 
     def right_turn(self, world: GateWorld, person: str) -> str:
         """Where to turn at a person."""
@@ -113,7 +117,7 @@ class GateProblems(Problems[GateProblem]):
         """A walk that meets nobody twice and whose right and wrong turns always lead apart; None for another one."""
         start = rng.choice(self.world.entities["person"])
         approach = tuple(rng.choice(APPROACHES) for _ in range(self.late))
-        turns = dict(zip(rng.sample(COLORS, 4), rng.sample([*rng.sample(TURNS, 2)] * 2, 4), strict=True))
+        turns = draw_turns(rng)
         rule = Rule(start, approach, turns, int(family.removeprefix("gates_")))
         steps = tuple(_walk(self.world, rule))
         people = [start, *(step.value for step in steps if step.argument.split()[0] not in (BADGE, HOME))]
@@ -125,6 +129,11 @@ class GateProblems(Problems[GateProblem]):
         if any(self.world.value(HOME, person) == steps[-1].value for person in people[:-1]):
             return None  # an earlier stop would hit the answer
         return GateProblem(family, rule.text, steps, "city", (start,), rule=rule)
+
+
+def draw_turns(rng: random.Random) -> dict[str, str]:
+    """Two ways for four colors, two colors each."""
+    return dict(zip(rng.sample(COLORS, 4), rng.sample(rng.sample(TURNS, 2) * 2, 4), strict=True))
 
 
 def _walk(world: GateWorld, rule: Rule) -> Iterator[Step]:
