@@ -23,5 +23,3 @@ CITIES = _words("""
 """)
 
 COUNTRIES = _words("Arda Borea Caldia Dorne Elvia Ferra Gondal Hyria Ithria Jora")
-
-COLORS = _words("red blue green gold")

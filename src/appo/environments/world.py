@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
 
-from appo.environments.names import CITIES, COLORS, COUNTRIES, FIRST_NAMES, LAST_NAMES
+from appo.environments.names import CITIES, COUNTRIES, FIRST_NAMES, LAST_NAMES
 
-Kind = Literal["person", "city", "country", "number", "color", "turn"]
+Kind = Literal["person", "city", "country", "number", "turn", "sign"]
 """What a value is."""
 
 
@@ -103,7 +103,6 @@ class World:
             "person": tuple(rng.sample(names, self.num_people)),
             "city": tuple(rng.sample(CITIES, self.num_cities)),
             "country": tuple(rng.sample(COUNTRIES, self.num_countries)),
-            "color": COLORS,
         }
 
     @cached_property

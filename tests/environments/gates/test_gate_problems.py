@@ -28,7 +28,6 @@ def test_nobody_begins_questions_of_two_splits():
 def test_a_rule_is_read_from_its_question():
     for problem in (*PROBLEMS.draw("validation"), *replace(PROBLEMS, late=0).draw("validation")):
         assert Rule.parse(problem.text) == problem.rule
-        assert list(Rule.parse(problem.text).turns.items()) == list(problem.rule.turns.items())
 
 
 def test_a_question_of_another_kind_is_refused():
@@ -43,7 +42,7 @@ def test_the_search_answers_every_step_with_what_the_next_one_asks_for():
         for step, following in zip(problem.steps, (*problem.steps[1:], None), strict=True):
             (sentence,) = search.search(step.argument, 3)
             assert sentence == f"The {step.argument} is {step.value}."
-            if following is not None and not step.argument.startswith("badge"):
+            if following is not None and not step.argument.startswith("sign"):
                 assert following.argument.endswith(f"of {step.value}")
 
 
@@ -55,27 +54,31 @@ def test_turns_follow_the_rule_of_the_question_and_both_ways_lead_apart():
             relation, person = step.argument.split(" of ")
             assert person == people[-1]
             if relation in TURNS:
-                assert relation == problem.rule.turns[world.value("badge", person)]
-                assert len({world.move(person, turn) for turn in problem.rule.turns.values()}) == 2
-            if relation != "badge":
+                ways = world.value("sign", person).split(" or ")
+                assert relation == ways[problem.rule.way == "second"]
+                assert len({world.move(person, way) for way in ways}) == 2
+            if relation != "sign":
                 people.append(step.value)
         assert len(set(people)) == len(people)
-        assert problem.answer not in [world.value("home", person) for person in people[:-1]]
+        end = problem.rule.end
+        assert problem.steps[-1].argument == f"{end} of {people[-1]}"
+        assert problem.answer not in [world.value(end, person) for person in people[:-1]]
 
 
 def test_no_habit_is_right_in_general():
-    """Each color asks for each turn about equally often, and the first color named is as often right as the second."""
-    problems = replace(PROBLEMS, families={"gates_3": 1.0}, num_train=2000).draw("train")
-    of_red = Counter(problem.rule.turns["red"] for problem in problems)
-    assert set(of_red) == set(TURNS)
+    """Each way is right as often as wrong where a sign names it, and so is each place on the sign."""
+    problems = replace(PROBLEMS, families={"gates_3": 1.0}, num_train=1500).draw("train")
+    right, wrong, places = Counter[str](), Counter[str](), Counter[str]()
+    for problem in problems:
+        places[problem.rule.way] += 1
+        for step in problem.steps:
+            relation, person = step.argument.split(" of ")
+            if relation in TURNS:
+                right[relation] += 1
+                wrong[problem.rule.wrong_turn(PROBLEMS.world, person)] += 1
+    assert places["first"] == pytest.approx(750, rel=0.1)
     for turn in TURNS:
-        assert of_red[turn] == pytest.approx(2000 / len(TURNS), rel=0.25)
-    named_first = sum(
-        step.argument.startswith(next(iter(problem.rule.turns.values())))
-        for problem in problems
-        for step in problem.steps
-    )
-    assert named_first == pytest.approx(3000, rel=0.1)
+        assert right[turn] == pytest.approx(wrong[turn], rel=0.2)
 
 
 def test_questions_are_problems_with_their_family_as_source():

@@ -112,7 +112,7 @@ def naive_success(rule, right_turn, restart):
         for is_right in turns:
             name = (rule.right_turn if is_right else rule.wrong_turn)(WORLD, person)
             person = WORLD.move(person, name)
-        return WORLD.value("home", person)
+        return WORLD.value(rule.end, person)
 
     answer = end([True] * rule.num_gates)
     walks = [
@@ -163,7 +163,7 @@ def walks_from(rule, right_turn):
         person = rule.start
         for is_right in turns:
             person = WORLD.move(person, (rule.right_turn if is_right else rule.wrong_turn)(WORLD, person))
-        yield math.prod(right_turn if turn else 1 - right_turn for turn in turns), WORLD.value("home", person)
+        yield math.prod(right_turn if turn else 1 - right_turn for turn in turns), WORLD.value(rule.end, person)
 
 
 def test_turns_that_can_be_taken_back_have_less_influence_on_the_whole():
@@ -192,6 +192,7 @@ def test_a_call_that_names_nobody_and_one_beyond_the_last_gate_are_no_turns():
     [
         ({"wrong_shares": {"gates_3": 1.5}}, r"for families among gates_3, got 1.5 for gates_3$"),
         ({"wrong_shares": {"gates_2": 0.5}}, r"for families among gates_3, got 0.5 for gates_2$"),
+        ({"per_problem": 0}, r"^per_problem must be at least 1, got 0$"),
         ({"restart_share": -0.1}, r"^restart_share must lie in \[0, 1\], got -0.1$"),
     ],
 )
@@ -207,13 +208,9 @@ def test_families_have_their_own_share_of_wrong_turns():
             assert demonstration.strategy == "solve"
 
 
-def test_lessons_come_before_the_walks_of_the_training_split_and_follow_their_rule():
-    with_lessons = replace(DEMONSTRATIONS, num_lessons=50)
-    drawn = with_lessons.draw("train")
-    assert len(drawn) == 50 + DEMONSTRATIONS.problems.num_train
-    assert [d.problem for d in drawn[50:]] == [d.problem for d in DEMONSTRATIONS.draw("train")]
-    for lesson in drawn[:50]:
-        color = lesson.problem.text.removesuffix("?").split()[-1]
-        assert f"{color} {lesson.problem.answer}" in lesson.problem.text
-        assert AnswerReward()(as_trajectory(lesson, -1.0)[1]).parts["accuracy"] == 1.0
-    assert with_lessons.draw("validation") == DEMONSTRATIONS.draw("validation")
+def test_conversations_about_one_problem_differ():
+    drawn = replace(DEMONSTRATIONS, per_problem=3).draw("validation")
+    problems = [demonstration.problem for demonstration in drawn]
+    assert problems[::3] == problems[1::3] == problems[2::3] == list(DEMONSTRATIONS.problems.draw("validation"))
+    texts = ["".join(segment.text for segment in demonstration.segments) for demonstration in drawn]
+    assert len(set(texts)) == len(texts)

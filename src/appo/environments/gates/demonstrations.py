@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from appo.core.trajectory import Segment
-from appo.environments.base import Problem, Split, Step
+from appo.environments.base import Split
 from appo.environments.demonstrations import Demonstration
-from appo.environments.gates.problems import GateProblem, GateProblems, Rule, draw_turns
-from appo.environments.gates.world import BADGE, HOME, GateSearch
+from appo.environments.gates.problems import GateProblem, GateProblems
+from appo.environments.gates.world import SIGN, GateSearch
 from appo.tools.search.tool import SearchTool
 from appo.tools.tag_syntax import TagSyntax
 
@@ -25,8 +25,8 @@ RESTART = "again"
 class GateDemonstrations:
     """Walks with real look-ups behind every turn; equal options, equal conversations.
 
-    A thought at a gate is the color and the turn, another what is looked up; two fillers follow in both. Wrong turns
-    come independently of all else, and look like right ones in form, length and number of calls.
+    A thought is what is looked up, and two fillers. Wrong turns come independently of all else, and look like right
+    ones in form, length and number of calls.
     """
 
     problems: GateProblems = field(default_factory=GateProblems)
@@ -36,9 +36,8 @@ class GateDemonstrations:
     wrong_shares: dict[str, float] = field(default_factory=lambda: {"gates_3": 0.3})
     """Chance of a wrong turn at each gate, by family; no turn is wrong in one that is left out. A policy from nothing
     learns the rule from short walks without wrong turns, and from longer ones to follow it now and then."""
-    num_lessons: int = 0
-    """Short conversations before the walks of the training split, which ask where a rule turns at one color: a policy
-    from nothing learns rules there, and from walks alone hardly."""
+    per_problem: int = 1
+    """Conversations about each problem; they differ in turns and fillers."""
     restart_share: float = 0.0
     """Chance that a walk with a wrong turn begins again at its first gate, once, before it ends."""
     seed: int = 0
@@ -51,33 +50,22 @@ class GateDemonstrations:
                     f"wrong_shares must lie in [0, 1] for families among {', '.join(self.problems.families)}, "
                     f"got {share} for {family}"
                 )
-        if self.num_lessons < 0:
-            raise ValueError(f"num_lessons must not be negative, got {self.num_lessons}")
+        if self.per_problem < 1:
+            raise ValueError(f"per_problem must be at least 1, got {self.per_problem}")
         if not 0.0 <= self.restart_share <= 1.0:
             raise ValueError(f"restart_share must lie in [0, 1], got {self.restart_share}")
 
     def draw(self, split: Split) -> tuple[Demonstration, ...]:
-        """The lessons, then one conversation a problem of the split, in the order of the problems."""
+        """`per_problem` conversations about each problem of the split, in the order of the problems."""
         rng = random.Random(f"gate demonstrations {self.seed} {split}")
         search = SearchTool(GateSearch(self.problems.world))
-        lessons = [_lesson(rng) for _ in range(self.num_lessons if split == "train" else 0)]
-        return (*lessons, *(_Walk(self, search, problem, rng).demonstrate() for problem in self.problems.draw(split)))
+        problems = [problem for problem in self.problems.draw(split) for _ in range(self.per_problem)]
+        return tuple(_Walk(self, search, problem, rng).demonstrate() for problem in problems)
 
 
-def _lesson(rng: random.Random) -> Demonstration:
-    turns = draw_turns(rng)
-    color = rng.choice(list(turns))
-    rule = Rule("", (), turns, 0)
-    problem = Problem(
-        "lesson", f"{rule.turns_text}. Which way at {color}?", (Step("", color, turns[color]),), "turn", (color,)
-    )
-    answer = f"{_thought(f'{color} {turns[color]}', rng)}<answer> \\boxed{{ {turns[color]} }} </answer>"
-    return Demonstration(problem, "solve", (Segment(answer, True),))
-
-
-def _thought(words: str, rng: random.Random) -> str:
+def _thought(word: str, rng: random.Random) -> str:
     first, second = rng.choices(FILLERS, k=2)
-    return f"<think> {words} {first} {second} </think>"
+    return f"<think> {word} {first} {second} </think>"
 
 
 @dataclass
@@ -100,9 +88,9 @@ class _Walk:
         person, strayed = self._pass_gates(first, segments)
         if strayed and self.rng.random() < self.options.restart_share:
             person, strayed = self._pass_gates(first, segments, restarts=True)
-        segments += self._look_up(HOME, person)
-        home = world.value(HOME, person)
-        segments.append(Segment(f"{_thought('done', self.rng)}<answer> \\boxed{{ {home} }} </answer>", True))
+        segments += self._look_up(rule.end, person)
+        city = world.value(rule.end, person)
+        segments.append(Segment(f"{_thought('done', self.rng)}<answer> \\boxed{{ {city} }} </answer>", True))
         return Demonstration(self.problem, "stray" if strayed else "solve", tuple(segments))
 
     def _pass_gates(self, person: str, segments: list[Segment], restarts: bool = False) -> tuple[str, bool]:
@@ -110,14 +98,14 @@ class _Walk:
         world, rule = self.options.problems.world, self.problem.rule
         strayed = False
         for gate in range(rule.num_gates):
-            segments += self._look_up(BADGE, person, RESTART if restarts and gate == 0 else BADGE)
+            segments += self._look_up(SIGN, person, RESTART if restarts and gate == 0 else SIGN)
             is_wrong = self.rng.random() < self.options.wrong_shares.get(self.problem.family, 0.0)
             turn = (rule.wrong_turn if is_wrong else rule.right_turn)(world, person)
-            segments += self._look_up(turn, person, f"{world.value(BADGE, person)} {turn}")
+            segments += self._look_up(turn, person)
             person, strayed = world.move(person, turn), strayed or is_wrong
         return person, strayed
 
-    def _look_up(self, relation: str, person: str, words: str | None = None) -> Iterator[Segment]:
+    def _look_up(self, relation: str, person: str, word: str | None = None) -> Iterator[Segment]:
         query = f"{relation} of {person}"
-        yield Segment(f"{_thought(words or relation, self.rng)}<search> {query} </search>", is_generated=True)
+        yield Segment(f"{_thought(word or relation, self.rng)}<search> {query} </search>", is_generated=True)
         yield Segment(self.options.syntax.format_result(self.search(query)), is_generated=False)

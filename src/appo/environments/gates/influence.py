@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from appo.core.trajectory import Trajectory
 from appo.environments.gates.problems import Rule
 from appo.environments.gates.turns import Turn, find_turns
-from appo.environments.gates.world import HOME, GateWorld
+from appo.environments.gates.world import GateWorld
 
 
 def success(
@@ -41,7 +41,7 @@ def success(
     @cache
     def value(person: str, gate: int, strayed: bool, restarted: bool) -> float:
         if gate == rule.num_gates:
-            ends = float(world.value(HOME, person) == answer)
+            ends = float(world.value(rule.end, person) == answer)
             if not strayed or restarted or restart == 0.0:
                 return ends
             return restart * value(first, 0, False, True) + (1.0 - restart) * ends
@@ -59,7 +59,7 @@ def influence(
     right_turn: float = 0.7,
     restart: float = 0.0,
     seed: int = 0,
-    num_people: int = 400,
+    num_people: int = 520,
     num_cities: int = 20,
 ) -> list[float]:
     """The influence of every token on success, ``Var_a Q``: 0 but at turns, ``p (1 - p) (Q_right - Q_wrong)^2`` there.
@@ -112,7 +112,7 @@ def _stake(rule: Rule, world: GateWorld, turn: Turn, right_turn: float, restart:
 def _answer(rule: Rule, world: GateWorld, person: str) -> str:
     for _ in range(rule.num_gates):
         person = world.move(person, rule.right_turn(world, person))
-    return world.value(HOME, person)
+    return world.value(rule.end, person)
 
 
 @lru_cache(maxsize=4)

@@ -1,20 +1,22 @@
-"""Questions that carry a rule: which way to turn at which color."""
+"""Questions that carry a rule: which of two ways to take."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from appo.environments.base import Problem, Problems, Step
-from appo.environments.gates.world import APPROACHES, BADGE, HOME, TURNS, GateWorld
-from appo.environments.names import COLORS
+from appo.environments.gates.world import APPROACHES, ENDS, SIGN, GateWorld
+
+WAYS = ("first", "second")
+"""Which of the two ways on a sign a question asks for."""
 
 _QUESTION = re.compile(
     r"Start at (?P<start>\w+ \w+)(?:, go to (?P<approach>the [\w ,]+?))?\. "
-    r"At (?P<turns>\w+ \w+(?:, \w+ \w+)+); (?P<gates>\d+) times\."
+    r"Take the (?P<way>first|second) way (?P<gates>\d+) times\. Which city is the (?P<end>\w+) of the last one\?"
 )
 
 
@@ -25,14 +27,16 @@ class Rule:
     Attributes:
         start: the person to begin at.
         approach: certain look-ups that lead from there to the first gate.
-        turns: where to turn at a person with a badge of this color, in the order of the question; there are two ways.
+        way: which of the two ways on each sign is right, the `first` or the `second`.
         num_gates: turns to take.
+        end: what is asked of the person behind the last one.
     """
 
     start: str
     approach: tuple[str, ...]
-    turns: Mapping[str, str]
+    way: str
     num_gates: int
+    end: str
 
     @classmethod
     def parse(cls, question: str) -> Rule:
@@ -45,31 +49,24 @@ class Rule:
         if match is None:
             raise ValueError(f"question must be one of the gates, got {question[:80]!r}")
         approach = tuple(re.findall(r"the (\w+)", match["approach"] or ""))
-        turns = dict(pair.split(" ") for pair in match["turns"].split(", "))
-        return cls(match["start"], approach, turns, int(match["gates"]))
+        return cls(match["start"], approach, match["way"], int(match["gates"]), match["end"])
 
     @property
     def text(self) -> str:
         """The question."""
         approach = ", go to " + ", ".join(f"the {name}" for name in self.approach) if self.approach else ""
         return (
-            f"Start at {self.start}{approach}. {self.turns_text}; {self.num_gates} times. "
-            "Which city is the home of the last one?"
+            f"Start at {self.start}{approach}. Take the {self.way} way {self.num_gates} times. "
+            f"Which city is the {self.end} of the last one?"
         )
-
-    @property
-    def turns_text(self) -> str:
-        """The part of the question that says where to turn."""
-        return "At " + ", ".join(f"{color} {turn}" for color, turn in self.turns.items())
 
     def right_turn(self, world: GateWorld, person: str) -> str:
         """Where to turn at a person."""
-        return self.turns[world.value(BADGE, person)]
+        return world.ways(person)[WAYS.index(self.way)]
 
     def wrong_turn(self, world: GateWorld, person: str) -> str:
         """The other turn."""
-        right = self.right_turn(world, person)
-        return next(turn for turn in self.turns.values() if turn != right)
+        return world.ways(person)[1 - WAYS.index(self.way)]
 
     def first_person(self, world: GateWorld) -> str:
         """Who stands at the first gate."""
@@ -94,9 +91,9 @@ class GateProblem(Problem):
 class GateProblems(Problems[GateProblem]):
     """Draws walks through gates; equal options, equal problems.
 
-    At each gate the color of a person's badge is looked up, and the question's own rule says which of two ways to turn
-    there. Two of six turns for four colors make ninety rules, so no habit is right in general; a wrong turn leads on
-    like a right one, to a wrong end.
+    At each gate a person's sign is looked up, which names two ways, and the question's own rule says which of them to
+    take. Each way, and each place on a sign, is right as often as wrong, so no habit is right in general; a wrong turn
+    leads on like a right one, to a wrong end.
     """
 
     known_families: ClassVar[tuple[str, ...]] = tuple(f"gates_{number}" for number in range(1, 6))
@@ -117,23 +114,17 @@ class GateProblems(Problems[GateProblem]):
         """A walk that meets nobody twice and whose right and wrong turns always lead apart; None for another one."""
         start = rng.choice(self.world.entities["person"])
         approach = tuple(rng.choice(APPROACHES) for _ in range(self.late))
-        turns = draw_turns(rng)
-        rule = Rule(start, approach, turns, int(family.removeprefix("gates_")))
+        rule = Rule(start, approach, rng.choice(WAYS), int(family.removeprefix("gates_")), rng.choice(ENDS))
         steps = tuple(_walk(self.world, rule))
-        people = [start, *(step.value for step in steps if step.argument.split()[0] not in (BADGE, HOME))]
+        people = [start, *(step.value for step in steps if step.argument.split()[0] not in (SIGN, *ENDS))]
         at_gates = people[len(approach) : -1]
         if len(set(people)) < len(people):
             return None
-        if any(len({self.world.move(person, turn) for turn in turns.values()}) < 2 for person in at_gates):
+        if any(len({self.world.move(person, way) for way in self.world.ways(person)}) < 2 for person in at_gates):
             return None
-        if any(self.world.value(HOME, person) == steps[-1].value for person in people[:-1]):
+        if any(self.world.value(rule.end, person) == steps[-1].value for person in people[:-1]):
             return None  # an earlier stop would hit the answer
         return GateProblem(family, rule.text, steps, "city", (start,), rule=rule)
-
-
-def draw_turns(rng: random.Random) -> dict[str, str]:
-    """Two ways for four colors, two colors each."""
-    return dict(zip(rng.sample(COLORS, 4), rng.sample(rng.sample(TURNS, 2) * 2, 4), strict=True))
 
 
 def _walk(world: GateWorld, rule: Rule) -> Iterator[Step]:
@@ -147,8 +138,8 @@ def _walk(world: GateWorld, rule: Rule) -> Iterator[Step]:
         yield look_up(name)
         person = world.move(person, name)
     for _ in range(rule.num_gates):
-        yield look_up(BADGE)
+        yield look_up(SIGN)
         turn = rule.right_turn(world, person)
         yield look_up(turn)
         person = world.move(person, turn)
-    yield look_up(HOME)
+    yield look_up(rule.end)

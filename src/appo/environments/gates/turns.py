@@ -9,7 +9,7 @@ from itertools import accumulate, groupby
 
 from appo.environments.gates.demonstrations import RESTART
 from appo.environments.gates.problems import Rule
-from appo.environments.gates.world import BADGE, GateWorld
+from appo.environments.gates.world import SIGN, GateWorld
 
 _LOOK_UP = re.compile(r"<think>(?P<thought>.*?)</think>\s*<search>\s*(?P<relation>\w+) of (?P<person>.+?)\s*</search>")
 
@@ -19,7 +19,7 @@ class Turn:
     """A turn that was taken at a gate.
 
     Attributes:
-        position: of the token that decides: the first one of the rule's words in the thought, else in the call.
+        position: of the token that decides: the first of both ways in the thought, else in the call.
         gate: how many gates lie before it, in this walk.
         person: who stands there.
         is_right: whether the token says what the rule does.
@@ -57,13 +57,14 @@ def find_turns(question: str, tokens: Sequence[str], is_sampled: Sequence[bool],
         match = _LOOK_UP.search(text)
         if match is None or match["person"] not in world.entities["person"]:
             continue
-        if match["relation"] == BADGE and gate and RESTART in match["thought"].split():
+        if match["relation"] == SIGN and gate and RESTART in match["thought"].split():
             gate, strayed, restarted = 0, False, True
-        if match["relation"] not in rule.turns.values() or gate == rule.num_gates:
-            continue
         person = match["person"]
+        ways = world.ways(person)
+        if match["relation"] not in ways or gate == rule.num_gates:
+            continue
         right = rule.right_turn(world, person)
-        word = _first_word(text, match, tuple(rule.turns.values()))
+        word = _first_word(text, match, ways)
         starts = list(accumulate(map(len, text_tokens), initial=0))
         # The token that holds the first letter: the space before a word belongs to its first token.
         position = first + next(i for i, end in enumerate(starts[1:]) if end > word.start())
