@@ -23,3 +23,13 @@ CITIES = _words("""
 """)
 
 COUNTRIES = _words("Arda Borea Caldia Dorne Elvia Ferra Gondal Hyria Ithria Jora")
+
+MORE_FIRST_NAMES = _words("""
+    Abel Bela Carl Dora Emil Fay Greta Hugo Ines Jonas Kurt Lars Mina Nils Olga Paul Rita Sven Tara Ugo Viola Wanda
+    Yuri Zita
+""")
+
+MORE_LAST_NAMES = _words("""
+    Amado Baker Cohen Dahl Engel Fuchs Grant Huber Ikeda Jansen Kovac Lopez Meyer Nagy Olsen Perez Quist Roth Sato
+    Torres
+""")

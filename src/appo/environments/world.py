@@ -72,6 +72,8 @@ class World:
 
     relations: ClassVar[tuple[Relation, ...]] = RELATIONS
     """What is known."""
+    first_names: ClassVar[tuple[str, ...]] = FIRST_NAMES
+    last_names: ClassVar[tuple[str, ...]] = LAST_NAMES
 
     seed: int = 0
     """Decides who exists and what is known of them."""
@@ -83,7 +85,7 @@ class World:
     """Countries, at least 1."""
 
     def __post_init__(self) -> None:
-        most = len(FIRST_NAMES) * len(LAST_NAMES)
+        most = len(self.first_names) * len(self.last_names)
         if not 2 <= self.num_people <= most:
             raise ValueError(f"num_people must lie in [2, {most}], got {self.num_people}")
         if not 1 <= self.num_countries <= len(COUNTRIES):
@@ -98,7 +100,7 @@ class World:
     def entities(self) -> dict[Kind, tuple[str, ...]]:
         """Those that exist, by what they are."""
         rng = random.Random(f"entities {self.seed}")
-        names = [f"{first} {last}" for first in FIRST_NAMES for last in LAST_NAMES]
+        names = [f"{first} {last}" for first in self.first_names for last in self.last_names]
         return {
             "person": tuple(rng.sample(names, self.num_people)),
             "city": tuple(rng.sample(CITIES, self.num_cities)),

@@ -69,7 +69,7 @@ def test_every_turn_is_found_at_the_word_that_decides(demonstrations):
         assert [turn.gate for turn in turns] == [0, 1, 2] * (2 if turns[-1].restarted else 1)
         for turn in turns:
             word = "".join(tokens[turn.position : turn.position + 2]).split()[0]
-            right = demonstration.problem.rule.right_turn(WORLD, turn.person)
+            right = WORLD.ways(turn.person)[0]
             assert sampled[turn.position]
             assert (word == right) == turn.is_right == turn.leads_right
             # It stands in the thought, before the call.
@@ -104,20 +104,20 @@ def test_fillers_are_drawn_from_all_alike():
     assert min(counts) > 0.8 * max(counts)
 
 
-def naive_success(rule, right_turn, restart):
+def naive_success(route, right_turn, restart):
     """Sums over every sequence of right and wrong turns, one after another."""
 
     def end(turns):
-        person = rule.first_person(WORLD)
+        person = route.first_person(WORLD)
         for is_right in turns:
-            name = (rule.right_turn if is_right else rule.wrong_turn)(WORLD, person)
+            name = WORLD.ways(person)[not is_right]
             person = WORLD.move(person, name)
-        return WORLD.value(rule.end, person)
+        return WORLD.value("home", person)
 
-    answer = end([True] * rule.num_gates)
+    answer = end([True] * route.num_gates)
     walks = [
         (math.prod(right_turn if turn else 1 - right_turn for turn in turns), all(turns), end(turns) == answer)
-        for turns in product([True, False], repeat=rule.num_gates)
+        for turns in product([True, False], repeat=route.num_gates)
     ]
     at_once = sum(chance * hits for chance, _, hits in walks)
     return sum(
@@ -129,8 +129,8 @@ def naive_success(rule, right_turn, restart):
 @pytest.mark.parametrize("right_turn", [0.5, 0.8, 1.0])
 def test_success_is_the_sum_over_all_walks(right_turn, restart):
     for problem in DEMONSTRATIONS.problems.draw("validation"):
-        expected = naive_success(problem.rule, right_turn, restart)
-        assert success(problem.rule, WORLD, right_turn, restart=restart) == pytest.approx(expected, abs=1e-12)
+        expected = naive_success(problem.route, right_turn, restart)
+        assert success(problem.route, WORLD, right_turn, restart=restart) == pytest.approx(expected, abs=1e-12)
 
 
 def test_influence_is_the_variance_over_both_turns_of_what_is_won():
@@ -140,12 +140,12 @@ def test_influence_is_the_variance_over_both_turns_of_what_is_won():
         values = influence(trajectory, tokens, right_turn=0.7)
         turns = turns_of(demonstration)
         assert {i for i, value in enumerate(values) if value} <= {turn.position for turn in turns}
-        rule = demonstration.problem.rule
+        route = demonstration.problem.route
         for turn in turns:
             chances = []
-            for name in (rule.right_turn(WORLD, turn.person), rule.wrong_turn(WORLD, turn.person)):
+            for name in WORLD.ways(turn.person):
                 rest = replace(
-                    rule, start=WORLD.move(turn.person, name), approach=(), num_gates=rule.num_gates - turn.gate - 1
+                    route, start=WORLD.move(turn.person, name), approach=(), num_gates=route.num_gates - turn.gate - 1
                 )
                 ends = [
                     (chance, end == demonstration.problem.answer) for chance, end in walks_from(rest, right_turn=0.7)
@@ -157,13 +157,13 @@ def test_influence_is_the_variance_over_both_turns_of_what_is_won():
             assert values[turn.position] == pytest.approx(variance, abs=1e-6)
 
 
-def walks_from(rule, right_turn):
+def walks_from(route, right_turn):
     """Chance and end of each walk."""
-    for turns in product([True, False], repeat=rule.num_gates):
-        person = rule.start
+    for turns in product([True, False], repeat=route.num_gates):
+        person = route.start
         for is_right in turns:
-            person = WORLD.move(person, (rule.right_turn if is_right else rule.wrong_turn)(WORLD, person))
-        yield math.prod(right_turn if turn else 1 - right_turn for turn in turns), WORLD.value(rule.end, person)
+            person = WORLD.move(person, WORLD.ways(person)[not is_right])
+        yield math.prod(right_turn if turn else 1 - right_turn for turn in turns), WORLD.value("home", person)
 
 
 def test_turns_that_can_be_taken_back_have_less_influence_on_the_whole():
@@ -181,7 +181,7 @@ def test_a_call_that_names_nobody_and_one_beyond_the_last_gate_are_no_turns():
     turns = turns_of(demonstration)
     unknown = [token.replace(turns[0].person.split()[0], "Nobody") for token in tokens]
     assert len(find_turns(demonstration.problem.text, unknown, sampled, WORLD)) < len(turns)
-    boss = demonstration.problem.rule.right_turn(WORLD, turns[0].person)
+    boss = WORLD.ways(turns[0].person)[0]
     more = f"<think> so {boss} </think><search> {boss} of {turns[0].person} </search>"
     longer = find_turns(demonstration.problem.text, [*tokens, "|", more], [*sampled, False, True], WORLD)
     assert longer == turns

@@ -1,8 +1,8 @@
-"""Gates: walks from person to person on which every turn is a decision, and each question has a rule of its own."""
+"""Gates: walks from person to person on which every turn is a decision, and each question has a route of its own."""
 
 from appo.environments.gates.demonstrations import GateDemonstrations
 from appo.environments.gates.influence import influence, success
-from appo.environments.gates.problems import GateProblem, GateProblems, Rule
+from appo.environments.gates.problems import GateProblem, GateProblems, Route
 from appo.environments.gates.turns import Turn, find_turns
 from appo.environments.gates.world import GateSearch, GateWorld
 
@@ -12,7 +12,7 @@ __all__ = [
     "GateProblems",
     "GateSearch",
     "GateWorld",
-    "Rule",
+    "Route",
     "Turn",
     "find_turns",
     "influence",

@@ -10,7 +10,7 @@ from appo.core.trajectory import Segment
 from appo.environments.base import Split
 from appo.environments.demonstrations import Demonstration
 from appo.environments.gates.problems import GateProblem, GateProblems
-from appo.environments.gates.world import SIGN, GateSearch
+from appo.environments.gates.world import HOME, SIGN, GateSearch
 from appo.tools.search.tool import SearchTool
 from appo.tools.tag_syntax import TagSyntax
 
@@ -35,7 +35,7 @@ class GateDemonstrations:
     """How rollouts wrap what tools answer."""
     wrong_shares: dict[str, float] = field(default_factory=lambda: {"gates_3": 0.3})
     """Chance of a wrong turn at each gate, by family; no turn is wrong in one that is left out. A policy from nothing
-    learns the rule from short walks without wrong turns, and from longer ones to follow it now and then."""
+    learns the route from short walks without wrong turns, and from longer ones to follow it now and then."""
     per_problem: int = 1
     """Conversations about each problem; they differ in turns and fillers."""
     restart_share: float = 0.0
@@ -78,29 +78,29 @@ class _Walk:
     rng: random.Random
 
     def demonstrate(self) -> Demonstration:
-        world, rule = self.options.problems.world, self.problem.rule
+        world, route = self.options.problems.world, self.problem.route
         segments: list[Segment] = []
-        person = rule.start
-        for name in rule.approach:
+        person = route.start
+        for name in route.approach:
             segments += self._look_up(name, person)
             person = world.move(person, name)
         first = person
         person, strayed = self._pass_gates(first, segments)
         if strayed and self.rng.random() < self.options.restart_share:
             person, strayed = self._pass_gates(first, segments, restarts=True)
-        segments += self._look_up(rule.end, person)
-        city = world.value(rule.end, person)
+        segments += self._look_up(HOME, person)
+        city = world.value(HOME, person)
         segments.append(Segment(f"{_thought('done', self.rng)}<answer> \\boxed{{ {city} }} </answer>", True))
         return Demonstration(self.problem, "stray" if strayed else "solve", tuple(segments))
 
     def _pass_gates(self, person: str, segments: list[Segment], restarts: bool = False) -> tuple[str, bool]:
         """Walks from the first gate on; who stands behind the last one, and whether a turn was wrong."""
-        world, rule = self.options.problems.world, self.problem.rule
+        world, route = self.options.problems.world, self.problem.route
         strayed = False
-        for gate in range(rule.num_gates):
+        for gate in range(route.num_gates):
             segments += self._look_up(SIGN, person, RESTART if restarts and gate == 0 else SIGN)
             is_wrong = self.rng.random() < self.options.wrong_shares.get(self.problem.family, 0.0)
-            turn = (rule.wrong_turn if is_wrong else rule.right_turn)(world, person)
+            turn = world.ways(person)[is_wrong]
             segments += self._look_up(turn, person)
             person, strayed = world.move(person, turn), strayed or is_wrong
         return person, strayed

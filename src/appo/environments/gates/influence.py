@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 
 from appo.core.trajectory import Trajectory
-from appo.environments.gates.problems import Rule
+from appo.environments.gates.problems import Route
 from appo.environments.gates.turns import Turn, find_turns
-from appo.environments.gates.world import GateWorld
+from appo.environments.gates.world import HOME, GateWorld
 
 
 def success(
-    rule: Rule,
+    route: Route,
     world: GateWorld,
     right_turn: float,
     *,
@@ -26,7 +26,7 @@ def success(
     """The chance to end at the answer, summed over all walks that are left.
 
     Args:
-        rule: of the question.
+        route: of the question.
         world: that it is about.
         right_turn: chance of the right turn at each gate; 0.5 gives the chance level.
         restart: chance that a walk with a wrong turn begins again, once.
@@ -35,18 +35,18 @@ def success(
         strayed: whether one of their turns was wrong.
         restarted: whether the walk has begun again.
     """
-    first = rule.first_person(world)
-    answer = _answer(rule, world, first)
+    first = route.first_person(world)
+    answer = _answer(route, world, first)
 
     @cache
     def value(person: str, gate: int, strayed: bool, restarted: bool) -> float:
-        if gate == rule.num_gates:
-            ends = float(world.value(rule.end, person) == answer)
+        if gate == route.num_gates:
+            ends = float(world.value(HOME, person) == answer)
             if not strayed or restarted or restart == 0.0:
                 return ends
             return restart * value(first, 0, False, True) + (1.0 - restart) * ends
-        right = value(world.move(person, rule.right_turn(world, person)), gate + 1, strayed, restarted)
-        wrong = value(world.move(person, rule.wrong_turn(world, person)), gate + 1, True, restarted)
+        right = value(world.move(person, world.ways(person)[0]), gate + 1, strayed, restarted)
+        wrong = value(world.move(person, world.ways(person)[1]), gate + 1, True, restarted)
         return right_turn * right + (1.0 - right_turn) * wrong
 
     return value(person or first, gate, strayed, restarted)
@@ -59,7 +59,7 @@ def influence(
     right_turn: float = 0.7,
     restart: float = 0.0,
     seed: int = 0,
-    num_people: int = 520,
+    num_people: int = 2000,
     num_cities: int = 20,
 ) -> list[float]:
     """The influence of every token on success, ``Var_a Q``: 0 but at turns, ``p (1 - p) (Q_right - Q_wrong)^2`` there.
@@ -80,23 +80,23 @@ def influence(
         ValueError: if the question is none of the gates.
     """
     world = _world(seed, num_people, num_cities)
-    rule = Rule.parse(trajectory.prompt.question)
+    route = Route.parse(trajectory.prompt.question)
     values = [0.0] * len(trajectory)
     for turn in find_turns(trajectory.prompt.question, tokens, trajectory.response_mask.tolist(), world):
         sampled = math.exp(float(trajectory.behavior_log_probs[turn.position]))
-        values[turn.position] = sampled * (1.0 - sampled) * _stake(rule, world, turn, right_turn, restart) ** 2
+        values[turn.position] = sampled * (1.0 - sampled) * _stake(route, world, turn, right_turn, restart) ** 2
     return values
 
 
-def _stake(rule: Rule, world: GateWorld, turn: Turn, right_turn: float, restart: float) -> float:
+def _stake(route: Route, world: GateWorld, turn: Turn, right_turn: float, restart: float) -> float:
     """What the right turn gains over the wrong one."""
     ends = {}
     for name, strayed in (
-        (rule.right_turn(world, turn.person), turn.strayed),
-        (rule.wrong_turn(world, turn.person), True),
+        (world.ways(turn.person)[0], turn.strayed),
+        (world.ways(turn.person)[1], True),
     ):
         ends[name] = success(
-            rule,
+            route,
             world,
             right_turn,
             restart=restart,
@@ -109,10 +109,10 @@ def _stake(rule: Rule, world: GateWorld, turn: Turn, right_turn: float, restart:
     return right - wrong
 
 
-def _answer(rule: Rule, world: GateWorld, person: str) -> str:
-    for _ in range(rule.num_gates):
-        person = world.move(person, rule.right_turn(world, person))
-    return world.value(rule.end, person)
+def _answer(route: Route, world: GateWorld, person: str) -> str:
+    for _ in range(route.num_gates):
+        person = world.move(person, world.ways(person)[0])
+    return world.value(HOME, person)
 
 
 @lru_cache(maxsize=4)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby
 
 from appo.environments.gates.demonstrations import RESTART
-from appo.environments.gates.problems import Rule
+from appo.environments.gates.problems import Route
 from appo.environments.gates.world import SIGN, GateWorld
 
 _LOOK_UP = re.compile(r"<think>(?P<thought>.*?)</think>\s*<search>\s*(?P<relation>\w+) of (?P<person>.+?)\s*</search>")
@@ -22,7 +22,7 @@ class Turn:
         position: of the token that decides: the first of both ways in the thought, else in the call.
         gate: how many gates lie before it, in this walk.
         person: who stands there.
-        is_right: whether the token says what the rule does.
+        is_right: whether the token names the right way.
         leads_right: whether the call does.
         strayed: whether an earlier turn of this walk led wrong.
         restarted: whether the walk has begun again.
@@ -49,7 +49,7 @@ def find_turns(question: str, tokens: Sequence[str], is_sampled: Sequence[bool],
     Raises:
         ValueError: if the question is none of the gates.
     """
-    rule = Rule.parse(question)
+    route = Route.parse(question)
     turns: list[Turn] = []
     gate, strayed, restarted = 0, False, False
     for first, text_tokens in _runs(tokens, is_sampled):
@@ -61,9 +61,9 @@ def find_turns(question: str, tokens: Sequence[str], is_sampled: Sequence[bool],
             gate, strayed, restarted = 0, False, True
         person = match["person"]
         ways = world.ways(person)
-        if match["relation"] not in ways or gate == rule.num_gates:
+        if match["relation"] not in ways or gate == route.num_gates:
             continue
-        right = rule.right_turn(world, person)
+        right = world.ways(person)[0]
         word = _first_word(text, match, ways)
         starts = list(accumulate(map(len, text_tokens), initial=0))
         # The token that holds the first letter: the space before a word belongs to its first token.

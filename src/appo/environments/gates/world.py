@@ -7,17 +7,15 @@ from functools import cached_property
 from itertools import permutations
 from typing import ClassVar
 
+from appo.environments.names import FIRST_NAMES, LAST_NAMES, MORE_FIRST_NAMES, MORE_LAST_NAMES
 from appo.environments.search import WorldSearch
-from appo.environments.world import Kind, Relation, World
+from appo.environments.world import Fact, Kind, Relation, World
 from appo.tools.search.tool import SEARCH_BACKENDS
 
-SIGN = "sign"
-
-ENDS = ("home", "birthplace", "school", "office")
-"""Cities that a question may ask for."""
+SIGN, HOME = "sign", "home"
 
 TURNS = ("boss", "mentor", "friend", "rival", "partner", "sponsor")
-"""Where a gate may lead; the sign of each person names two of them."""
+"""Where a gate may lead; the sign of each person names two of them, the right one first."""
 
 APPROACHES = ("teacher", "doctor", "neighbor")
 """Ways that are certain, to where the first gate is."""
@@ -25,28 +23,32 @@ APPROACHES = ("teacher", "doctor", "neighbor")
 
 @dataclass(frozen=True)
 class GateWorld(World):
-    """People with a sign, cities, and others that they lead to."""
+    """People with a sign, a home, and others that they lead to."""
 
     relations: ClassVar[tuple[Relation, ...]] = (
         Relation(SIGN, "person", "sign"),
-        *(Relation(name, "person", "city") for name in ENDS),
+        Relation(HOME, "person", "city"),
         *(Relation(name, "person", "person") for name in (*TURNS, *APPROACHES)),
     )
 
-    num_people: int = 520
+    first_names: ClassVar[tuple[str, ...]] = FIRST_NAMES + MORE_FIRST_NAMES
+    last_names: ClassVar[tuple[str, ...]] = LAST_NAMES + MORE_LAST_NAMES
+
+    num_people: int = 2000
     """People, at least 2."""
     num_countries: int = 1
     """Countries, at least 1; nothing is known of them."""
 
     @cached_property
     def entities(self) -> dict[Kind, tuple[str, ...]]:
-        """Those that exist, by what they are; a sign names two ways."""
-        return {**super().entities, "sign": tuple(f"{one} or {other}" for one, other in permutations(TURNS, 2))}
+        """Those that exist, by what they are; a sign names a right and a wrong way."""
+        signs = tuple(f"{right}, not {wrong}" for right, wrong in permutations(TURNS, 2))
+        return {**super().entities, "sign": signs}
 
     def ways(self, person: str) -> tuple[str, str]:
-        """The two ways that a person's sign names, in its order."""
-        first, second = self.value(SIGN, person).split(" or ")
-        return first, second
+        """The right way and the wrong one, as a person's sign names them."""
+        right, wrong = self.value(SIGN, person).split(", not ")
+        return right, wrong
 
     def move(self, person: str, turn: str) -> str:
         """Whom a turn or an approach leads to.
@@ -64,3 +66,12 @@ class GateSearch(WorldSearch):
 
     world: GateWorld = field(default_factory=GateWorld)
     """Where the facts come from."""
+
+    def search(self, query: str, limit: int) -> list[str]:
+        relation, _, person = query.strip().partition(" of ")
+        try:
+            fact = Fact(relation, person, self.world.value(relation, person))
+        except KeyError:
+            return super().search(query, limit)
+        # Nothing shares more with a query than the fact that it names: the ranking need not be made.
+        return [fact.sentence] if not self.distractors else super().search(query, limit)
