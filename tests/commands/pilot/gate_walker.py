@@ -13,8 +13,8 @@ from torch import Tensor
 from appo.engines import Completion, Engine, Request
 from appo.environments.gates import GateWorld
 from appo.environments.gates.demonstrations import FILLERS
-from appo.environments.gates.problems import Rule
-from appo.environments.gates.world import BADGE, HOME
+from appo.environments.gates.problems import Route
+from appo.environments.gates.world import HOME, SIGN
 
 RIGHT_TURN = 0.7
 
@@ -66,7 +66,7 @@ class GateWalker(Engine):
         # What of the turn is there already decides what can still be drawn.
         written = walk.rpartition("</result>")[2]
         text, log_probs = "", list[float]()
-        turn = self._turn(Rule.parse(question), walk.removesuffix(written))
+        turn = self._turn(Route.parse(question), walk.removesuffix(written))
         choices = next(turn)
         while True:
             possible = [(choice, chance) for choice, chance in choices if choice.startswith(written)]
@@ -90,25 +90,24 @@ class GateWalker(Engine):
         reason, stop = ("eos", None) if ends else ("stop", "</search>")
         return Completion(request.id, tuple(token_ids), tuple(log_probs), reason, stop, 0, self.policy_version)
 
-    def _turn(self, rule: Rule, walk: str) -> Iterator[Choices]:
+    def _turn(self, route: Route, walk: str) -> Iterator[Choices]:
         """What may be written in each part of the next turn, given what was drawn in those before."""
-        person, gate, knows_color, knows_home = rule.start, 0, False, False
+        person, gate, knows_sign, knows_home = route.start, 0, False, False
         for relation, of in _SEARCH.findall(walk):
-            knows_color, knows_home = relation == BADGE, relation == HOME
-            if relation in rule.turns.values():
+            knows_sign, knows_home = relation == SIGN, relation == HOME
+            if relation not in (SIGN, HOME):
                 person, gate = self.world.move(of, relation), gate + 1
         if knows_home:
             words = [("done", 1.0)]
-        elif knows_color:
-            right, wrong = rule.right_turn(self.world, person), rule.wrong_turn(self.world, person)
+        elif knows_sign:
+            right, wrong = self.world.ways(person)
             words = [(right, RIGHT_TURN), (wrong, 1.0 - RIGHT_TURN)]
         else:
-            words = [(BADGE if gate < rule.num_gates else HOME, 1.0)]
+            words = [(SIGN if gate < route.num_gates else HOME, 1.0)]
         fillers = [(f"{filler} ", 1.0 / len(FILLERS)) for filler in FILLERS]
         yield [("<think> ", 1.0)]
-        yield fillers
-        yield fillers
         word = yield [(f"{word} ", chance) for word, chance in words]
+        yield fillers
         yield fillers
         if knows_home:
             answer = f"<answer> \\boxed{{ {self.world.value(HOME, person)} }} </answer>"

@@ -130,7 +130,7 @@ def test_the_mean_reward_before_the_first_turn_is_the_chance_to_end_right(measur
         assert each.question.id == problem.id
         decisions = each.question.decisions
         first = min((d.depth, row) for row, d in enumerate(decisions) if d.known > 0)[1]
-        errors.append(float(each.mean[first]) - success(problem.rule, PROBLEMS.world, RIGHT_TURN))
+        errors.append(float(each.mean[first]) - success(problem.route, PROBLEMS.world, RIGHT_TURN))
     # The standard error of a share is at most a half over the root of the number.
     assert abs(sum(errors) / len(errors)) < 3 * 0.5 / (len(errors) * OPTIONS.continuations) ** 0.5
 
