@@ -18,7 +18,7 @@ def preferring(batch: TrajectoryBatch, context: ScoringContext) -> Scores:
     return Scores(values, preferred=batch.response_mask & (batch.entropies > 0.5))
 
 
-def influence(trajectory: Trajectory, scale: float = 1.0) -> list[float]:
+def influence(trajectory: Trajectory, tokens: list[str], scale: float = 1.0) -> list[float]:
     """A number a token, which an environment might know."""
     return [scale * (token_id % 7) for token_id in trajectory.token_ids.tolist()]
 

@@ -24,7 +24,7 @@ def value(choices: tuple[int, ...]) -> float:
     return mean(reward(choices + rest) for rest in product((0, 1), repeat=3 - len(choices)))
 
 
-def influence(trajectory: Trajectory) -> list[float]:
+def influence(trajectory: Trajectory, tokens: list[str]) -> list[float]:
     """``Var_a Q(prefix, a)`` of every choice, enumerated."""
     choices = tuple(trajectory.token_ids[trajectory.prompt_length :].tolist())
     of_choice = [pvariance([value((*choices[:t], a)) for a in (0, 1)]) for t in range(len(choices))]
@@ -50,11 +50,23 @@ def test_options_go_to_the_function(batch):
 
 
 def test_a_function_of_something_else_is_refused():
-    with pytest.raises(ValueError, match=r"influence must take a trajectory and the options \{'power': 2\}, got"):
+    with pytest.raises(ValueError, match=r"influence must take a trajectory, its tokens and the options \{'power': 2\}, got"):
         Oracle(functions.influence, {"power": 2})
 
 
 @pytest.mark.parametrize("values", [[0.0] * 3, [0.0] * 5 + [float("nan")]])
 def test_numbers_that_do_not_fit_are_refused(batch, values):
     with pytest.raises(ValueError, match="influence must return a finite number for each of the 6 tokens"):
-        Oracle(lambda trajectory: values)(batch, context_of(batch))
+        Oracle(lambda trajectory, tokens: values)(batch, context_of(batch))
+
+
+def test_the_function_gets_the_text_of_each_token(batch):
+    seen = []
+
+    def of_text(trajectory: Trajectory, tokens: list[str]) -> list[float]:
+        seen.append(tokens)
+        return [0.0] * len(trajectory)
+
+    context = context_of(batch)
+    Oracle(of_text)(batch, context)
+    assert seen == [context.tokens(row)[:length] for row, length in enumerate(batch.lengths.tolist())]

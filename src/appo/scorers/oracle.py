@@ -21,8 +21,9 @@ class Oracle(Scorer):
     """The influence of every decision on the reward, where the environment can enumerate it: ``Var_a Q(prefix, a)``.
 
     The bound that other scorers are held against, for environments small enough that the expected reward of every
-    choice is known. It calls ``influence(trajectory, **options)``, a function or a method of such an environment, which
-    returns one number a token of the trajectory, prompt included; those of tokens that were not sampled do not count.
+    choice is known. It calls ``influence(trajectory, tokens, **options)``, a function or a method of such an environment,
+    with the text of every token; it returns one number a token of the trajectory, prompt included. Those of tokens that
+    were not sampled do not count.
     """
 
     reads_log_probs = False
@@ -34,17 +35,18 @@ class Oracle(Scorer):
 
     def __post_init__(self) -> None:
         try:
-            inspect.signature(as_function(self.influence)).bind(None, **self.options)
+            inspect.signature(as_function(self.influence)).bind(None, None, **self.options)
         except TypeError as error:
             raise ValueError(
-                f"influence must take a trajectory and the options {self.options}, got {self.influence!r} ({error})"
+                f"influence must take a trajectory, its tokens and the options {self.options}, got {self.influence!r} ({error})"
             ) from error
 
     def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
         function = as_function(self.influence)
         influence = torch.zeros_like(batch.entropies)
         for row, trajectory in enumerate(context.records()):
-            values = [float(value) for value in function(trajectory, **self.options)]
+            tokens = context.tokens(row)[: len(trajectory)]
+            values = [float(value) for value in function(trajectory, tokens, **self.options)]
             if len(values) != len(trajectory) or not all(map(math.isfinite, values)):
                 raise ValueError(
                     f"influence must return a finite number for each of the {len(trajectory)} tokens of a trajectory "

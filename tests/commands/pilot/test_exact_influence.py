@@ -46,9 +46,8 @@ def evaluate(batch):
 
 @pytest.fixture(scope="module")
 def measured(tokenizer) -> list[Measures]:  # noqa: F811
-    def exact(trajectory, tokens=None):
-        texts = [tokenizer.decode([token_id]) for token_id in trajectory.token_ids.tolist()]
-        return influence(trajectory, texts, right_turn=RIGHT_TURN)
+    def exact(trajectory, tokens):
+        return influence(trajectory, tokens, right_turn=RIGHT_TURN)
 
     policy = Policy(evaluate)
     runner = ToolRunner([SearchTool(GateSearch(PROBLEMS.world))])
