@@ -50,7 +50,7 @@ def test_options_go_to_the_function(batch):
 
 
 def test_a_function_of_something_else_is_refused():
-    with pytest.raises(ValueError, match=r"influence must take a trajectory, its tokens and the options \{'power': 2\}, got"):
+    with pytest.raises(ValueError, match=r"must take a trajectory, its tokens and the options \{'power': 2\}, got"):
         Oracle(functions.influence, {"power": 2})
 
 

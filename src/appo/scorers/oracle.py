@@ -21,9 +21,9 @@ class Oracle(Scorer):
     """The influence of every decision on the reward, where the environment can enumerate it: ``Var_a Q(prefix, a)``.
 
     The bound that other scorers are held against, for environments small enough that the expected reward of every
-    choice is known. It calls ``influence(trajectory, tokens, **options)``, a function or a method of such an environment,
-    with the text of every token; it returns one number a token of the trajectory, prompt included. Those of tokens that
-    were not sampled do not count.
+    choice is known. It calls ``influence(trajectory, tokens, **options)``, a function or a method of such an
+    environment, with the text of every token; it returns one number a token of the trajectory, prompt included. Those
+    of tokens that were not sampled do not count.
     """
 
     reads_log_probs = False
@@ -38,7 +38,8 @@ class Oracle(Scorer):
             inspect.signature(as_function(self.influence)).bind(None, None, **self.options)
         except TypeError as error:
             raise ValueError(
-                f"influence must take a trajectory, its tokens and the options {self.options}, got {self.influence!r} ({error})"
+                f"influence must take a trajectory, its tokens and the options {self.options}, "
+                f"got {self.influence!r} ({error})"
             ) from error
 
     def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
