@@ -39,7 +39,7 @@ from appo.functional import ChosenPoints, future_likelihood_gain, select_branch_
 from appo.losses import ProceduralLoss
 from appo.rollouts.branching import has_room
 from appo.rollouts.candidates import CandidateFilter, Exclusion
-from appo.scorers import BranchingScore, ScoringContext
+from appo.scorers import BatchContext, BranchingScore
 
 VOCAB_SIZE = 30_000
 SPECIAL = ["<pad>", "<search>", "</search>", ",", " "]
@@ -145,8 +145,9 @@ def run_maths(measured: Measured, candidate_filter: CandidateFilter) -> dict[str
     seconds: dict[str, float] = {}
     initial = measured.initial
     num_rows, length = initial.token_ids.shape
+    context = BatchContext(torch.Generator())
     with stopped(seconds, "scoring"):
-        scores = BranchingScore(half_life=HALF_LIFE, clip=CLIP)(initial, ScoringContext(torch.Generator()))
+        scores = BranchingScore(half_life=HALF_LIFE, clip=CLIP)(initial, context)
     with stopped(seconds, "candidates"):
         candidates = candidate_filter(initial) & has_room(initial, length - PROMPT_LENGTH, 1)
     with stopped(seconds, "selection"):
@@ -155,7 +156,7 @@ def run_maths(measured: Measured, candidate_filter: CandidateFilter) -> dict[str
         )
     rewarded = with_branches(initial, points, measured.rewards)
     with stopped(seconds, "advantage"):
-        advantages = ProceduralAdvantage()(rewarded)
+        advantages = ProceduralAdvantage()(rewarded, context)
     batch = make_batch(
         token_ids=initial.token_ids,
         lengths=initial.lengths,

@@ -8,6 +8,7 @@ from hypothesis import given
 
 from appo.advantages import NodeValueAdvantage, SegmentAdvantage, SiblingAdvantage
 from appo.functional import segments
+from tests.advantages.contexts import NO_CONTEXT
 from tests.advantages.released_example import released_example
 from tests.properties.batches import few, trajectory_batches
 
@@ -16,7 +17,7 @@ def test_siblings_by_hand():
     # Of the first root, worth 1, a branch worth 0.5 left behind position 1, and one worth -1 behind position 3. From
     # the latter on: 1 against -1. Between the points the root is worth the mean of these, 0, against 0.5. Before
     # the first point it is worth 0.25, against 0 of the other root.
-    advantages = SiblingAdvantage()(released_example())
+    advantages = SiblingAdvantage()(released_example(), NO_CONTEXT)
     expected = [[0.25, 0.25, -0.5, -0.5, 2.0], [-0.25] * 4 + [0.0], [0.25, 0.25, 0.5, 0.5, 0.5]]
     expected.append([0.25, 0.25, -0.5, -0.5, -2.0])
     torch.testing.assert_close(advantages, torch.tensor(expected))
@@ -25,13 +26,13 @@ def test_siblings_by_hand():
 def test_segments_by_hand():
     # The same with means that include the ending itself: of two endings, half the difference.
     halved = torch.tensor([[0.125, 0.125, -0.25, -0.25, 1.0], [-0.125] * 4 + [0.0]])
-    torch.testing.assert_close(SegmentAdvantage()(released_example())[:2], halved)
+    torch.testing.assert_close(SegmentAdvantage()(released_example(), NO_CONTEXT)[:2], halved)
 
 
 def test_tokens_that_the_policy_was_sure_of_are_left_out():
     batch = released_example()
     batch.old_log_probs[0] = torch.tensor([0.95, 0.89, 0.95, 0.5, 0.91]).log()
-    advantages = SegmentAdvantage(max_probability=0.9)(batch)
+    advantages = SegmentAdvantage(max_probability=0.9)(batch, NO_CONTEXT)
     assert advantages[0].bool().tolist() == [False, True, False, True, False]
     assert SegmentAdvantage(max_probability=0.9).reads_log_probs
     assert not SegmentAdvantage().reads_log_probs
@@ -39,11 +40,11 @@ def test_tokens_that_the_policy_was_sure_of_are_left_out():
 
 def test_a_value_that_leans_towards_better_endings_is_higher():
     batch = released_example()
-    plain, greedy = SegmentAdvantage()(batch), NodeValueAdvantage(temperature=0.01)(batch)
+    plain, greedy = SegmentAdvantage()(batch, NO_CONTEXT), NodeValueAdvantage(temperature=0.01)(batch, NO_CONTEXT)
     # The best ending of a point has nothing to gain over it, the other one all that it is behind.
     torch.testing.assert_close(greedy[0, 4], torch.tensor(0.0), atol=1e-6, rtol=0.0)
     torch.testing.assert_close(greedy[3, 4], torch.tensor(-2.0), atol=1e-6, rtol=0.0)
-    torch.testing.assert_close(NodeValueAdvantage(temperature=float("inf"))(batch), plain)
+    torch.testing.assert_close(NodeValueAdvantage(temperature=float("inf"))(batch, NO_CONTEXT), plain)
 
 
 @few

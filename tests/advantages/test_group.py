@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from appo.advantages import ADVANTAGES, GlobalBatchAdvantage, GroupAdvantage, LeaveOneOut
+from tests.advantages.contexts import NO_CONTEXT
 from tests.advantages.released_example import released_example
 
 
 def test_group_advantage_compares_all_trajectories_of_a_prompt():
-    advantages = GroupAdvantage()(released_example(branch_rewards=(1.0, 0.0)))
+    advantages = GroupAdvantage()(released_example(branch_rewards=(1.0, 0.0)), NO_CONTEXT)
     expected = torch.tensor([1.0, -1.0, 1.0, -1.0]).unsqueeze(-1).expand(4, 5).clone()
     expected[1, 4] = 0.0
     torch.testing.assert_close(advantages, expected, atol=1e-4, rtol=0.0)
@@ -16,7 +17,7 @@ def test_group_advantage_compares_all_trajectories_of_a_prompt():
 
 def test_leave_one_out_by_hand():
     # Rewards 1, 0, 0.5, -1; the others' means are -1/6, 1/6, 0, 1/2.
-    advantages = LeaveOneOut()(released_example())
+    advantages = LeaveOneOut()(released_example(), NO_CONTEXT)
     torch.testing.assert_close(advantages[:, 0], torch.tensor([1 + 1 / 6, -1 / 6, 0.5, -1.5]))
 
 
@@ -24,7 +25,7 @@ def test_global_batch_advantage_divides_by_the_spread_over_all_prompts():
     example = replace(released_example(), group=torch.tensor([0, 0, 1, 1]))
     # Deviations 1/2, -1/2, 3/4, -3/4: mean square 13/32.
     expected = torch.tensor([0.5, -0.5, 0.75, -0.75]) / (13 / 32) ** 0.5
-    torch.testing.assert_close(GlobalBatchAdvantage()(example)[:, 0], expected, atol=1e-5, rtol=0.0)
+    torch.testing.assert_close(GlobalBatchAdvantage()(example, NO_CONTEXT)[:, 0], expected, atol=1e-5, rtol=0.0)
 
 
 @pytest.mark.parametrize("name", ["GroupAdvantage", "LeaveOneOut", "GlobalBatchAdvantage", "TreeAdvantage"])

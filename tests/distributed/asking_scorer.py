@@ -8,14 +8,14 @@ import torch
 
 from appo.core.batch import TrajectoryBatch
 from appo.distributed import comm
-from appo.scorers import Scorer, Scores, ScoringContext
+from appo.scorers import BatchContext, Scorer, Scores
 
 
 @dataclass(frozen=True)
 class AskingScorer(Scorer):
     """Surprisal, which the first process asks for once more and compares; the others ask for nothing."""
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         asking = context.records() if comm.rank() == 0 else []
         values = context.log_probs([each.token_ids for each in asking], [each.response_mask for each in asking])
         assert len(values) == len(asking)

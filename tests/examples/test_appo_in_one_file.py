@@ -28,7 +28,7 @@ from appo.losses import ProceduralLoss
 from appo.monitoring.trajectory_files import Record, read_trajectories
 from appo.rollouts import Branching, CandidateFilter
 from appo.rollouts.branching import choose_branch_points
-from appo.scorers import BranchingScore, ScoringContext
+from appo.scorers import BatchContext, BranchingScore
 from examples import appo_in_one_file as one_file
 from tests.examples.calculator import make_tokenizer
 from tests.small_run import metrics
@@ -147,7 +147,7 @@ def points_of(batch: TrajectoryBatch, roots: list[one_file.Trajectory], is_chang
 @pytest.mark.parametrize("is_changed", [False, True])
 def test_branching_scores(policy, roots, is_changed):
     batch = evaluated(policy, roots, version=int(is_changed))
-    ours = SCORE(batch, ScoringContext(torch.Generator()))
+    ours = SCORE(batch, BatchContext(torch.Generator()))
     gain = one_file.likelihood_gain(log_ratio_of(batch))
     scores = one_file.branching_scores(gain, batch.entropies, batch.response_mask, is_changed)
     assert ours.preferred is None
@@ -162,7 +162,7 @@ def test_branching_scores(policy, roots, is_changed):
 def test_branch_points(policy, roots, is_changed):
     batch = evaluated(policy, roots, version=int(is_changed))
     trajectories = [as_trajectory(root) for root in roots]
-    scores = SCORE(batch, ScoringContext(torch.Generator()))
+    scores = SCORE(batch, BatchContext(torch.Generator()))
     allowed = CandidateFilter(make_tokenizer(), BRANCHING.exclude)(batch)
     budgets = {trajectory.prompt.id: BRANCHING.num_branches for trajectory in trajectories}
     parents = torch.ones(len(roots), dtype=torch.bool)

@@ -36,7 +36,8 @@ from appo.functional import (
     select_branch_points,
 )
 from appo.losses import ProceduralLoss
-from appo.scorers import BranchingScore, ScoringContext
+from appo.scorers import BatchContext, BranchingScore
+from tests.advantages.contexts import NO_CONTEXT
 from tests.parity.golden import load_cases
 from tests.parity.release import reward_scale, standardize_by_row
 
@@ -146,7 +147,7 @@ def test_future_values(case):
 
 @each_case
 def test_future_values_of_the_scorer(case):
-    scores = score_of_release(case)(initial_batch(case), ScoringContext(torch.Generator()))
+    scores = score_of_release(case)(initial_batch(case), BatchContext(torch.Generator()))
     gain = scores.factors["likelihood_gain"][:, prompt_length(case) :]
     assert_equal_to_release(gain, case["future_values"])
 
@@ -166,7 +167,7 @@ def test_branches_of_the_functions(case):
 @each_case
 def test_branches_of_the_scorer(case, monkeypatch):
     monkeypatch.setattr("appo.scorers.branching.masked_standardize", standardize_by_row)
-    scores = score_of_release(case)(initial_batch(case), ScoringContext(torch.Generator()))
+    scores = score_of_release(case)(initial_batch(case), BatchContext(torch.Generator()))
     assert_branches_equal(case, scores.values, scores.preferred)
 
 
@@ -214,7 +215,7 @@ def test_advantages_of_the_functions(case):
 @each_case
 def test_advantages_of_the_estimator(case):
     batch = replace(rewarded_batch(case), rewards=scaled_rewards(case).sum(-1))
-    advantages = ProceduralAdvantage()(batch)[:, prompt_length(case) :]
+    advantages = ProceduralAdvantage()(batch, NO_CONTEXT)[:, prompt_length(case) :]
     assert_equal_to_release(advantages, case["advantage"]["advantages"])
 
 

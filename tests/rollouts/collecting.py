@@ -13,7 +13,7 @@ from appo.core.trajectory import Prompt, RewardResult, Trajectory
 from appo.engines import SamplingParams
 from appo.rewards import Reward, RewardRunner
 from appo.rollouts import AgentLoop, Branching, CandidateFilter, Collector, Limits, PhaseTimer, Policy
-from appo.scorers import Scorer, Scores, ScoringContext
+from appo.scorers import BatchContext, Scorer, Scores
 from appo.tools import TagSyntax, ToolRunner
 from tests.rollouts.conftest import EOS, ScriptedEngine
 
@@ -25,7 +25,7 @@ SCRIPT = {"P": f"aab c{EOS}", "Q": f"bbb{EOS}", "Paab c": f"a{EOS}", "Paab": f"x
 class Later(Scorer):
     """Prefers later positions."""
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         positions = torch.arange(batch.token_ids.shape[1], dtype=torch.float32).expand(batch.token_ids.shape)
         return Scores(positions.masked_fill(~batch.response_mask, float("-inf")))
 

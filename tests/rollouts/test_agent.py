@@ -13,7 +13,7 @@ from appo.core.trajectory import NOT_SAMPLED, BranchPoint, Prompt, Segment, Traj
 from appo.engines import SamplingParams
 from appo.policy.log_probs import PolicyLogProbs
 from appo.rollouts import AgentLoop, Limits, RolloutRequest
-from appo.scorers import BranchingScore, ScoringContext
+from appo.scorers import BatchContext, BranchingScore
 from appo.tools import PythonTool, SearchBackend, SearchTool, TagSyntax, Tool, ToolError, ToolRunner
 from tests.rollouts.conftest import EOS, ScriptedEngine
 
@@ -138,7 +138,7 @@ def test_what_the_policy_says_and_the_scores_stand_at_the_sampled_tokens(tokeniz
     plain = collate([three_calls, branch])
     log_probs, entropies = PolicyLogProbs(model)(plain.token_ids, plain.response_mask)
     batch = plain.evaluated(torch.arange(2), log_probs.detach(), entropies.detach(), policy_version=0)
-    scores = BranchingScore()(batch, ScoringContext(torch.Generator())).values
+    scores = BranchingScore()(batch, BatchContext(torch.Generator())).values
     for row, sampled in enumerate([SAMPLED, [*range(2, 20), *range(41, 60), *range(82, 85)]]):
         token_ids = batch.token_ids[row, : batch.lengths[row]]
         log_softmax = model(token_ids[None]).logits[0].log_softmax(-1)

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
 from appo.core.collate import make_batch
+from appo.core.context import BatchContext
 from appo.losses import ClippedLoss
 from appo.rollouts.credit import TrainOn, credited, trained_tokens
 from tests.properties.batches import few, trajectory_batches
+from tests.scorers.contexts import context_of
 
 KINDS: tuple[TrainOn, ...] = ("roots", "suffixes", "both", "trajectories")
 
@@ -39,7 +41,7 @@ def is_trained(batch: TrajectoryBatch, train_on: TrainOn, row: int, t: int) -> b
     }[train_on]
 
 
-def by_row(batch: TrajectoryBatch) -> Tensor:
+def by_row(batch: TrajectoryBatch, context: BatchContext) -> Tensor:
     """An estimate that differs from row to row: its reward and its length."""
     values = batch.rewards + batch.lengths.to(batch.rewards) - 4.0
     return values.unsqueeze(-1).where(batch.response_mask, 0.0)
@@ -52,7 +54,7 @@ def test_a_token_of_a_tree_is_trained_once_with_the_mean_of_those_that_share_it(
     batch = data.draw(trajectory_batches())
     has_branch = torch.isin(torch.arange(len(batch)), batch.parent)
     counts = has_branch | (torch.tensor([data.draw(st.booleans()) for _ in range(len(batch))]))
-    result = credited(batch, by_row, train_on, counts)
+    result = credited(batch, context_of(batch), by_row, train_on, counts)
     assert result.advantages is not None
     for row in range(len(batch)):
         for t in range(batch.token_ids.shape[1]):
@@ -84,9 +86,9 @@ def test_a_tree_has_the_gradient_of_the_flat_sum(data):
     leaf = (batch.old_log_probs - 0.05 * batch.entropies).requires_grad_()  # within the clip
     log_probs = leaf.gather(0, owners)
     loss = ClippedLoss(aggregation="sequence-sum", behavior_correction="off", rows="all")
-    tree = credited(batch, by_row, "both", counts)
+    tree = credited(batch, context_of(batch), by_row, "both", counts)
     (gradient,) = torch.autograd.grad(loss(log_probs, batch.entropies, tree)[0], leaf, retain_graph=True)
-    flat = replace(batch, advantages=by_row(batch))
+    flat = replace(batch, advantages=by_row(batch, context_of(batch)))
     share = torch.stack([(owners == owners[row]).where(batch.response_mask, False).sum(0) for row in range(len(batch))])
     weighted = replace(flat, advantages=flat.advantages / share.clamp(min=1))
     (expected,) = torch.autograd.grad(loss(log_probs, batch.entropies, weighted)[0], leaf)
@@ -109,16 +111,18 @@ def _pair() -> TrajectoryBatch:
 def test_rows_that_do_not_count_are_kept_from_the_estimator():
     seen = []
 
-    def estimate(batch: TrajectoryBatch) -> Tensor:
+    def estimate(batch: TrajectoryBatch, context: BatchContext) -> Tensor:
         seen.append(batch.rewards.tolist())
-        return by_row(batch)
+        assert len(context.records()) == len(batch)
+        assert [record.token_ids.tolist() for record in context.records()] == batch.token_ids.tolist()
+        return by_row(batch, context)
 
     batch = _pair()
-    result = credited(batch, estimate, "both", torch.tensor([True, False]))
+    result = credited(batch, context_of(batch), estimate, "both", torch.tensor([True, False]))
     assert seen == [[1.0]]
     assert result.trained.any(-1).tolist() == [True, False]
     # Each process calls its estimator once, also where nothing counts.
-    nothing = credited(batch, estimate, "both", torch.tensor([False, False]))
+    nothing = credited(batch, context_of(batch), estimate, "both", torch.tensor([False, False]))
     assert len(seen) == 2
     assert not nothing.trained.any()
     assert not nothing.advantages.any()

@@ -15,7 +15,7 @@ from appo.engines import SamplingParams
 from appo.policy.log_probs import PolicyLogProbs
 from appo.rewards import RewardRunner, as_reward
 from appo.rollouts import AgentLoop, Branching, CandidateFilter, Collector, Limits, PhaseTimer, Policy
-from appo.scorers import ScoringContext, as_scorer
+from appo.scorers import BatchContext, as_scorer
 from appo.tools import TagSyntax, ToolRunner
 from tests.rollouts.conftest import EOS, ScriptedEngine
 
@@ -68,9 +68,9 @@ def test_masks_that_no_model_can_score_are_refused(policy, mask):
 
 
 def test_a_scorer_sees_the_records_the_text_and_the_policy(tokenizer, policy, model):
-    seen: list[ScoringContext] = []
+    seen: list[BatchContext] = []
 
-    def score(batch: TrajectoryBatch, context: ScoringContext) -> Tensor:
+    def score(batch: TrajectoryBatch, context: BatchContext) -> Tensor:
         """Digits before anything else."""
         seen.append(context)
         tokens = [context.tokens(row) for row in range(len(batch))]

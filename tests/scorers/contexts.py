@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from appo.advantages import AdvantageEstimator
 from appo.core.batch import TrajectoryBatch
 from appo.core.trajectory import Prompt, Trajectory
-from appo.scorers import ScoringContext
+from appo.scorers import BatchContext
 
 ANSWERS = ("7", "seven")
 
@@ -66,6 +67,11 @@ def records(batch: TrajectoryBatch) -> list[Trajectory]:
     return found
 
 
-def context_of(batch: TrajectoryBatch, seed: int = 0) -> ScoringContext:
+def context_of(batch: TrajectoryBatch, seed: int = 0) -> BatchContext:
     """All that a scorer may ask for."""
-    return ScoringContext(torch.Generator().manual_seed(seed), records(batch), Letters(), log_probs)
+    return BatchContext(torch.Generator().manual_seed(seed), records(batch), Letters(), log_probs)
+
+
+def estimated(estimator: AdvantageEstimator, batch: TrajectoryBatch) -> Tensor:
+    """The advantages of a batch with all that an estimator may ask for."""
+    return estimator(batch, context_of(batch))

@@ -4,13 +4,13 @@ import torch
 
 from appo.core.batch import NO_PARENT, TrajectoryBatch
 from appo.core.collate import make_batch
-from appo.scorers import SCORERS, Scorer, ScoringContext
+from appo.scorers import SCORERS, BatchContext, Scorer
 
 INF = float("inf")
 
 
-def context(seed: int = 0) -> ScoringContext:
-    return ScoringContext(torch.Generator().manual_seed(seed))
+def context(seed: int = 0) -> BatchContext:
+    return BatchContext(torch.Generator().manual_seed(seed))
 
 
 def built(name: str) -> Scorer:

@@ -51,8 +51,8 @@ def test_what_stands_behind_the_mask_does_not_leak(name, batch):
 
 def test_a_context_without_records_or_policy_says_what_it_lacks():
     with pytest.raises(
-        ValueError, match="trajectories of the scoring context must be given to a scorer that reads them, got none"
+        ValueError, match="trajectories of the batch context must be given to what reads them, got none"
     ):
         context().tokens(0)
-    with pytest.raises(ValueError, match="log_probs of the scoring context must be given"):
+    with pytest.raises(ValueError, match="log_probs of the batch context must be given"):
         context().log_probs([], [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from appo.core.batch import TrajectoryBatch
-from appo.scorers import Scorer, Scores, ScoringContext
+from appo.scorers import BatchContext, Scorer, Scores
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ExcessSurprisal(Scorer):
     floor: float = 0.0
     """Positions below this are not preferred."""
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         surprisal = -batch.old_log_probs - batch.entropies
         values = surprisal.where(batch.response_mask, float("-inf"))
         return Scores(values, preferred=values > self.floor, factors={"surprisal": surprisal})

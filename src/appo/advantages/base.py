@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
+from appo.core.context import BatchContext
 from appo.core.registry import Registry
 
 
@@ -21,8 +22,13 @@ class AdvantageEstimator(ABC):
     reads_log_probs = False
 
     @abstractmethod
-    def __call__(self, batch: TrajectoryBatch) -> Tensor:
-        """Returns ``[B, T]`` advantages of all rows, of whatever is trained; 0 where `response_mask` is False."""
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Tensor:
+        """Returns ``[B, T]`` advantages of all rows, of whatever is trained; 0 where `response_mask` is False.
+
+        Args:
+            batch: rewarded roots and branches that count.
+            context: randomness, the records, the tokenizer and the policy.
+        """
 
 
 ADVANTAGES: Registry[AdvantageEstimator] = Registry("advantage estimator", group="appo.advantages")

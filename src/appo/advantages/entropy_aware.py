@@ -9,6 +9,7 @@ from torch import Tensor
 
 from appo.advantages.base import ADVANTAGES, AdvantageEstimator
 from appo.core.batch import TrajectoryBatch
+from appo.core.context import BatchContext
 from appo.functional import Std, group_standardize, masked_standardize
 
 
@@ -33,7 +34,7 @@ class EntropyAwareAdvantage(AdvantageEstimator):
         if not self.weight >= 0.0:
             raise ValueError(f"weight must not be negative, got {self.weight}")
 
-    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Tensor:
         mask = batch.response_mask
         z_entropy = masked_standardize(batch.entropies, mask, group=torch.zeros_like(batch.group))
         by_row = group_standardize(batch.rewards, batch.group, std=self.std)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from appo.advantages.base import ADVANTAGES, AdvantageEstimator
 from appo.core.batch import TrajectoryBatch
+from appo.core.context import BatchContext
 from appo.functional import Segment, segments, softmax_mean
 
 
@@ -30,7 +31,7 @@ class ForkAdvantage(AdvantageEstimator):
         """The value of a point from those of the segments that begin there."""
         return sum(values) / len(values)
 
-    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Tensor:
         _, index = batch.group.unique(return_inverse=True)
         lowest = batch.rewards.new_zeros(len(batch)).scatter_reduce(0, index, batch.rewards, "amin", include_self=False)
         # Counted from the lowest of its prompt: means of equal rewards are those rewards to the last bit.
@@ -86,8 +87,8 @@ class SegmentAdvantage(ForkAdvantage):
     def of_segment(self, segment: Segment) -> float:
         return segment.value - self.combine([segment.value, *segment.others])
 
-    def __call__(self, batch: TrajectoryBatch) -> Tensor:
-        advantages = super().__call__(batch)
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Tensor:
+        advantages = super().__call__(batch, context)
         if self.max_probability == 1.0:
             return advantages
         return advantages.where(batch.old_log_probs.exp() < self.max_probability, 0.0)

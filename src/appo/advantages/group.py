@@ -11,6 +11,7 @@ from torch import Tensor
 
 from appo.advantages.base import ADVANTAGES, AdvantageEstimator
 from appo.core.batch import TrajectoryBatch
+from appo.core.context import BatchContext
 from appo.distributed import comm
 from appo.functional import Std, group_standardize
 
@@ -24,7 +25,7 @@ class TrajectoryAdvantage(AdvantageEstimator):
     def by_row(self, batch: TrajectoryBatch) -> Tensor:
         """``[B]`` advantages of whole trajectories."""
 
-    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Tensor:
         return self.by_row(batch).unsqueeze(-1).where(batch.response_mask, 0.0)
 
 

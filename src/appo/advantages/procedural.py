@@ -10,6 +10,7 @@ from torch import Tensor
 from appo.advantages.base import ADVANTAGES, AdvantageEstimator
 from appo.advantages.group import TrajectoryAdvantage
 from appo.core.batch import TrajectoryBatch
+from appo.core.context import BatchContext
 from appo.functional import Std, group_standardize, prefix_credit, standardize_by
 
 
@@ -28,7 +29,7 @@ class ProceduralAdvantage(AdvantageEstimator):
     std: Std = "population"
     """What deviations from the group's mean are divided by: `population` or `sample` standard deviation, or `none`."""
 
-    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Tensor:
         # Roots of a prompt form one group, its branches another.
         by_row = group_standardize(batch.rewards, 2 * batch.group + batch.is_branch, std=self.std)
         credit = prefix_credit(by_row, batch.parent, batch.branch_position, batch.token_ids.shape[-1])

@@ -9,6 +9,7 @@ from torch import Tensor
 from appo.advantages.base import ADVANTAGES, AdvantageEstimator
 from appo.advantages.group import TrajectoryAdvantage
 from appo.core.batch import TrajectoryBatch
+from appo.core.context import BatchContext
 from appo.functional import Std, group_standardize, shared_prefix_mean, tree_roots
 
 
@@ -25,7 +26,7 @@ class SharedPrefixAdvantage(AdvantageEstimator):
     std: Std = "sample"
     """What deviations from the group's mean are divided by: `population` or `sample` standard deviation, or `none`."""
 
-    def __call__(self, batch: TrajectoryBatch) -> Tensor:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Tensor:
         by_row = group_standardize(batch.rewards, batch.group, std=self.std)
         shared = shared_prefix_mean(by_row, batch.parent, batch.branch_position, batch.token_ids.shape[-1])
         return shared.where(batch.response_mask, 0.0)

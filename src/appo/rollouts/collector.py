@@ -32,7 +32,7 @@ from appo.rollouts.credit import credited
 from appo.rollouts.data import IterationData, Policy
 from appo.rollouts.episode import RolloutRequest
 from appo.rollouts.timing import PhaseTimer
-from appo.scorers import Scorer, Scores, ScoringContext
+from appo.scorers import BatchContext, Scorer, Scores
 
 OnTruncation = Literal["penalize", "mask"]
 """Trains them with the reward that they have, or leaves them out."""
@@ -99,8 +99,8 @@ class Collector:
         for number in range(self.branching.rounds):
             if self.scores_log_probs:
                 batch = self.policy.evaluate(batch)  # old log-probs and entropies
-            generator = self._generator(roots, iteration, number)
-            context = ScoringContext(generator, trajectories, self.candidates.tokenizer, self.policy.log_probs)
+            generator = self._generator("scorer", roots, iteration, *((number,) if number else ()))
+            context = self._context(generator, trajectories)
             scores = self.score(batch, context)
             parents = possible_parents(batch, self._counts(trajectories), self.branching, generator)
             budgets = branch_budgets(_is_open(trajectories, parents), self.branching)
@@ -117,7 +117,8 @@ class Collector:
         self.agent.sleep()
         if self.credits_log_probs:
             batch = self.policy.evaluate(batch)  # those of the last branches
-        batch = credited(batch, self.advantage, self.branching.train_on, self._counts(trajectories))
+        context = self._context(self._generator("advantage", roots, iteration), trajectories)
+        batch = credited(batch, context, self.advantage, self.branching.train_on, self._counts(trajectories))
         num_wanted = len({root.prompt.id for root in roots}) * self.branching.num_branches
         return IterationData(
             trajectories, results, batch, scores, points, self._in_answer(batch, trajectories, points), num_wanted
@@ -177,10 +178,11 @@ class Collector:
             for number in range(number_of)
         ]
 
-    def _generator(self, roots: Sequence[Trajectory], iteration: int, number: int) -> torch.Generator:
-        """Of one round."""
-        of_round = (number,) if number else ()
-        return torch.Generator().manual_seed(derive_seed(self.seed, "scorer", iteration, roots[0].prompt.id, *of_round))
+    def _generator(self, use: str, roots: Sequence[Trajectory], *numbers: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.seed, use, numbers[0], roots[0].prompt.id, *numbers[1:]))
+
+    def _context(self, generator: torch.Generator, trajectories: Sequence[Trajectory]) -> BatchContext:
+        return BatchContext(generator, trajectories, self.candidates.tokenizer, self.policy.log_probs)
 
     def _counts(self, trajectories: Sequence[Trajectory]) -> Tensor:
         """``[B]`` bool, rows that enter statistics, are trained, and may be branched.

@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
+from appo.core.context import BatchContext
 from appo.functional import first_fork, shared_mean
 
 TrainOn = Literal["roots", "suffixes", "both", "trajectories"]
 """Roots alone; what lies behind branch points; each sampled token once; or every row, whole."""
 
+Estimate = Callable[[TrajectoryBatch, BatchContext], Tensor]
+"""An advantage estimator."""
+
 
 def credited(
-    batch: TrajectoryBatch, estimate: Callable[[TrajectoryBatch], Tensor], train_on: TrainOn, counts: Tensor
+    batch: TrajectoryBatch, context: BatchContext, estimate: Estimate, train_on: TrainOn, counts: Tensor
 ) -> TrajectoryBatch:
     """The batch with advantages, and with the tokens that they train.
 
@@ -27,6 +31,7 @@ def credited(
 
     Args:
         batch: roots and branches, rewarded.
+        context: of the batch.
         estimate: of the advantages.
         train_on: which tokens are trained.
         counts: ``[B]`` bool, rows that enter the statistics and are trained; one that does not must have no branches.
@@ -34,8 +39,10 @@ def credited(
     rows = counts.nonzero()[:, 0]
     advantages = torch.zeros(batch.token_ids.shape, dtype=batch.rewards.dtype)
     # Estimators may reduce over all processes: each calls its own once, even where no row counts.
-    counted = batch if len(rows) in (0, len(batch)) else batch.select(rows)
-    values = estimate(counted)
+    if len(rows) in (0, len(batch)):
+        values = estimate(batch, context)
+    else:
+        values = estimate(batch.select(rows), context.select(rows))
     advantages[rows if len(rows) else slice(None), : values.shape[1]] = values
     mask = trained_tokens(batch, train_on) & counts.unsqueeze(-1)
     if train_on in ("suffixes", "both"):

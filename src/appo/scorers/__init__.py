@@ -1,6 +1,7 @@
 """Where to branch."""
 
-from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
+from appo.core.context import BatchContext
+from appo.scorers.base import SCORERS, Scorer, Scores
 from appo.scorers.branching import BranchingScore, LikelihoodGain
 from appo.scorers.entropy import Entropy
 from appo.scorers.function import FunctionScorer, as_scorer
@@ -15,6 +16,7 @@ from appo.scorers.tool_boundary import BalancedEntropy, ToolBoundary
 __all__ = [
     "SCORERS",
     "BalancedEntropy",
+    "BatchContext",
     "BranchingScore",
     "Entropy",
     "FunctionScorer",
@@ -27,7 +29,6 @@ __all__ = [
     "RandomPosition",
     "Scorer",
     "Scores",
-    "ScoringContext",
     "SegmentCut",
     "Surprisal",
     "ToolBoundary",

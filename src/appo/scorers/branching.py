@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
+from appo.core.context import BatchContext
 from appo.functional import future_likelihood_gain, masked_standardize
-from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
+from appo.scorers.base import SCORERS, Scorer, Scores
 
 Scope = Literal["trajectory", "prompt", "batch"]
 """Whose tokens share one mean and one standard deviation."""
@@ -94,7 +95,7 @@ class BranchingScore(GainScorer):
     """Prefers positions where both factors are positive; False goes by the product alone, in which two negative factors
     count as much."""
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         mask, gain = batch.response_mask, self.gain(batch)
         z_entropy = self.standardize(batch.entropies, batch)
         z_gain = torch.where(gain.is_changed, self.standardize(gain.values, batch), 1.0)
@@ -121,7 +122,7 @@ class LikelihoodGain(GainScorer):
     See "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384).
     """
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         gain = self.gain(batch)
         values = torch.where(gain.is_changed, self.standardize(gain.values, batch), 0.0)
         return Scores(

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
+from appo.core.context import BatchContext
 from appo.core.functions import as_function
-from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
+from appo.scorers.base import SCORERS, Scorer, Scores
 
 
 @SCORERS.register
@@ -36,7 +37,7 @@ class FunctionScorer(Scorer):
                 f"function must take a batch, a context and the options {self.options}, got {self.function!r} ({error})"
             ) from error
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         scores = as_function(self.function)(batch, context, **self.options)
         if isinstance(scores, Scores):
             return scores

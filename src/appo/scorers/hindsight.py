@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from appo.core.batch import TrajectoryBatch
+from appo.core.context import BatchContext
 from appo.core.trajectory import Prompt
-from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
+from appo.scorers.base import SCORERS, Scorer, Scores
 
 
 @SCORERS.register
@@ -52,7 +53,7 @@ class HindsightDivergence(Scorer):
             )
         return text
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         sequences, masks = [], []
         for trajectory, reward in zip(context.records(), batch.rewards.tolist(), strict=True):
             told = context.encode(self.hindsight(trajectory.prompt, reward))

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from appo.core.batch import TrajectoryBatch
+from appo.core.context import BatchContext
 from appo.core.functions import as_function
-from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
+from appo.scorers.base import SCORERS, Scorer, Scores
 
 
 @SCORERS.register
@@ -42,7 +43,7 @@ class Oracle(Scorer):
                 f"got {self.influence!r} ({error})"
             ) from error
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         function = as_function(self.influence)
         influence = torch.zeros_like(batch.entropies)
         for row, trajectory in enumerate(context.records()):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from appo.core.batch import TrajectoryBatch
-from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
+from appo.core.context import BatchContext
+from appo.scorers.base import SCORERS, Scorer, Scores
 
 Place = Literal["early", "middle", "late"]
 """Part of a trajectory."""
@@ -30,7 +31,7 @@ class Position(Scorer):
         if self.prefer not in get_args(Place):
             raise ValueError(f"prefer must be {', '.join(get_args(Place))}, got {self.prefer!r}")
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         mask = batch.response_mask
         others = (mask.sum(-1, keepdim=True) - 1).clamp(min=1)
         share = ((mask.cumsum(-1) - 1) / others).to(batch.entropies.dtype)

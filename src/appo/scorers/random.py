@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from appo.core.batch import TrajectoryBatch
+from appo.core.context import BatchContext
 from appo.functional import turn_starts
-from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
+from appo.scorers.base import SCORERS, Scorer, Scores
 
 
 @SCORERS.register
@@ -18,7 +19,7 @@ class RandomPosition(Scorer):
 
     reads_log_probs = False
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         uniform = torch.rand(batch.token_ids.shape, generator=context.generator, device=context.generator.device)
         return Scores(uniform.to(batch.token_ids.device).where(batch.response_mask, float("-inf")))
 
@@ -35,7 +36,7 @@ class TreeUniform(Scorer):
 
     reads_log_probs = False
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         mask = batch.response_mask
         uniform = torch.rand(mask.shape, generator=context.generator, device=context.generator.device).to(mask.device)
         return Scores(uniform.where(turn_starts(mask), float("-inf")), at_turns=True)
@@ -48,5 +49,5 @@ class NoBranching(Scorer):
 
     reads_log_probs = False
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         return Scores(torch.full_like(batch.entropies, float("-inf")))

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from appo.core.batch import TrajectoryBatch
-from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
+from appo.core.context import BatchContext
+from appo.scorers.base import SCORERS, Scorer, Scores
 
 
 @SCORERS.register
@@ -17,7 +18,7 @@ class Surprisal(Scorer):
     A control for `Entropy`, which is the mean of this over what might have been sampled.
     """
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         surprisal = -batch.old_log_probs
         return Scores(surprisal.where(batch.response_mask, float("-inf")), factors={"surprisal": surprisal})
 
@@ -46,7 +47,7 @@ class SegmentCut(Scorer):
         if self.interval < 1:
             raise ValueError(f"interval must be positive, got {self.interval}")
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         is_uncertain = batch.response_mask & (batch.behavior_log_probs < math.log(self.probability))
         number = is_uncertain.cumsum(-1)
         is_cut = is_uncertain & (number % self.interval == 0)

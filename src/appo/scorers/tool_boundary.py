@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
+from appo.core.context import BatchContext
 from appo.functional import penalized_draws, turn_numbers, turn_openings, turn_starts
-from appo.scorers.base import SCORERS, Scorer, Scores, ScoringContext
+from appo.scorers.base import SCORERS, Scorer, Scores
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class ToolEntropyScorer(Scorer):
             ``[B, T]`` bool; read where `is_result`.
         """
 
-    def __call__(self, batch: TrajectoryBatch, context: ScoringContext) -> Scores:
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
         mask = batch.response_mask
         starts, turns = turn_starts(mask), turn_numbers(mask)
         entropy = turn_openings(batch.entropies, mask, self.window) / self.entropy_scale

@@ -48,18 +48,18 @@ class AdvantageDefinition:
         compute: advantages by row and position.
         options: values of every option.
         sums_to_zero: options under which the advantages of a prompt add up to 0 at every position, as long as every
-            token counts.
+            token counts; None if there are none.
         with_branches: True if they do so with branches too, False if only initial trajectories are compared.
         across_prompts: True if rewards of one prompt act on the advantages of another.
-        flat_is_zero: options under which equal rewards have no advantage.
+        flat_is_zero: options under which equal rewards have no advantage; None if there are none.
     """
 
     compute: Callable[[Any, list[Row]], list[list[float]]]
     options: Options
-    sums_to_zero: Mapping[str, Any]
+    sums_to_zero: Mapping[str, Any] | None
     with_branches: bool = True
     across_prompts: bool = False
-    flat_is_zero: Mapping[str, Any] = field(default_factory=dict)
+    flat_is_zero: Mapping[str, Any] | None = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ SCORERS = {
 ADVANTAGES = {
     "AnchorStateAdvantage": AdvantageDefinition(
         advantages.anchor_state_advantage,
-        {"weight": choice(0.0, 1.0, 2.0), "discount": choice(0.0, 0.5, 1.0), "std": STD},
+        {"weight": choice(0.0, 1.0, 2.0), "discount": choice(0.0, 0.5, 1.0), "std": STD, "state_key": choice(None)},
         sums_to_zero={"weight": 0.0},
         flat_is_zero={"discount": 1.0},
     ),
@@ -150,6 +150,17 @@ ADVANTAGES = {
         advantages.global_batch_advantage, {}, sums_to_zero={}, across_prompts=True
     ),
     "GroupAdvantage": AdvantageDefinition(advantages.group_advantage, {"std": STD}, sums_to_zero={}),
+    "InformationGainAdvantage": AdvantageDefinition(
+        advantages.information_gain_advantage,
+        {
+            "discount": choice(0.0, 0.5, 1.0),
+            "std": STD,
+            "normalization": choice("joint", "separate"),
+            "opening": choice("<answer>", "="),
+        },
+        sums_to_zero=None,
+        flat_is_zero=None,
+    ),
     "LeaveOneOut": AdvantageDefinition(advantages.leave_one_out, {}, sums_to_zero={}),
     "NodeValueAdvantage": AdvantageDefinition(
         advantages.node_value_advantage,
@@ -218,3 +229,7 @@ def consistent(options: Mapping[str, Any]) -> dict[str, Any]:
     if options.get("sequence_filter") and options["dual_clip"] is None:
         changed["sequence_filter"] = False
     return changed
+
+
+SUMS_TO_ZERO = [name for name, definition in ADVANTAGES.items() if definition.sums_to_zero is not None]
+FLAT_IS_ZERO = [name for name, definition in ADVANTAGES.items() if definition.flat_is_zero is not None]

@@ -8,6 +8,7 @@ from statistics import mean, pstdev, stdev
 from typing import Any
 
 from tests.properties.naive.common import EPS, Row, z_scores, z_scores_within
+from tests.properties.naive.scorers import turn_gains
 
 
 def of_trained(rows: list[Row], advantage: Callable[[int, int], float]) -> list[list[float]]:
@@ -212,3 +213,22 @@ def turns_of(row: Row) -> list[tuple[list[int], list[int]]]:
             turns.append((observed, [t]))
             observed = []
     return turns
+
+
+def information_gain_advantage(estimator: Any, rows: list[Row]) -> list[list[float]]:
+    """IGPO: gains of turns and outcomes, standardized over the prompt, summed over later turns."""
+    rewards = [[*turn_gains(estimator.opening, row)[:-1], row.reward] for row in rows]
+    places = [(i, k) for i, of_row in enumerate(rewards) for k in range(len(of_row))]
+
+    def kind(i: int, k: int) -> tuple[int, bool]:
+        return rows[i].group, estimator.normalization == "separate" and k == len(rewards[i]) - 1
+
+    scores = z_scores_within([rewards[i][k] for i, k in places], [kind(i, k) for i, k in places], estimator.std)
+    score_of = dict(zip(places, scores, strict=True))
+
+    def advantage(i: int, t: int) -> float:
+        (number,) = (k for k, turn in enumerate(turns_of(rows[i])) if t in turn[1])
+        later = range(number, len(rewards[i]))
+        return sum(estimator.discount ** (k - number) * score_of[i, k] for k in later)
+
+    return of_trained(rows, advantage)

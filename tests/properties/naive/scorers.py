@@ -204,19 +204,24 @@ def hindsight_divergence(scorer: Any, rows: list[Row], generator: torch.Generato
     return scores
 
 
+def turn_gains(opening: str, row: Row) -> list[float]:
+    """What each turn but the last changes in the probability of the answer, and 0 for the last one."""
+    probabilities = []
+    for turn in turns_of(row):
+        opened = row.token_ids[: turn[0]] + [ord(letter) for letter in opening]
+        sequence = opened + [ord(letter) for letter in ANSWERS[0]]
+        probabilities.append(math.exp(mean(log_prob(sequence, t) for t in range(len(opened), len(sequence)))))
+    return [*(after - before for before, after in pairwise(probabilities)), 0.0]
+
+
 def information_gain(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:
-    """What each turn but the last changes in the probability of the answer."""
-    scores = []
-    for row in rows:
-        starts = [turn[0] for turn in turns_of(row)]
-        probabilities = []
-        for start in starts:
-            opened = row.token_ids[:start] + [ord(letter) for letter in scorer.opening]
-            sequence = opened + [ord(letter) for letter in ANSWERS[0]]
-            probabilities.append(math.exp(mean(log_prob(sequence, t) for t in range(len(opened), len(sequence)))))
-        changes = [abs(after - before) for before, after in pairwise(probabilities)]
-        scores.append(NaiveScores(dict(zip(starts, [*changes, 0.0], strict=True))))
-    return scores
+    """How far each turn changes the probability of the answer."""
+    return [
+        NaiveScores(
+            {turn[0]: abs(gain) for turn, gain in zip(turns_of(row), turn_gains(scorer.opening, row), strict=True)}
+        )
+        for row in rows
+    ]
 
 
 def oracle(scorer: Any, rows: list[Row], generator: torch.Generator) -> list[NaiveScores]:

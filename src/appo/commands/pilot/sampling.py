@@ -20,7 +20,7 @@ from appo.engines import SamplingParams
 from appo.rewards import RewardRunner
 from appo.rollouts import Agent, Policy, RolloutRequest
 from appo.rollouts.data import Evaluate
-from appo.scorers import Scores, ScoringContext
+from appo.scorers import BatchContext, Scores
 
 _Prefix = tuple[str, tuple[int, ...]]
 """Id of the prompt, and all tokens before a position."""
@@ -169,7 +169,7 @@ class Study:
         by_prefix: Mapping[_Prefix, Sequence[tuple[Trajectory, RewardResult]]],
     ) -> Question:
         prompt, batch = roots.prompt, roots.batch
-        context = ScoringContext(torch.Generator(), roots.trajectories, self.scorers.tokenizer)
+        context = BatchContext(torch.Generator(), roots.trajectories, self.scorers.tokenizer)
         texts = [context.tokens(row) for row in range(len(batch))]
         parts = [parts_of(of_row, mask) for of_row, mask in zip(texts, batch.response_mask.tolist(), strict=True)]
         depth = depths(batch.response_mask)

@@ -13,7 +13,7 @@ from appo.core.batch import TrajectoryBatch
 from appo.core.seeding import derive_seed
 from appo.core.trajectory import Trajectory
 from appo.rollouts import Policy
-from appo.scorers import SCORERS, Entropy, NoBranching, Oracle, Scorer, Scores, ScoringContext
+from appo.scorers import SCORERS, BatchContext, Entropy, NoBranching, Oracle, Scorer, Scores
 
 LATER = ", later policy"
 """Behind the name of a scorer that scores with what the policy has become."""
@@ -100,7 +100,7 @@ class ScorerSet:
                 skipped[name] = str(error)
         return scores, skipped
 
-    def _context(self, trajectories: Sequence[Trajectory], name: str) -> ScoringContext:
+    def _context(self, trajectories: Sequence[Trajectory], name: str) -> BatchContext:
         seed = derive_seed(self.seed, "pilot", "scorer", name, trajectories[0].prompt.id)
         generator = torch.Generator().manual_seed(seed)
-        return ScoringContext(generator, trajectories, self.tokenizer, self.policy.log_probs)
+        return BatchContext(generator, trajectories, self.tokenizer, self.policy.log_probs)
