@@ -45,6 +45,7 @@ from appo.advantages import (
     SiblingAdvantage,
 )
 from appo.core.batch import NO_PARENT, TrajectoryBatch
+from appo.core.context import BatchContext
 from appo.functional import select_branch_points
 from appo.rollouts.credit import TrainOn, credited
 from benchmarks.tabular_policy import TabularPolicy, draw_roots, make_rows
@@ -123,7 +124,8 @@ def with_branches(
 
 def gradients(policy: TabularPolicy, batch: TrajectoryBatch, estimate: AdvantageEstimator, train_on: TrainOn) -> Tensor:
     """``[P, S, V]``, of each prompt by the logits: the sum over trained tokens of ``A (onehot(token) - probs)``."""
-    trained = credited(batch, estimate, train_on, torch.ones(len(batch), dtype=torch.bool))
+    context = BatchContext(torch.Generator())  # none of these estimators looks beside the batch
+    trained = credited(batch, context, estimate, train_on, torch.ones(len(batch), dtype=torch.bool))
     assert trained.advantages is not None
     advantages, tokens = trained.advantages[:, 1:], trained.token_ids[:, 1:]
     num_prompts, (num_states, vocab_size) = int(batch.group.max()) + 1, policy.logits.shape
