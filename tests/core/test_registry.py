@@ -17,8 +17,8 @@ def test_the_components_of_the_tensor_maths_are_registered():
     ]  # fmt: skip
     assert list(ADVANTAGES) == [
         "AnchorStateAdvantage", "DualGroupAdvantage", "EntropyAwareAdvantage", "GlobalBatchAdvantage", "GroupAdvantage",
-        "LeaveOneOut", "NodeValueAdvantage", "ProceduralAdvantage", "SegmentAdvantage", "SharedPrefixAdvantage",
-        "SiblingAdvantage", "TreeAdvantage",
+        "InformationGainAdvantage", "LeaveOneOut", "NodeValueAdvantage", "ProceduralAdvantage", "SegmentAdvantage",
+        "SharedPrefixAdvantage", "SiblingAdvantage", "TreeAdvantage",
     ]  # fmt: skip
     assert list(LOSSES) == [
         "ClipBalancedLoss", "ClippedImportanceLoss", "ClippedLoss", "ProceduralLoss", "SequenceClippedLoss",
