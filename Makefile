@@ -11,7 +11,8 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
-RUN := runs/appo
+START := runs/gates_sft
+RUN := runs/gates
 # What the demo trains on; `make demo ACCELERATOR=gpu` takes the GPU.
 ACCELERATOR ?= cpu
 
@@ -37,20 +38,20 @@ clean:
 	rm -rf runs
 
 # Every step of the demo is a command that a user would type, and is kept until its input changes.
-$(RUN)/report.md: runs/sft/before/test.json $(RUN)/after/test.json
-	$(BIN)/appo report --run $(RUN) --before runs/sft/before --after $(RUN)/after
+$(RUN)/report.md: $(START)/before/test.json $(RUN)/after/test.json
+	$(BIN)/appo report --run $(RUN) --before $(START)/before --after $(RUN)/after
 
 $(RUN)/after/test.json: $(RUN)/policy/config.json
-	$(BIN)/appo test --config configs/appo.yaml --trainer.accelerator $(ACCELERATOR) --model.policy $(RUN)/policy --trainer.default_root_dir $(RUN)/after
+	$(BIN)/appo test --config configs/gates.yaml --trainer.accelerator $(ACCELERATOR) --model.policy $(RUN)/policy --trainer.default_root_dir $(RUN)/after
 
-$(RUN)/policy/config.json: runs/sft/before/test.json
-	$(BIN)/appo fit --config configs/appo.yaml --trainer.accelerator $(ACCELERATOR)
+$(RUN)/policy/config.json: $(START)/before/test.json
+	$(BIN)/appo fit --config configs/gates.yaml --trainer.accelerator $(ACCELERATOR)
 
-runs/sft/before/test.json: runs/sft/policy/config.json
-	$(BIN)/appo test --config configs/appo.yaml --trainer.accelerator $(ACCELERATOR) --trainer.default_root_dir runs/sft/before
+$(START)/before/test.json: $(START)/policy/config.json
+	$(BIN)/appo test --config configs/gates.yaml --trainer.accelerator $(ACCELERATOR) --trainer.default_root_dir $(START)/before
 
-runs/sft/policy/config.json: | $(VENV)/.demo
-	$(BIN)/appo sft --config configs/sft.yaml
+$(START)/policy/config.json: | $(VENV)/.demo
+	$(BIN)/appo sft --config configs/gates_sft.yaml
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; set PYTHON=")'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -44,8 +45,12 @@ def decision_section(run: Path, before: Path, after: Path, decode: Decode) -> li
     if type(source).decisions is PromptSource.decisions:
         return []
 
+    @cache
+    def text_of(token_id: int) -> str:
+        return decode([token_id])
+
     def find(trajectory: SavedTrajectory) -> Sequence[Decision]:
-        tokens = [decode([token_id]) for token_id in trajectory["token_ids"]]
+        tokens = [text_of(token_id) for token_id in trajectory["token_ids"]]
         mask = [bool(sampled) for sampled in trajectory["response_mask"]]
         return source.decisions(trajectory["prompt"]["question"], tokens, mask)
 
