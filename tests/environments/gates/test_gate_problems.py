@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from appo.environments.gates import GateProblems, GateSearch, Route
+from appo.environments.gates import GateProblems, GateSearch, GateWorld, Route
 from appo.environments.gates.world import TURNS
 from appo.prompts import GateQuestions
 
 PROBLEMS = GateProblems({f"gates_{number}": 1.0 for number in range(2, 6)}, num_train=200, num_validation=40, late=2)
+FEW_PEOPLE = replace(PROBLEMS, world=GateWorld(num_people=40), num_train=60)
+"""Most walks cross themselves here."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -46,9 +48,10 @@ def test_the_search_answers_every_step_with_what_the_next_one_asks_for():
                 assert following.argument.endswith(f"of {step.value}")
 
 
-def test_turns_follow_the_signs_and_both_ways_lead_apart():
-    world = PROBLEMS.world
-    for problem in PROBLEMS.draw("train"):
+@pytest.mark.parametrize("problems", [PROBLEMS, FEW_PEOPLE], ids=["many people", "few people"])
+def test_turns_follow_the_signs_and_both_ways_lead_apart(problems):
+    world = problems.world
+    for problem in problems.draw("train"):
         people = [problem.route.start]
         for step in problem.steps[:-1]:
             relation, person = step.argument.split(" of ")

@@ -80,6 +80,17 @@ def test_every_turn_is_found_at_the_word_that_decides(demonstrations):
     assert (restarts > 10) == (demonstrations is RECOVERABLE)
 
 
+def test_a_space_of_its_own_before_the_word_does_not_decide():
+    for demonstration in DEMONSTRATIONS.draw("validation")[:10]:
+        written = [(segment.text, segment.is_generated) for segment in demonstration.segments]
+        letters = [(letter, sampled) for text, sampled in written for letter in text]
+        tokens, sampled = [letter for letter, _ in letters], [each for _, each in letters]
+        for turn in find_turns(demonstration.problem.text, tokens, sampled, WORLD):
+            text = "".join(tokens[turn.position - 1 :])
+            assert text.split()[0] == WORLD.ways(turn.person)[not turn.is_right]
+            assert text[0] == " "
+
+
 def test_wrong_turns_have_their_share_and_look_like_right_ones():
     drawn = DEMONSTRATIONS.draw("train")
     turns = [turn for demonstration in drawn for turn in turns_of(demonstration)]
