@@ -20,7 +20,7 @@ PRESETS = [path for path in CONFIGS if path not in (*ON_TOP, *STARTS)]
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_accepted(path, capsys):
     command = "sft" if path in STARTS else "fit"
-    below = path.with_name("../gates_sft.yaml") if path in STARTS else CONFIG
+    below = path.parents[1] / "gates_sft.yaml" if path in STARTS else CONFIG
     base = ["--config", str(below)] if path in ON_TOP else []
     with pytest.raises(SystemExit) as exit_info:
         run([command, *base, "--config", str(path), "--print_config"])
