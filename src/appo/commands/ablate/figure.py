@@ -11,12 +11,10 @@ from appo.commands.ablate.curves import curve_points
 from appo.commands.ablate.execution import Result
 from appo.commands.ablate.spec import AblationSpec
 from appo.commands.ablate.statistics import FEWEST_SEEDS, LEVEL, Curve, mean_curve
+from appo.commands.drawing import COLORS, save_figure, tidy
 from appo.monitoring.history import smoothed
 
 log = logging.getLogger(__name__)
-
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Told apart by readers with any color vision. See "Color Universal Design" (https://jfly.uni-koeln.de/color/)."""
 
 _DASHES = ("-", "--", ":", "-.")
 
@@ -57,7 +55,6 @@ def draw_curves(results: Sequence[Result], metric: str, spec: AblationSpec, path
 
 def _draw(curves: Mapping[str, Curve], label: str, paths: Sequence[Path]) -> None:
     # The picture is an extra that only reports need.
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
@@ -66,7 +63,7 @@ def _draw(curves: Mapping[str, Curve], label: str, paths: Sequence[Path]) -> Non
     figure = Figure(figsize=(7, height), layout="constrained")
     axes = figure.add_subplot()
     for number, (name, curve) in enumerate(curves.items()):
-        color, dash = _COLORS[number % len(_COLORS)], _DASHES[number // len(_COLORS) % len(_DASHES)]
+        color, dash = COLORS[number % len(COLORS)], _DASHES[number // len(COLORS) % len(_DASHES)]
         marker = "o" if len(curve.tokens) == 1 else None
         axes.plot(curve.tokens, curve.mean, label=name, color=color, linestyle=dash, linewidth=1.8, marker=marker)
         if len(curve.runs) >= FEWEST_SEEDS:
@@ -77,15 +74,11 @@ def _draw(curves: Mapping[str, Curve], label: str, paths: Sequence[Path]) -> Non
     axes.set_ylabel(label)
     axes.set_title(_title(curves.values()), fontsize="medium")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     axes.margins(x=0.02)
     if curves:
         figure.legend(loc="outside lower center", ncols=num_columns, frameon=False)
-    # Ids in an SVG are random otherwise, and text would be outlines.
-    with rc_context({"svg.hashsalt": "appo", "svg.fonttype": "none"}):
-        for path in paths:
-            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, paths)
 
 
 def _title(curves: Collection[Curve]) -> str:

@@ -12,6 +12,7 @@ from appo.commands.ablate.execution import Failure, Result
 from appo.commands.ablate.spec import AblationSpec, value_text
 from appo.commands.ablate.statistics import FEWEST_SEEDS, LEVEL, Comparison, Estimate, estimate
 from appo.commands.ablate.summary import Summary
+from appo.commands.markdown import markdown_table
 
 NOTHING = "—"
 """Stands where there is nothing to say."""
@@ -93,7 +94,7 @@ def _comparison_table(summary: Summary, spec: AblationSpec) -> list[str]:
         before.setdefault(result.run.combination, []).append(result.metrics[spec.metric])
     start = [Comparison(name, estimate(values)) for name, values in before.items()]
     tested = "difference", "p", "p, corrected", "verdict"
-    return _table(
+    return markdown_table(
         ["combination", "seeds", spec.metric, *tested, "area", "difference of areas"],
         [_comparison_row(comparison) for comparison in (*start, *summary.comparisons)],
     )
@@ -159,13 +160,7 @@ def _cost_table(trained: Sequence[Result], spec: AblationSpec) -> list[str]:
                 ]
             )
     columns = "generated tokens", "optimizer steps", "tokens a step", "trained tokens", "time", "tool calls"
-    return _table(["combination", "prompts a step", *columns], rows)
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table whose first column is of words."""
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
+    return markdown_table(["combination", "prompts a step", *columns], rows)
 
 
 def _section(title: str, items: Iterable[str]) -> list[str]:

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from appo.commands.drawing import COLORS, save_figure, tidy
 from appo.commands.pilot.measures import Measures, order
 from appo.commands.pilot.ranking import Criterion
 from appo.functional import average_ranks
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INFLUENCE, _TOTAL = "#0072B2", "#D55E00"
-"""Told apart by readers with any color vision. See "Color Universal Design" (https://jfly.uni-koeln.de/color/)."""
+_INFLUENCE, _TOTAL = COLORS[:2]
 
 _COLUMNS = 4
 _BINS = 10
@@ -50,7 +49,7 @@ def draw_spearman(criteria: Sequence[Criterion], paths: Sequence[Path]) -> None:
         axes.set_yticks(range(len(shown)), [each.name for each in shown])
         axes.axvline(0.0, color="black", linewidth=0.8)
         axes.set_xlabel("Spearman's coefficient within a question, mean over questions")
-        _plain(axes)
+        tidy(axes)
         axes.grid(visible=False, axis="y")
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
 
@@ -77,7 +76,7 @@ def draw_scatter(measured: Sequence[Measures], criteria: Sequence[Criterion], pa
             axes.plot([x for x, _ in means], [y for _, y in means], color=_TOTAL, linewidth=1.5)
             axes.set_xlim(0.0, 1.0)
             axes.set_title(name, fontsize="medium")
-            _plain(axes)
+            tidy(axes)
         figure.supxlabel("rank by score among the decisions of the question, the best at 1", fontsize="medium")
         figure.supylabel("Var_a Q", fontsize="medium")
 
@@ -104,7 +103,7 @@ def draw_depth(measured: Sequence[Measures], paths: Sequence[Path]) -> None:
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.set_xlabel("share of the trajectory's sampled tokens that come before")
         axes.set_ylabel("mean variance")
-        _plain(axes)
+        tidy(axes)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
 
 
@@ -116,21 +115,12 @@ def _ranked(measured: Sequence[Measures], name: str) -> tuple[torch.Tensor, torc
     return torch.cat(ranks)[~influence.isnan()], influence[~influence.isnan()]
 
 
-def _plain(axes: Axes) -> None:
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 @contextmanager
 def _figure(size: tuple[float, float], paths: Sequence[Path]) -> Iterator[Figure]:
     """A picture that is saved when it is drawn."""
     # The picture is an extra that only reports need.
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     yield figure
-    # Ids in an SVG are random otherwise, and text would be outlines.
-    with rc_context({"svg.hashsalt": "appo", "svg.fonttype": "none"}):
-        for path in paths:
-            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, paths)

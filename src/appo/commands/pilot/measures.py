@@ -109,8 +109,8 @@ def mean_over_questions(values: Sequence[float]) -> Estimate:
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
     generator = torch.Generator().manual_seed(0)
     means = known[torch.randint(len(known), (_SAMPLES * 5, len(known)), generator=generator)].mean(-1)
-    low, high = means.quantile(torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2]).double()).tolist()
-    return Estimate(float(known.mean()), low, high, len(known))
+    low, high = _ends(means)
+    return Estimate(float(known.mean()), float(low), float(high), len(known))
 
 
 def order(column: ScoreColumn) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from appo.commands.markdown import markdown_table
 from appo.commands.pilot.figures import draw_depth, draw_scatter, draw_spearman
 from appo.commands.pilot.measures import LEVEL, Estimate, Measures, mean_over_questions
 from appo.commands.pilot.options import StudyOptions
@@ -152,7 +153,7 @@ def _scorer_table(criteria: Sequence[Criterion], others: Sequence[Criterion], nu
     text = [
         "## Which scorer finds them",
         "",
-        *_table(columns, rows),
+        *markdown_table(columns, rows),
         "",
         "- *Spearman*: rank correlation of the score with the influence of the decision, and with the variance of the "
         "reward behind it, among the decisions of a question, averaged over questions. *pooled*: `Var_a Q` among all "
@@ -179,7 +180,7 @@ def _gain_table(measured: Sequence[Measures], options: StudyOptions) -> list[str
         f"Scored with `{options.later_policy}`, which the policy has become since; what is found is the influence of "
         "decisions on the policy that sampled. `Entropy` is the control: it has no likelihood gain."
     )
-    return ["## What a change of the policy adds", "", *_table(columns, rows), "", note, ""]
+    return ["## What a change of the policy adds", "", *markdown_table(columns, rows), "", note, ""]
 
 
 def _places(measured: Sequence[Measures]) -> list[str]:
@@ -195,7 +196,7 @@ def _places(measured: Sequence[Measures]) -> list[str]:
             if (place := places.get(name)) is not None
         ]
         columns = [title, "decisions", "mean `Var_a Q`", "mean `Var R`", "share of the influence"]
-        lines += [*_table(columns, rows), ""]
+        lines += [*markdown_table(columns, rows), ""]
     return [*lines, "![depth](depth.png)", ""]
 
 
@@ -253,7 +254,7 @@ def _costs(measured: Sequence[Measures]) -> list[str]:
         ["seconds", f"{sum(seconds.values()):,.1f}"],
     ]
     note = "Decisions behind the same tokens share their continuations."
-    return ["## Cost", "", *_table(["", "all questions"], rows), "", note, ""]
+    return ["## Cost", "", *markdown_table(["", "all questions"], rows), "", note, ""]
 
 
 def _number(value: float, digits: int = 3) -> str:
@@ -268,8 +269,3 @@ def _with_interval(estimate: Estimate, digits: int = 3) -> str:
     if not estimate.num:
         return NOTHING
     return f"{estimate.mean:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
