@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from appo.environments.gates import GateWorld
 from appo.environments.search import WorldSearch
 from appo.environments.world import RELATIONS, World
 
@@ -42,11 +43,14 @@ def test_a_world_that_cannot_be_named_is_refused(options, key):
         World(**options)
 
 
-def test_a_search_for_a_fact_finds_that_fact_first():
-    world = World()
-    search = WorldSearch(world, distractors=2)
+@pytest.mark.parametrize("world", [World(), GateWorld(num_people=150)], ids=["places", "gates"])
+def test_a_search_for_a_fact_finds_that_fact_first(world):
+    alone, ranked = WorldSearch(world), WorldSearch(world, distractors=2)
     for fact in world.facts:
-        assert search.search(f"{fact.relation} of {fact.subject}", 3)[0] == fact.sentence
+        query = f"{fact.relation} of {fact.subject}"
+        assert ranked.search(query, 3)[0] == fact.sentence
+        # Found by its name, it is what the ranking puts first.
+        assert alone.search(query, 3) == [fact.sentence]
 
 
 def test_distractors_follow_the_best_fact_up_to_the_limit():

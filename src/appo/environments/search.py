@@ -32,6 +32,14 @@ class WorldSearch(SearchBackend):
             raise ValueError(f"distractors must not be negative, got {self.distractors}")
 
     def search(self, query: str, limit: int) -> list[str]:
+        relation, _, subject = query.strip().partition(" of ")
+        named = self.world.find(relation, subject)
+        if named is not None and not self.distractors:
+            # Nothing shares more with a query than the fact that it names: the ranking need not be made.
+            return [named.sentence]
+        return self._rank(query, limit)
+
+    def _rank(self, query: str, limit: int) -> list[str]:
         facts = self.world.facts
         scores: dict[int, float] = defaultdict(float)
         for term in sorted(_terms(query)):

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from appo.environments.names import CITIES, COUNTRIES, FIRST_NAMES, LAST_NAMES
 
-Kind = Literal["person", "city", "country", "number", "turn", "sign"]
+Kind = Literal["person", "city", "country", "number", "sign"]
 """What a value is."""
 
 
@@ -119,6 +119,11 @@ class World:
             KeyError: if that is not known.
         """
         return self._values[relation, subject]
+
+    def find(self, relation: str, subject: str) -> Fact | None:
+        """The fact that says what is known of `subject`; None if that is not known."""
+        value = self._values.get((relation, subject))
+        return None if value is None else Fact(relation, subject, value)
 
     @cached_property
     def _values(self) -> dict[tuple[str, str], str]:

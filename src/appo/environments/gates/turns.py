@@ -55,7 +55,7 @@ def find_turns(question: str, tokens: Sequence[str], is_sampled: Sequence[bool],
     for first, text_tokens in _runs(tokens, is_sampled):
         text = "".join(text_tokens)
         match = _LOOK_UP.search(text)
-        if match is None or match["person"] not in world.entities["person"]:
+        if match is None or world.find(SIGN, match["person"]) is None:
             continue
         if match["relation"] == SIGN and gate and RESTART in match["thought"].split():
             gate, strayed, restarted = 0, False, True
@@ -63,13 +63,12 @@ def find_turns(question: str, tokens: Sequence[str], is_sampled: Sequence[bool],
         ways = world.ways(person)
         if match["relation"] not in ways or gate == route.num_gates:
             continue
-        right = world.ways(person)[0]
         word = _first_word(text, match, ways)
         starts = list(accumulate(map(len, text_tokens), initial=0))
         # The token that holds the first letter: the space before a word belongs to its first token.
         position = first + next(i for i, end in enumerate(starts[1:]) if end > word.start())
-        leads_right = match["relation"] == right
-        turns.append(Turn(position, gate, person, word.group() == right, leads_right, strayed, restarted))
+        leads_right = match["relation"] == ways[0]
+        turns.append(Turn(position, gate, person, word.group() == ways[0], leads_right, strayed, restarted))
         gate, strayed = gate + 1, strayed or not leads_right
     return turns
 

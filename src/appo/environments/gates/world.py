@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from appo.environments.names import FIRST_NAMES, LAST_NAMES, MORE_FIRST_NAMES, MORE_LAST_NAMES
 from appo.environments.search import WorldSearch
-from appo.environments.world import Fact, Kind, Relation, World
+from appo.environments.world import Kind, Relation, World
 from appo.tools.search.tool import SEARCH_BACKENDS
 
 SIGN, HOME = "sign", "home"
@@ -66,12 +66,3 @@ class GateSearch(WorldSearch):
 
     world: GateWorld = field(default_factory=GateWorld)
     """Where the facts come from."""
-
-    def search(self, query: str, limit: int) -> list[str]:
-        relation, _, person = query.strip().partition(" of ")
-        try:
-            fact = Fact(relation, person, self.world.value(relation, person))
-        except KeyError:
-            return super().search(query, limit)
-        # Nothing shares more with a query than the fact that it names: the ranking need not be made.
-        return [fact.sentence] if not self.distractors else super().search(query, limit)
