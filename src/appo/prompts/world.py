@@ -27,7 +27,7 @@ class WorldQuestions(PromptSource):
 @PROMPT_SOURCES.register
 @dataclass(frozen=True)
 class GateQuestions(PromptSource):
-    """Walks on which every turn is a decision, by a rule that each question carries."""
+    """Walks on which every turn is a decision, and signs say which way is right."""
 
     problems: GateProblems = field(default_factory=GateProblems)
     """What is asked."""

@@ -1,4 +1,4 @@
-"""Gates: walks from person to person on which every turn is a decision, and each question has a route of its own."""
+"""Gates: walks from person to person on which every turn is a decision, and signs say which way is right."""
 
 from appo.environments.gates.demonstrations import GateDemonstrations
 from appo.environments.gates.influence import influence, success

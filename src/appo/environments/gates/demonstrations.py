@@ -35,7 +35,7 @@ class GateDemonstrations:
     """How rollouts wrap what tools answer."""
     wrong_shares: dict[str, float] = field(default_factory=lambda: {"gates_3": 0.3})
     """Chance of a wrong turn at each gate, by family; no turn is wrong in one that is left out. A policy from nothing
-    learns the route from short walks without wrong turns, and from longer ones to follow it now and then."""
+    learns to follow signs from short walks without wrong turns, and from longer ones to do so now and then."""
     per_problem: int = 1
     """Conversations about each problem; they differ in turns and fillers."""
     restart_share: float = 0.0

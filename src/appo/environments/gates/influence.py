@@ -90,22 +90,19 @@ def influence(
 
 def _stake(route: Route, world: GateWorld, turn: Turn, right_turn: float, restart: float) -> float:
     """What the right turn gains over the wrong one."""
-    ends = {}
-    for name, strayed in (
-        (world.ways(turn.person)[0], turn.strayed),
-        (world.ways(turn.person)[1], True),
-    ):
-        ends[name] = success(
+    right, wrong = (
+        success(
             route,
             world,
             right_turn,
             restart=restart,
-            person=world.move(turn.person, name),
+            person=world.move(turn.person, way),
             gate=turn.gate + 1,
             strayed=strayed,
             restarted=turn.restarted,
         )
-    right, wrong = ends.values()
+        for way, strayed in zip(world.ways(turn.person), (turn.strayed, True), strict=True)
+    )
     return right - wrong
 
 
