@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from appo.commands.modules import configs_of
 from tests.small_run import CONFIG, SMALL, metrics
 
 SCORER = """
@@ -67,3 +68,16 @@ def test_an_installed_module_is_not_replaced_by_one_of_the_same_name(tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "configs"),
+    [
+        ([], []),
+        (["--help"], []),
+        (["--config", "a.yaml", "--config=b.yaml", "--seed_everything", "1"], ["a.yaml", "b.yaml"]),
+        (["--config"], [""]),
+    ],
+)
+def test_configs_are_found_in_order_and_a_command_may_have_no_options(args, configs):
+    assert list(configs_of(args)) == configs

@@ -39,6 +39,8 @@ def run(args: list[str]) -> None:
     set_parsing_settings(docstring_parse_attribute_docstrings=shows_options)
     command, *options = args
     if command == "report":
+        search_folders(options)
+
         from appo.commands.report import write_report
 
         _call(command, write_report, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 
@@ -23,7 +24,7 @@ def search_folders(args: Sequence[str]) -> None:
 
 def configs_of(args: Sequence[str]) -> Iterator[str]:
     """The files that ``--config`` names, in order."""
-    for arg, following in zip(args, (*args[1:], ""), strict=True):
+    for arg, following in zip_longest(args, args[1:], fillvalue=""):
         if arg == "--config":
             yield following
         elif arg.startswith("--config="):

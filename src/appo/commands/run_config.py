@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from jsonargparse import ArgumentParser
 from omegaconf import DictConfig, OmegaConf
 
 
@@ -27,6 +30,28 @@ def config_of_run(folders: Iterable[Path], rule: str) -> tuple[Path, DictConfig]
     newest = max(found, key=_version)
     config = OmegaConf.load(newest)
     return newest, config if isinstance(config, DictConfig) else OmegaConf.create({})
+
+
+def instantiate(path: Path, config: DictConfig, key: str, kind: Any, description: str) -> Any:
+    """The component that a key of a run's config describes.
+
+    Args:
+        path: of the config.
+        config: what it says.
+        key: of the component, dotted.
+        kind: its class or a base of it.
+        description: of what it must be, for the error.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--component", type=kind)
+    try:
+        node = OmegaConf.to_container(OmegaConf.select(config, key), resolve=True)
+        return parser.instantiate(parser.parse_object({"component": node})).component
+    except (ArgumentError, ValueError, OSError) as error:
+        raise ValueError(f"{key} of {path} must be {description}: {error}") from error
 
 
 def _version(config: Path) -> int:

@@ -97,6 +97,14 @@ def test_a_source_that_knows_no_decisions_has_no_section(tmp_path):
     assert decision_section(tmp_path, tmp_path, tmp_path, decode) == []
 
 
+def test_a_source_that_is_not_to_be_had_is_named_and_leaves_the_rest_of_the_report(tmp_path):
+    write_config(tmp_path, "nowhere.Questions")
+    title, _, reason, _ = decision_section(tmp_path, tmp_path, tmp_path, decode)
+    assert title == "## The tokens that decide"
+    assert reason.startswith("Not known, since data.source of ")
+    assert "must be a source of questions" in reason
+
+
 def test_a_folder_without_a_config_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^run must be the folder of an appo fit: no config\.yaml of a run in"):
         decision_section(tmp_path, tmp_path, tmp_path, decode)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from appo.commands.cli import run
 from appo.commands.report import branched_texts, write_report
 from appo.monitoring.trajectory_files import TrajectoryWriter
 from appo.policy.text import decode
@@ -69,13 +71,14 @@ def test_questions_are_shown_once_with_a_root_that_fared_otherwise(tokenizer):
     assert "another root, reward 0.50:" in second
 
 
-def test_a_report_has_table_picture_and_trajectories(tmp_path, tokenizer):
+def write_run(tmp_path, tokenizer, source):
+    """What `appo fit` and the tests before and behind it leave in a folder."""
     folder = tmp_path / "csv/version_0"
     folder.mkdir(parents=True)
     (folder / "metrics.csv").write_text("epoch,rollout/accuracy,rollout/reward_initial_mean\n0,0.2,0.1\n1,0.6,0.5\n")
     with TrajectoryWriter(tmp_path / "trajectories/iteration_00001.jsonl.zst") as writer:
         writer.write(RECORDS)
-    (folder / "config.yaml").write_text("data: {source: {class_path: appo.prompts.WorldQuestions}}\n")
+    (folder / "config.yaml").write_text("data: {source: {class_path: " + source + "}}\n")
     tokenizer.save_pretrained(tmp_path / "policy")
     (tmp_path / "policy/config.json").write_text('{"model_type": "llama"}')
     for name, accuracy in (("before", 0.25), ("after", 0.75)):
@@ -83,12 +86,31 @@ def test_a_report_has_table_picture_and_trajectories(tmp_path, tokenizer):
         (tmp_path / name / "test.json").write_text(
             json.dumps({"test/accuracy": accuracy, "test/accuracy/sum": accuracy})
         )
+
+
+def test_a_report_has_table_picture_and_trajectories(tmp_path, tokenizer):
+    write_run(tmp_path, tokenizer, "appo.prompts.WorldQuestions")
     report = write_report(tmp_path, tmp_path / "before", tmp_path / "after").read_text()
     assert "| accuracy | 0.25 | 0.75 |" in report
     assert "| accuracy: sum | 0.25 | 0.75 |" in report
     assert "⟦branch 1⟧" in report
     assert "tokens that decide" not in report
     assert (tmp_path / "reward.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_a_source_of_the_users_is_looked_for_where_the_command_is_run(tmp_path, tokenizer, monkeypatch, is_here):
+    name = f"own_questions_{is_here}".lower()
+    write_run(tmp_path, tokenizer, f"{name}.OwnQuestions")
+    if is_here:
+        source = "from appo.prompts import WorldQuestions\n\n\nclass OwnQuestions(WorldQuestions):\n    pass\n"
+        (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    run(["report", "--run", ".", "--before", "before", "--after", "after"])
+    report = (tmp_path / "report.md").read_text()
+    assert "| accuracy | 0.25 | 0.75 |" in report
+    assert ("Not known, since data.source of" in report) == (not is_here)
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentError
 from dataclasses import dataclass
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from omegaconf import DictConfig, OmegaConf
 
-from appo.commands.run_config import config_of_run
+from appo.commands.run_config import config_of_run, instantiate
 from appo.policy.lora import LoRA
 
 
@@ -62,10 +60,4 @@ def adapted_run(ckpt: Path) -> AdaptedRun:
     if not isinstance(lora, DictConfig) or not isinstance(dtype, str):
         name, value = ("dtype", dtype) if isinstance(lora, DictConfig) else ("lora", lora)
         raise ValueError(f"model.{name} of {path} must be that of a run with an adapter, got {value}")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--model.lora", type=LoRA)
-    try:
-        parsed = parser.parse_object({"model": {"lora": OmegaConf.to_container(lora, resolve=True)}})
-        return AdaptedRun(path, parser.instantiate(parsed).model.lora, dtype)
-    except (ArgumentError, ValueError) as error:
-        raise ValueError(f"model.lora of {path} must be options of an adapter: {error}") from error
+    return AdaptedRun(path, instantiate(path, config, "model.lora", LoRA, "options of an adapter"), dtype)

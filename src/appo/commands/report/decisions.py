@@ -8,22 +8,18 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from jsonargparse import ArgumentParser
-from omegaconf import OmegaConf
-
-from appo.commands.run_config import config_of_run
+from appo.commands.report.command import Decode, SavedTrajectory
+from appo.commands.run_config import config_of_run, instantiate
 from appo.environments.base import Decision
 from appo.monitoring.trajectory_files import read_trajectories
-from appo.prompts.base import PromptSource
-
-SavedTrajectory = Mapping[str, Any]
-
-Decode = Callable[[Sequence[int]], str]
+from appo.prompts import PROMPT_SOURCES, PromptSource
 
 Find = Callable[[SavedTrajectory], Sequence[Decision]]
 """The decisions of a trajectory."""
+
+
+_TITLE = "## The tokens that decide"
 
 
 def decision_section(run: Path, before: Path, after: Path, decode: Decode) -> list[str]:
@@ -36,12 +32,18 @@ def decision_section(run: Path, before: Path, after: Path, decode: Decode) -> li
         decode: by the policy's tokenizer.
 
     Returns:
-        Nothing where the source knows no decisions.
+        Nothing where the source knows no decisions; where it cannot be had, such as that of a module of the user's that
+        lies elsewhere, the reason.
 
     Raises:
         FileNotFoundError: if the run has no config.
     """
-    source = _source_of_run(run)
+    path, config = config_of_run([run], "run must be the folder of an appo fit")
+    PROMPT_SOURCES.load_plugins()
+    try:
+        source: PromptSource = instantiate(path, config, "data.source", PromptSource, "a source of questions")
+    except ValueError as error:
+        return [_TITLE, "", f"Not known, since {str(error).partition(chr(10))[0]}", ""]
     if type(source).decisions is PromptSource.decisions:
         return []
 
@@ -68,6 +70,9 @@ def right_shares(trajectories: Iterable[SavedTrajectory], find: Find) -> dict[st
     return {name: fmean(of_kind[name]) for name in sorted(of_kind)}
 
 
+OTHER = "other tokens"
+
+
 @dataclass
 class Trees:
     """What became of decisions, and of all other sampled tokens, in training.
@@ -84,12 +89,10 @@ class Trees:
 
     @classmethod
     def of(cls, trajectories: Iterable[SavedTrajectory], find: Find) -> Trees:
-        """Counts; records of an iteration follow their parents."""
+        """Counts; within an iteration records follow their parents, and take the place of those of earlier ones."""
         trees = cls()
         kinds: dict[int, list[str | None]] = {}
         for trajectory in trajectories:
-            if trajectory["id"] == 0:
-                kinds = {}
             of_token = kinds[trajectory["id"]] = kinds_of_tokens(trajectory, find)
             first_own = 0
             if trajectory["parent_id"] is not None:
@@ -104,9 +107,6 @@ class Trees:
         return trees
 
 
-OTHER = "other tokens"
-
-
 def kinds_of_tokens(trajectory: SavedTrajectory, find: Find) -> list[str | None]:
     """What each token is: a right or wrong decision, another sampled token, or None for what was not sampled."""
     kinds: list[str | None] = [OTHER if sampled else None for sampled in trajectory["response_mask"]]
@@ -116,7 +116,7 @@ def kinds_of_tokens(trajectory: SavedTrajectory, find: Find) -> list[str | None]
 
 
 def _share_table(before: Mapping[str, float], after: Mapping[str, float]) -> Iterator[str]:
-    yield from ("## The tokens that decide", "", "| share that is right | before | after |", "|---|---:|---:|")
+    yield from (_TITLE, "", "| share that is right | before | after |", "|---|---:|---:|")
     for name in sorted({*before, *after}):
         values = (f"{shares[name]:.3f}" if name in shares else "-" for shares in (before, after))
         yield f"| {name} | {' | '.join(values)} |"
@@ -143,16 +143,3 @@ def _share(part: int, whole: int) -> str:
 def _read(folder: Path, pattern: str) -> Iterator[SavedTrajectory]:
     for path in sorted((folder / "trajectories").glob(f"{pattern}.jsonl.zst")):
         yield from read_trajectories(path)
-
-
-def _source_of_run(run: Path) -> PromptSource:
-    """The questions that a run was trained on."""
-    path, config = config_of_run([run], "run must be the folder of an appo fit")
-    source = OmegaConf.select(config, "data.source")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--source", type=PromptSource)
-    parsed = parser.parse_object({"source": OmegaConf.to_container(source, resolve=True)})
-    instance = parser.instantiate(parsed).source
-    if not isinstance(instance, PromptSource):
-        raise ValueError(f"data.source of {path} must be a source of questions, got {source}")
-    return instance
