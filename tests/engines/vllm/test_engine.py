@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from appo.core.trajectory import BranchPoint, Prompt
@@ -215,6 +216,23 @@ def test_starting_leaves_random_numbers_and_threads_alone(engine, policies):
     assert torch.equal(torch.rand(3), expected[0])
     assert random.random() == expected[1]
     assert torch.set_num_threads is set_num_threads
+
+
+def test_what_the_processes_of_a_training_do_together_goes_on_after_a_stop(engine, policies, tmp_path):
+    engine.stop()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    own = dist.group.WORLD
+    try:
+        for _ in range(2):  # the second start finds no group of the first
+            engine.start(policies["llama"])
+            engine.stop()
+            total = torch.arange(3.0)
+            dist.all_reduce(total, group=own)
+            assert total.tolist() == [0.0, 1.0, 2.0]
+            assert dist.distributed_c10d._world.pg_names.keys() == {own}
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 @pytest.mark.parametrize(

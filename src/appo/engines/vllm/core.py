@@ -69,13 +69,12 @@ def stop_core(core: Any, *, owns_process_group: bool) -> None:
         core: as `start_core` returned it.
         owns_process_group: whether vLLM has connected processes by itself; the training's own connection is left alone.
     """
-    core.engine_core.shutdown()
-    if owns_process_group:
-        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
+    with nullcontext() if owns_process_group else _training_stays_connected():
+        core.engine_core.shutdown()
+        # Where the engine's core is in a process of its own, this one has groups and memory of its own.
         cleanup_dist_env_and_memory()
-    else:
-        _leave_groups()
 
 
 def synchronized_steps() -> SynchronizedSteps:
@@ -174,11 +173,22 @@ def _give_llvmlite_a_dict() -> None:
         ffi.lib._fntab.setdefault("__dict__", {})
 
 
-def _leave_groups() -> None:
-    """Destroys the groups that vLLM has made among the processes of the training, and leaves theirs alone."""
+@contextmanager
+def _training_stays_connected() -> Iterator[None]:
+    """Lets vLLM destroy its own groups of processes alone, and not the default one, which is the training's."""
     from vllm.distributed import parallel_state
 
-    parallel_state.destroy_model_parallel()
+    destroy = parallel_state.destroy_distributed_environment
+    parallel_state.destroy_distributed_environment = _leave_world
+    try:
+        yield
+    finally:
+        parallel_state.destroy_distributed_environment = destroy
+
+
+def _leave_world() -> None:
+    from vllm.distributed import parallel_state
+
     if parallel_state._WORLD is not None:
         parallel_state._WORLD.destroy()
-        parallel_state._WORLD = None
+    parallel_state._WORLD = parallel_state._NODE_COUNT = None
