@@ -12,9 +12,9 @@ from torch import Tensor
 
 from appo.engines import Completion, Engine, Request
 from appo.environments.gates import GateWorld
-from appo.environments.gates.demonstrations import FILLERS
 from appo.environments.gates.problems import Route
 from appo.environments.gates.world import HOME, SIGN
+from appo.environments.straying import FILLERS
 
 RIGHT_TURN = 0.7
 

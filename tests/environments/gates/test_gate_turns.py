@@ -11,7 +11,7 @@ import torch
 
 from appo.core.trajectory import Prompt, Trajectory
 from appo.environments.gates import GateDemonstrations, GateProblems, find_turns, influence, success
-from appo.environments.gates.demonstrations import FILLERS
+from appo.environments.straying import FILLERS
 from appo.rewards import AnswerReward
 
 DEMONSTRATIONS = GateDemonstrations(

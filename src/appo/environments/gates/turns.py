@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
 
 from appo.environments.gates.demonstrations import RESTART
 from appo.environments.gates.problems import Route
 from appo.environments.gates.world import SIGN, GateWorld
+from appo.environments.words import sampled_runs
 
 _LOOK_UP = re.compile(r"<think>(?P<thought>.*?)</think>\s*<search>\s*(?P<relation>\w+) of (?P<person>.+?)\s*</search>")
 
@@ -52,9 +52,8 @@ def find_turns(question: str, tokens: Sequence[str], is_sampled: Sequence[bool],
     route = Route.parse(question)
     turns: list[Turn] = []
     gate, strayed, restarted = 0, False, False
-    for first, text_tokens in _runs(tokens, is_sampled):
-        text = "".join(text_tokens)
-        match = _LOOK_UP.search(text)
+    for run in sampled_runs(tokens, is_sampled):
+        match = _LOOK_UP.search(run.text)
         if match is None or world.find(SIGN, match["person"]) is None:
             continue
         if match["relation"] == SIGN and gate and RESTART in match["thought"].split():
@@ -63,28 +62,8 @@ def find_turns(question: str, tokens: Sequence[str], is_sampled: Sequence[bool],
         ways = world.ways(person)
         if match["relation"] not in ways or gate == route.num_gates:
             continue
-        word = _first_word(text, match, ways)
-        starts = list(accumulate(map(len, text_tokens), initial=0))
-        # The token that holds the first letter: the space before a word belongs to its first token.
-        position = first + next(i for i, end in enumerate(starts[1:]) if end > word.start())
+        position, word = run.position_of(ways, match.start())
         leads_right = match["relation"] == ways[0]
-        turns.append(Turn(position, gate, person, word.group() == ways[0], leads_right, strayed, restarted))
+        turns.append(Turn(position, gate, person, word == ways[0], leads_right, strayed, restarted))
         gate, strayed = gate + 1, strayed or not leads_right
     return turns
-
-
-def _runs(tokens: Sequence[str], is_sampled: Sequence[bool]) -> Iterator[tuple[int, list[str]]]:
-    """Stretches that the policy wrote without a break: where each begins, and its tokens."""
-    first = 0
-    for sampled, run in groupby(zip(is_sampled, tokens, strict=True), key=lambda pair: bool(pair[0])):
-        texts = [text for _, text in run]
-        if sampled:
-            yield first, texts
-        first += len(texts)
-
-
-def _first_word(text: str, look_up: re.Match[str], words: tuple[str, ...]) -> re.Match[str]:
-    """The first of the words that a turn writes; its call has one."""
-    word = re.compile(rf"\b(?:{'|'.join(words)})\b").search(text, look_up.start())
-    assert word is not None, "the call names one"
-    return word
