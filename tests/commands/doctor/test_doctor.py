@@ -66,6 +66,16 @@ def test_a_cpu_passes(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.gpu
+def test_a_gpu_passes(tmp_path):
+    code = main(["--device", "cuda", "--out", str(tmp_path)])
+    steps = json.loads((tmp_path / "doctor.json").read_text())["steps"]
+    assert [step for step in steps if step["status"] == "FAIL"] == []
+    assert code == 0
+    assert sum(step["status"] == "PASS" for step in steps) >= 12
+
+
+@pytest.mark.slow
 def test_it_goes_on_after_a_step_that_fails_hangs_or_does_not_apply(tmp_path, capsys):
     (tmp_path / "policy").mkdir()
     (tmp_path / "policy/config.json").write_text("{}")

@@ -20,6 +20,7 @@ from appo.policy.weight_layout import WeightLayout
 from appo.rollouts import AgentLoop, Limits, RolloutRequest
 from appo.tools import CallSyntax, ParsedCall, RenderChat, Tool, ToolRunner
 from tests.engines.tiny_policy import forward_log_probs, make_model, random_requests, run
+from tests.engines.vllm_installed import SHARE
 
 pytestmark = pytest.mark.vllm
 
@@ -28,7 +29,7 @@ BLOCK = 32
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[VLLMEngine]:
-    engine = VLLMEngine()
+    engine = VLLMEngine(block_size=BLOCK, **SHARE)
     yield engine
     engine.stop()
 
@@ -81,13 +82,14 @@ def test_weights_that_vllm_repacks_arrive_through_its_reload(engine, policies, t
     assert largest_difference(engine, model, random_requests(len(tokenizer), 8)) < 1e-4
 
 
+@pytest.mark.cpu
 def test_packed_weights_sample_as_plain_ones_before_and_after_an_update(engine, policies, tokenizer):
     engine.stop()
     requests = random_requests(len(tokenizer), 8)
     model = make_model("llama", len(tokenizer), tie=True, seed=9)
     log_probs: dict[bool, list[torch.Tensor]] = {}
     for pack_weights in (False, True):
-        one = VLLMEngine(pack_weights=pack_weights)
+        one = VLLMEngine(pack_weights=pack_weights, **SHARE)
         one.start(policies["tied"])
         rounds = [run(one, requests)]
         one.update_weights(named_weights(model), 1)
@@ -113,13 +115,14 @@ def uses_copies(model: torch.nn.Module) -> bool:
     return is_copy.pop()
 
 
+@pytest.mark.cpu
 def test_more_prompt_tokens_than_a_step_computes(engine, policies, tokenizer):
     engine.stop()
     # With a seed each, of which vLLM makes something that it cannot take back where a prompt is computed in parts.
     requests = [replace(request, max_tokens=8) for request in random_requests(len(tokenizer), 16)]
     token_ids = []
     for prefill_tokens in (1, 8192):
-        one = VLLMEngine(max_length=100, prefill_tokens=prefill_tokens, max_batch_size=8)
+        one = VLLMEngine(max_length=100, prefill_tokens=prefill_tokens, max_batch_size=8, **SHARE)
         one.start(policies["llama"])
         token_ids.append({number: completion.token_ids for number, completion in run(one, requests).items()})
         one.stop()
@@ -263,6 +266,7 @@ def test_refuses_impossible_options(options, message):
         VLLMEngine(**options)
 
 
+@pytest.mark.cpu
 def test_refuses_heads_that_vllm_has_no_attention_for(tmp_path):
     config = LlamaConfig(vocab_size=40, hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
     config.save_pretrained(tmp_path)

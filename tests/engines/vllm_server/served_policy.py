@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.engines.vllm_installed import SHARE
+
 
 class ServedPolicy:
     """A server of one policy that can be killed and started again on its port."""
@@ -26,11 +28,12 @@ class ServedPolicy:
         options = {
             "--port": str(self.port), "--host": "127.0.0.1", "--dtype": "float32", "--max-model-len": "256",
             "--block-size": "32", "--logprobs-mode": "processed_logprobs", "--generation-config": "vllm",
-            "--max-num-seqs": "64",
+            "--max-num-seqs": "64", "--gpu-memory-utilization": str(SHARE["gpu_memory_utilization"]),
+            "--kv-cache-memory-bytes": str(int(SHARE["cache_gib"] * 2**30)),
         }  # fmt: skip
         flags = ["--enforce-eager", "--enable-scale-out", "--enable-prompt-tokens-details"]
         environment = {
-            "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         # What `vllm serve` starts; that command itself looks for a distribution named "vllm", and the CPU build has

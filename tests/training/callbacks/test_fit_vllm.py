@@ -7,12 +7,18 @@ import torch
 
 from appo.monitoring.trajectory_files import read_trajectories
 from appo.rollouts import EngineMismatchError
+from tests.engines.vllm_installed import SHARE_OPTIONS
 from tests.small_run import run
 from tests.training.callbacks.test_fit import history, weights
 
 pytestmark = pytest.mark.vllm
 
-OPTIONS = ("--rollout.engine=VLLMEngine", "--rollout.reward=tests.small_run.EvenTokens", "--trainer.max_epochs=2")
+OPTIONS = (
+    "--rollout.engine=VLLMEngine",
+    "--rollout.reward=tests.small_run.EvenTokens",
+    "--trainer.max_epochs=2",
+    *SHARE_OPTIONS,
+)
 
 
 @pytest.mark.parametrize("branch_when", ["iteration", "minibatch"])

