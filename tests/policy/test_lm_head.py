@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from appo.policy.lm_head import find_lm_head
+from tests.policy.tf32 import tf32
 
 SIZES = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -93,3 +94,14 @@ def test_logits_that_are_changed_behind_the_head_are_found_out():
     assert find_lm_head(model).transform.scale == 1.0
     model.register_forward_hook(lambda module, args, output: output.__class__(logits=output.logits * 2.0))
     assert find_lm_head(model) is None
+
+
+def test_logits_are_compared_with_all_digits_of_float32_and_the_setting_comes_back():
+    model, seen = model_of(FAMILIES["untied"]), []
+    for module in (model, model.get_output_embeddings()):
+        module.register_forward_pre_hook(lambda module, args: seen.append(torch.backends.cuda.matmul.fp32_precision))
+    with tf32():
+        assert find_lm_head(model) is not None
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    # The model, its head, and the head alone.
+    assert seen == ["ieee"] * 3

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from appo.policy.packing import SequenceForward, padded_spans
+from tests.policy.tf32 import tf32
 
 SIZES = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -185,10 +186,38 @@ class WithoutPositions(torch.nn.Module):
         return self.decoder(input_ids=input_ids, attention_mask=mask, use_cache=use_cache)
 
 
-def test_a_model_whose_rows_would_see_each_other_is_padded():
+def test_a_model_whose_rows_would_see_each_other_is_padded(caplog):
     model = model_of("attention")
     assert not SequenceForward(model, WithoutPositions(model.get_decoder())).packs
     assert model.config._attn_implementation == "sdpa"
+    assert "LlamaForCausalLM are padded instead of packed, which is slower: what it makes of packed rows" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("attention", None),
+        ("another attention", "it attends by eager, not by sdpa or FlashAttention"),
+        ("state", "it carries a state from token to token"),
+        ("state that layers do not name", "it carries a state from token to token"),
+    ],
+)
+def test_padding_instead_of_packing_is_warned_of_with_its_reason(name, reason, caplog):
+    model = model_of(name)
+    SequenceForward(model, model.get_decoder())
+    reasons = [record.getMessage().partition(", which is slower: ")[2] for record in caplog.records]
+    assert reasons == ([reason] if reason else [])
+
+
+def test_rows_are_compared_with_all_digits_of_float32_and_the_setting_comes_back():
+    model, seen = model_of("attention"), []
+    model.get_decoder().register_forward_pre_hook(
+        lambda module, args: seen.append(torch.backends.cuda.matmul.fp32_precision)
+    )
+    with tf32():
+        assert SequenceForward(model, model.get_decoder()).packs
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert {*seen} == {"ieee"}
 
 
 class Recorder(torch.nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from appo.functional import LogitTransform, linear_log_probs
+from appo.policy.precision import full_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +47,13 @@ def find_lm_head(model: PreTrainedModel) -> LMHead | None:
     probe = torch.arange(4, device=linear.weight.device).unsqueeze(0)
     was_training = model.training
     model.eval()  # with dropout, no two passes are equal
-    with torch.compiler.set_stance("force_eager"):
+    with torch.compiler.set_stance("force_eager"), full_precision():
         hidden = model.get_decoder()(input_ids=probe, use_cache=False)[0]
         expected = model(input_ids=probe, use_cache=False).logits
+        fits = hidden.shape[-1] == linear.in_features
+        logits = head.transform.apply_(linear(hidden)) if fits else None
     model.train(was_training)
-    if hidden.shape[-1] != linear.in_features:
-        return None
-    logits = head.transform.apply_(linear(hidden))
-    return head if torch.allclose(logits, expected, atol=1e-5, rtol=1e-4) else None
+    return head if logits is not None and torch.allclose(logits, expected, atol=1e-5, rtol=1e-4) else None
 
 
 def _transform(config: PretrainedConfig) -> LogitTransform:

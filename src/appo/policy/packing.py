@@ -16,6 +16,7 @@ from transformers.masking_utils import sdpa_mask
 
 from appo.distributed.fsdp import is_sharded
 from appo.policy.attention import without_cudnn
+from appo.policy.precision import full_precision
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +92,9 @@ class SequenceForward:
     """Runs a decoder over sequences of unlike length, and picks what it returns at some positions.
 
     They are packed without padding if the model attends by FlashAttention, or by `sdpa`, whose attention is then taken
-    sequence by sequence; that none sees another is found out by a probe. Otherwise neighbors are padded to the longest
-    of them, so few at a time that padding stays within 5 %; in order of their length they need the fewest passes. Those
-    of a sharded model are padded all at once.
+    sequence by sequence; that none sees another is found out by a probe. Otherwise, and a warning says why, neighbors
+    are padded to the longest of them, so few at a time that padding stays within 5 %; in order of their length they
+    need the fewest passes. Those of a sharded model are padded all at once.
 
     Args:
         model: the causal language model.
@@ -105,7 +106,10 @@ class SequenceForward:
         # Layers of a sharded model are unsharded in every pass, and processes must make the same number of them.
         self.max_padding = 1.0 if is_sharded(model) else _MAX_PADDING
         self.is_flash = "flash" in str(model.config._attn_implementation)
-        self.packs = _may_pack(model, module) and (self.is_flash or self._attends_packed(model))
+        obstacle = _obstacle(model, module) or ("" if self.is_flash else self._attend_packed(model))
+        self.packs = not obstacle
+        if obstacle:
+            log.warning("rows of %s are padded instead of packed, which is slower: %s", type(model).__name__, obstacle)
 
     def __call__(self, token_ids: Tensor, is_wanted: Tensor) -> Tensor:
         """Computes no position that nothing wanted depends on.
@@ -153,25 +157,28 @@ class SequenceForward:
         return torch.cat(parts)
 
     @torch.no_grad()
-    def _attends_packed(self, model: PreTrainedModel) -> bool:
-        """Switches the model to `packed_sdpa` if that changes nothing but the padding."""
+    def _attend_packed(self, model: PreTrainedModel) -> str:
+        """Switches the model to `packed_sdpa` if that changes nothing but the padding; says what else has changed."""
+        if model.config._attn_implementation == _PACKED_SDPA:
+            return ""
         if model.config._attn_implementation != "sdpa":
-            return bool(model.config._attn_implementation == _PACKED_SDPA)
+            return f"it attends by {model.config._attn_implementation}, not by sdpa or FlashAttention"
         was_training = model.training
         model.eval()
         # Where the weights are when they are used: a shard may lie on the CPU.
         device = next(model.get_input_embeddings().parameters()).device
         token_ids = torch.arange(8, device=device).view(2, 4)
         is_wanted = token_ids != 7
-        with torch.autocast(device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+        with torch.autocast(device.type, enabled=False), torch.compiler.set_stance("force_eager"), full_precision():
             padded = self._padded(token_ids, is_wanted, [4, 3], is_wanted)
             model.set_attn_implementation(_PACKED_SDPA)
             packed = self._packed(token_ids, is_wanted, [4, 3], is_wanted)
-        is_equal = bool((packed - padded).norm() <= _TOLERANCES[padded.dtype] * padded.norm())
-        if not is_equal:
-            model.set_attn_implementation("sdpa")
+        distance, norm = (packed - padded).norm(), padded.norm()
         model.train(was_training)
-        return is_equal
+        if distance <= _TOLERANCES[padded.dtype] * norm:
+            return ""
+        model.set_attn_implementation("sdpa")
+        return f"what it makes of packed rows differs by {float(distance / norm):.2g} of what it makes of padded ones"
 
 
 def padded_spans(lengths: Sequence[int], max_padding: float) -> Iterator[slice]:
@@ -192,8 +199,12 @@ def padded_spans(lengths: Sequence[int], max_padding: float) -> Iterator[slice]:
             total, longest = total + length, widest
 
 
-def _may_pack(model: PreTrainedModel, module: nn.Module) -> bool:
-    """Says whether attention alone carries what one token knows to the next, and its arguments arrive."""
+def _obstacle(model: PreTrainedModel, module: nn.Module) -> str:
+    """Says what else than attention carries what one token knows to the next, or that its arguments do not arrive."""
     layers = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    if model._is_stateful:
+        return "it carries a state from token to token"
+    if others := set(layers) - {"full_attention", "sliding_attention"}:
+        return f"some of its layers are {', '.join(sorted(others))}"
     takes_anything = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(module.forward).parameters.values())
-    return takes_anything and not model._is_stateful and set(layers) <= {"full_attention", "sliding_attention"}
+    return "" if takes_anything else "it cannot be told where rows begin"

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from appo.engines import SamplingParams
 from appo.engines.hf.sampling import SamplingRules, keep_most_likely, sample
@@ -25,6 +26,30 @@ def test_a_token_without_probability_is_never_drawn(uniform):
     tokens, log_probs = sample(logits, torch.tensor([[uniform]]), PLAIN)
     assert 300 <= int(tokens) < 700
     assert log_probs.isfinite().all()
+
+
+class ParallelSums(TorchFunctionMode):
+    """Sums up as a GPU does, block by block: from one to the next a sum may rise or fall by rounding alone."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") != "cumsum":
+            return result
+        block = torch.arange(result.shape[-1]) // 8
+        return result + torch.tensor([0.0, 1e-3, -1e-3])[block % 3] * (block < block[-1])
+
+
+def test_no_token_without_probability_is_drawn_where_sums_are_not_monotone():
+    logits = torch.randn(20000, 64, generator=torch.Generator().manual_seed(0))
+    # Of every block, the first token is ruled out: there the sum rises or falls without it.
+    logits[:, ::8] = float("-inf")
+    with ParallelSums():
+        cumulative = logits[:1].softmax(-1).cumsum(-1)[0]
+        tokens, log_probs = sample(logits, torch.rand(20000, 1, generator=torch.Generator().manual_seed(1)), PLAIN)
+    assert bool((cumulative.diff() < 0).any())
+    assert cumulative[8] > cumulative[7]
+    assert log_probs.isfinite().all()
+    torch.testing.assert_close(log_probs, logits.log_softmax(-1).gather(-1, tokens))
 
 
 def test_frequencies_are_those_of_the_distribution():

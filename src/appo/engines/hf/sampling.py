@@ -66,6 +66,8 @@ def sample(logits: Tensor, uniforms: Tensor, rules: SamplingRules) -> tuple[Tens
     cumulative = probs.cumsum(-1)
     # Multiples of 2**-24 below 1, as torch draws them, keep the product below the total in float32 arithmetic too.
     tokens = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
+    # Rounding lets a parallel sum rise, or fall, at a token that adds nothing to it.
+    tokens = torch.where(probs.gather(-1, tokens) > 0.0, tokens, probs.argmax(-1, keepdim=True))
     if rules.is_greedy is not None:
         tokens = torch.where(rules.is_greedy[:, None], logits.argmax(-1, keepdim=True), tokens)
     return tokens, probs.gather(-1, tokens).log()
