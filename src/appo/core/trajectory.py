@@ -45,7 +45,8 @@ class Segment:
     """A stretch of a response that one side wrote.
 
     Attributes:
-        text: decoded, special tokens left out.
+        text: decoded, but for tokens that frame messages, such as the end token; where the chat template opens a
+            thought for the policy, the tag that does so begins the policy's text.
         is_generated: True if the policy sampled it, False for tool output.
     """
 

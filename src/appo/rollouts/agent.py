@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count, groupby
+from itertools import count
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -17,9 +17,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from appo.core.seeding import derive_seed
-from appo.core.trajectory import Segment, Trajectory
+from appo.core.trajectory import Trajectory
 from appo.engines import Completion, Engine, Request, SamplingParams
-from appo.policy.text import decode
 from appo.rollouts.episode import Episode, Limits, RolloutRequest, open_episode
 from appo.rollouts.timing import PhaseTimer
 from appo.rollouts.tool_turns import ToolTurns
@@ -240,7 +239,7 @@ class AgentLoop:
             response_mask=torch.tensor(episode.response_mask),
             behavior_log_probs=torch.tensor(episode.log_probs),
             policy_versions=torch.tensor(episode.versions),
-            segments=tuple(self._segments(episode, len(prompt.token_ids))),
+            segments=tuple(self._turns.text.segments(episode.token_ids, episode.response_mask, len(prompt.token_ids))),
             tool_calls=tuple(episode.tool_calls),
             finish_reason=episode.finish_reason,
             origin=episode.request.origin,
@@ -248,13 +247,6 @@ class AgentLoop:
             reusable_tokens=episode.reusable_tokens,
             reused_tokens=episode.reused_tokens,
         )
-
-    def _segments(self, episode: Episode, start: int) -> Iterator[Segment]:
-        for is_generated, run in groupby(episode.response_mask[start:]):
-            end = start + sum(1 for _ in run)
-            text = decode(self.tokenizer, episode.token_ids[start:end], skip_special_tokens=True)
-            yield Segment(text, is_generated)
-            start = end
 
 
 def phase_of(requests: Iterable[RolloutRequest]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -13,7 +14,10 @@ from appo.core.trajectory import NOT_SAMPLED, ToolCall
 from appo.engines import Completion
 from appo.policy.text import decode, encode
 from appo.rollouts.episode import Episode, Limits
+from appo.rollouts.response_text import ResponseText
 from appo.tools import CallSyntax, ParsedCall, RenderChat, TokenCodec, ToolAnswer, ToolRunner
+
+_ANSWER_TAGS = ("<answer>",)
 
 
 class ToolTurns:
@@ -34,6 +38,11 @@ class ToolTurns:
         self.syntax = syntax
         self.limits = limits
         self.stop_strings = syntax.stop_strings(tuple(runner.tools))
+        self.text = ResponseText(
+            tokenizer,
+            (*syntax.thought_tags, *_ANSWER_TAGS, *(f"<{tool}>" for tool in runner.tools)),
+            lambda result: syntax.format_results([result], "", self._render),
+        )
         self._codec = TokenCodec(self._encode, self._decode)
         self._render = chat_renderer(tokenizer, runner)
         self._special_tokens = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or r"(?!)")
@@ -123,11 +132,20 @@ class ToolTurns:
         turn = episode.token_ids[episode.turn_start :]
         if not turn or not self.runner.tools:
             return ()
-        calls = self.syntax.parse(self._decode(turn), tuple(self.runner.tools))
+        opening = self._opening(episode)
+        found = self.syntax.parse(opening + self._decode(turn), tuple(self.runner.tools))
+        calls = [replace(call, end=call.end - len(opening)) for call in found]
         if calls:
             episode.cut(episode.turn_start + self._tokens_until(turn, calls[-1]))
             episode.finish_reason = None
         return calls
+
+    def _opening(self, episode: Episode) -> str:
+        """What the turn begins with, though the policy has not written it."""
+        start, size = episode.turn_start, len(episode.request.prompt.token_ids)
+        if start > size and episode.response_mask[start - 1]:
+            return ""  # behind a closing tag that called nothing
+        return self.text.opening(episode.token_ids, size, start)
 
     def _tokens_until(self, turn: Sequence[int], call: ParsedCall) -> int:
         """How many tokens of the turn it takes to complete the call."""

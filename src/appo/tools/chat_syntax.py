@@ -41,6 +41,10 @@ class ChatTemplateSyntax(CallSyntax):
             if not getattr(self, name):
                 raise ValueError(f"{name} must not be empty, got {getattr(self, name)!r}")
 
+    @property
+    def thought_tags(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.thought_start, *super().thought_tags)))
+
     def stop_strings(self, tools: Sequence[str]) -> tuple[str, ...]:
         return ()
 

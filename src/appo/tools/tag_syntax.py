@@ -40,6 +40,11 @@ class CallSyntax(ABC):
     describes_tools = False
     """Whether prompts must describe the tools, through ``tools=`` of the chat template."""
 
+    @property
+    def thought_tags(self) -> tuple[str, ...]:
+        """What opens a thought; a chat template may write it in place of the model."""
+        return ("<think>",)
+
     @abstractmethod
     def stop_strings(self, tools: Sequence[str]) -> tuple[str, ...]:
         """The strings that end a call to one of the tools named; none if calls are complete when the turn is."""
