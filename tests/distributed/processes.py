@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 import torch.multiprocessing
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.copied_processes import CONTEXT
 
@@ -16,6 +17,19 @@ def as_processes(work: Callable[..., None], folder: Path, *args: object, num: in
     torch.multiprocessing.start_processes(
         _connected, (num, work, str(folder / "store"), *args), nprocs=num, start_method=CONTEXT.get_start_method()
     )
+
+
+def as_first_of(num: int, work: Callable[..., None], *args: object) -> None:
+    """Runs a function as the first of many processes, with their number as first argument.
+
+    The others are not there: collectives return at once, and what would have come from others is not defined.
+    """
+    torch.multiprocessing.start_processes(_as_first_of, (num, work, *args), start_method=CONTEXT.get_start_method())
+
+
+def _as_first_of(rank: int, num: int, work: Callable[..., None], *args: object) -> None:
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=num)
+    work(num, *args)
 
 
 def _connected(rank: int, num: int, work: Callable[..., None], store: str, *args: object) -> None:
