@@ -1,4 +1,4 @@
-"""Policies of real size as one of many processes holds them: tensors have shapes alone, and the others are not there."""
+"""Policies of real size as one of many processes holds them: tensors have shapes alone, nobody else is there."""
 
 from __future__ import annotations
 
