@@ -28,6 +28,16 @@ def test_global_batch_advantage_divides_by_the_spread_over_all_prompts():
     torch.testing.assert_close(GlobalBatchAdvantage()(example, NO_CONTEXT)[:, 0], expected, atol=1e-5, rtol=0.0)
 
 
+@pytest.mark.parametrize("counted", [[True, True, True, False], [False] * 4])
+def test_global_batch_advantage_measures_the_spread_of_what_counts(counted):
+    example = replace(released_example(), group=torch.tensor([0, 0, 1, 1]))
+    counts = torch.tensor(counted)
+    by_row = GlobalBatchAdvantage().by_row(replace(example, train_mask=counts.unsqueeze(-1) & example.response_mask))
+    # Deviations that count: 1/2, -1/2 and 3/4, mean square 17/48; without any there is nothing to divide by.
+    spread = (17 / 48) ** 0.5 if any(counted) else 1e-6
+    torch.testing.assert_close(by_row, torch.tensor([0.5, -0.5, 0.75, -0.75]) / spread, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["GroupAdvantage", "LeaveOneOut", "GlobalBatchAdvantage", "TreeAdvantage"])
 def test_the_advantages_of_a_prompt_add_up_to_nothing(name, batch):
     by_row = ADVANTAGES[name]().by_row(batch)

@@ -5,7 +5,7 @@ import torch
 
 from appo.core.batch import NO_PARENT, PARENT_ELSEWHERE, TrajectoryBatch, length_buckets
 from appo.core.collate import collate, make_batch
-from appo.core.trajectory import Prompt
+from appo.core.trajectory import BranchPoint, Prompt
 from tests.core.two_turns import branch_trajectory, parent_trajectory
 
 
@@ -89,6 +89,22 @@ def test_an_evaluation_of_roots_is_taken_over_to_the_batch_with_their_branches()
     assert batch.old_log_probs.tolist() == [[0, 0, -1, -2, 0, -3, -4, 0, 0], [0] * 9]
     assert batch.entropies[0].tolist() == [0, 0, 1, 2, 0, 3, 4, 0, 0]
     assert batch.evaluated_by.tolist() == [2, -1]
+
+
+def test_what_a_branch_shares_has_the_log_probs_of_the_policy_that_sampled_it_for_another():
+    root = parent_trajectory()
+    asked = replace(root, sampling_log_probs=torch.tensor([0.0, 0.0, -1.1, -1.2, 0.0, -1.3, -1.4]))
+    for parent in (root, asked):
+        branch = branch_trajectory(parent)
+        twig = replace(branch_trajectory(branch), origin=BranchPoint(branch, 6, 0.0))
+        batch = collate([parent, branch, twig])
+        if parent is root:
+            assert batch.sampling_log_probs is None
+            continue
+        expected = [
+            [0.0, 0.0, -1.1, -1.2, 0.0, -1.3, *ending] for ending in [[-1.4, 0.0, 0.0]] + 2 * [[-0.5, -0.6, -0.7]]
+        ]
+        torch.testing.assert_close(batch.sampling_log_probs, torch.tensor(expected))
 
 
 def test_a_branch_before_its_parent_is_refused():

@@ -46,18 +46,37 @@ def _batch(rewards: dict[str, list[float]], parents: list[int]) -> TrajectoryBat
 def test_the_rewards_of_roots_decide_who_is_branched(parents, expected):
     # The last row of the first prompt is a branch: it is right, above the mean 1 / 3 of its roots.
     batch = _batch({"P": [1.0, 0.0, 0.0, 1.0], "Q": [1.0, 1.0]}, [-1, -1, -1, 0, -1, -1])
-    found = possible_parents(batch, torch.ones(6, dtype=torch.bool), Branching(parents=parents), torch.Generator())
-    assert found.int().tolist() == expected
+    assert _parents(batch, torch.ones(6, dtype=torch.bool), parents) == expected
     some = torch.tensor([True, False, True, False, True, True])
-    found = possible_parents(batch, some, Branching(parents=parents), torch.Generator())
-    assert found.int().tolist() == [a * b for a, b in zip(expected, some.int().tolist(), strict=True)]
+    assert _parents(batch, some, parents) == [a * b for a, b in zip(expected, some.int().tolist(), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("parents", "expected"),
+    [("any", [1, 1, 0, 1, 0, 0]), ("mixed", [0] * 6), ("right", [0] * 6), ("wrong", [0] * 6)],
+)
+def test_roots_that_do_not_count_are_not_compared_with(parents, expected):
+    # What counts of the first prompt is worth 1, but for a branch; of the second nothing counts.
+    batch = _batch({"P": [1.0, 1.0, 0.0, 0.5], "Q": [1.0, 0.0]}, [-1, -1, -1, 0, -1, -1])
+    assert _parents(batch, torch.tensor([True, True, False, True, False, False]), parents) == expected
+
+
+@pytest.mark.parametrize(("parents", "expected"), [("right", [0, 0, 1, 1]), ("wrong", [1, 0, 0, 0])])
+def test_who_is_worth_the_mean_is_neither_right_nor_wrong(parents, expected):
+    batch = _batch({"P": [0.0, 0.5, 1.0, 0.75]}, [-1, -1, -1, 0])
+    assert _parents(batch, torch.ones(4, dtype=torch.bool), parents) == expected
+
+
+def _parents(batch: TrajectoryBatch, counts: torch.Tensor, parents: str) -> list[int]:
+    found = possible_parents(batch, counts, Branching(parents=parents), lambda row: torch.Generator())
+    return found.int().tolist()
 
 
 def test_from_the_second_round_on_trajectories_of_the_trees_are_drawn_uniformly():
     branching = Branching(10, 2, selection="per_trajectory", parents="any", rounds=2)
     batch, every = _batch({"P": [1.0, 0.0, 0.0, 0.0]}, [-1, -1, 0, 1]), torch.ones(4, dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.stack([possible_parents(batch, every, branching, generator) for _ in range(2000)])
+    drawn = torch.stack([possible_parents(batch, every, branching, lambda row: generator) for _ in range(2000)])
     assert (drawn.sum(-1) == 2).all()
     # Each of 6 pairs comes with probability 1 / 6: 333 times, give or take five standard deviations of 17.
     counts = torch.bincount((drawn * torch.tensor([1, 2, 4, 8])).sum(-1))

@@ -128,5 +128,18 @@ def test_rows_that_do_not_count_are_kept_from_the_estimator():
     assert not nothing.advantages.any()
 
 
+def test_where_nothing_counts_estimators_are_told_so():
+    seen = []
+
+    def estimate(batch: TrajectoryBatch, context: BatchContext) -> Tensor:
+        seen.append(batch.trained.any(-1).tolist())
+        return by_row(batch, context)
+
+    batch = _pair()
+    for counts in ([True, True], [False, True], [False, False]):
+        credited(batch, context_of(batch), estimate, "both", torch.tensor(counts))
+    assert seen == [[True, True], [True], [False, False]]
+
+
 def test_the_suffixes_of_a_root_begin_at_its_first_branch_point():
     assert trained_tokens(_pair(), "suffixes").tolist() == [[False, False, True, True], [False, False, True, True]]

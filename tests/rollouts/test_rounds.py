@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -13,9 +13,10 @@ import torch
 
 from appo.advantages import GroupAdvantage
 from appo.core.batch import TrajectoryBatch
+from appo.functional import turn_starts
 from appo.rollouts import Branching, IterationRunner, Policy, RolloutRequest
 from appo.rollouts.branching import choose_branch_points
-from appo.scorers import RandomPosition, Scores
+from appo.scorers import BatchContext, RandomPosition, Scorer, Scores
 from tests.rollouts.collecting import Later, make_branching, make_collector, make_prompts
 from tests.rollouts.conftest import EOS, ScriptedEngine
 
@@ -66,23 +67,73 @@ def test_what_rows_share_is_a_candidate_once(tokenizer, runner):
     assert sorted(points[3:]) == [(0, 2), (0, 3), (1, 4), (2, 3)]
 
 
-def test_a_point_belongs_to_the_trajectory_that_sampled_its_last_token(tokenizer, runner):
+def test_a_token_that_was_drawn_anew_is_a_choice_of_the_parent_alone(tokenizer, runner):
     engine = Answering(tokenizer, {"P": f"bbb{EOS}"})
     collector = make_collector(engine, runner, make_branching(1, 1, min_remaining=0.0))
     data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
     values = torch.full(data.batch.token_ids.shape, float("-inf"))
-    values[1, 4] = 1.0  # the first token of the branch, which left behind position 3 of the root
-    chosen = choose_branch_points(
-        Scores(values),
-        torch.ones(values.shape, dtype=torch.bool),
-        torch.ones(2, dtype=torch.bool),
-        data.batch,
-        data.trajectories,
-        Branching(split="resample", siblings=2),
-        {"P": 4},
-    )
-    # Drawn anew, it is one more ending of the root; both siblings leave there.
-    assert [(point.trajectory is data.trajectories[0], point.position) for point in chosen] == [(True, 3)] * 2
+    values[1, 4] = 2.0  # the first token of the branch, which left behind position 3 of the root
+    values[0, 4] = 1.0  # what the root has there
+    for split, expected in (("keep", [(1, 4, 2.0), (0, 4, 1.0)]), ("resample", [(0, 3, 1.0)])):
+        chosen = choose_branch_points(
+            Scores(values),
+            torch.ones(values.shape, dtype=torch.bool),
+            torch.ones(2, dtype=torch.bool),
+            data.batch,
+            data.trajectories,
+            Branching(split=split, siblings=2),
+            {"P": 4},
+        )
+        points = [(data.trajectories.index(p.trajectory), p.position, p.score) for p in chosen]
+        assert points == [point for point in expected for _ in range(2)]
+
+
+@dataclass(frozen=True)
+class Turns(Scorer):
+    """Every turn alike."""
+
+    def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
+        return Scores(
+            torch.zeros(batch.token_ids.shape).where(turn_starts(batch.response_mask), float("-inf")), at_turns=True
+        )
+
+
+@pytest.mark.parametrize("scorer", [Later(), RandomPosition(), Turns()])
+@pytest.mark.parametrize("split", ["keep", "resample"])
+def test_a_round_chooses_no_point_twice_and_none_but_on_possible_parents(tokenizer, runner, scorer, split):
+    engine = Answering(tokenizer, {"P": [f"ba{EOS}", f"abb{EOS}", f"bbb{EOS}"]})
+    branching = make_branching(3, 36, rounds=3, siblings=2, split=split, parents="right", min_remaining=0.0)
+    collector = make_collector(engine, runner, branching, room=32, scorer=scorer)
+    rounds = []
+
+    def choose(scores, allowed, parents, *others):
+        chosen = choose_branch_points(scores, allowed, parents, *others)
+        trajectories = others[1]
+        possible = {id(t) for t, is_parent in zip(trajectories, parents.tolist(), strict=True) if is_parent}
+        rounds.append(([(id(point.trajectory), point.position) for point in chosen], possible))
+        return chosen
+
+    collector.choose = choose
+    collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    assert len(rounds) == 3
+    for points, possible in rounds:
+        assert points
+        assert set(Counter(points).values()) == {2}
+        assert {trajectory for trajectory, _ in points} <= possible
+
+
+@pytest.mark.parametrize("others", ["", "Q"])
+def test_whom_a_round_draws_does_not_depend_on_the_prompts_beside(tokenizer, runner, others):
+    def points_of_r(names: str) -> list[tuple[str, int]]:
+        script = {name: [f"{'b' * n}{EOS}" for n in (3, 4, 5)] for name in "QR"}
+        branching = make_branching(3, 9, rounds=3, selection="per_trajectory", min_remaining=0.0)
+        collector = make_collector(Answering(tokenizer, script), runner, branching, room=32)
+        data = collector.collect(collector.sample_roots(make_prompts(tokenizer, names), iteration=0), iteration=0)
+        of_r = [point for point in data.points if point.trajectory.prompt.id == "R"]
+        return [(point.trajectory.text, point.position) for point in of_r]
+
+    # As on two processes, of which another has the other prompts.
+    assert points_of_r(f"{others}R") == points_of_r("RQ")
 
 
 def test_siblings_leave_one_point_with_seeds_of_their_own(tokenizer, runner):
@@ -123,6 +174,19 @@ def test_prompts_whose_roots_are_alike_are_not_branched(tokenizer, runner, spare
         assert not {request.seed for request in requests} & set(seeds)
         # They belong to the group of their prompt.
         assert data.batch.group[data.batch.parent < 0].tolist().count(0) == 4
+
+
+@pytest.mark.parametrize("spare", ["roots", "drop", "others"])
+@pytest.mark.parametrize(("when", "lag"), [("iteration", 0), ("minibatch", 0), ("iteration", 1)])
+def test_every_token_that_is_sampled_is_counted(tokenizer, runner, spare, when, lag):
+    script = {"P": [f"b{EOS}", f"b{EOS}", f"a{EOS}"], "Q": [f"bb{EOS}", f"aab{EOS}"]}
+    branching = make_branching(2, 4, rounds=2, when=when, parents="mixed", spare_budget=spare, min_remaining=0.0)
+    collector = make_collector(Answering(tokenizer, script), runner, branching)
+    iterations = IterationRunner(collector, lambda: None, num_minibatches=2, lag=lag, replacement_rounds=1)
+    p, q, r, s, t, u = make_prompts(tokenizer, "PQRSTU")
+    for _ in iterations.run(0, [p, q], [r, s], [t, u]):
+        pass
+    assert iterations.pop_num_sampled_tokens() == collector.agent.pop_costs().num_tokens
 
 
 @pytest.mark.parametrize("truncated", ["penalize", "mask"])
@@ -193,9 +257,12 @@ def test_the_policy_that_sampled_is_asked_before_it_is_updated(tokenizer, runner
     if not scorer.compares_policies:
         assert second.sampling_log_probs is None
         return
-    mask = second.response_mask & ~second.is_branch.unsqueeze(-1)
-    assert torch.equal(second.sampling_log_probs[mask], first_log_probs(second.token_ids)[mask])
+    is_of_root = second.response_mask & ~second.is_branch[second.owners]
+    # What a branch shares with a root was sampled when that was.
+    assert is_of_root[second.is_branch].any()
+    assert torch.equal(second.sampling_log_probs[is_of_root], first_log_probs(second.token_ids)[is_of_root])
     # They have fallen by 1 since, whatever the engine says.
+    mask = second.response_mask & ~second.is_branch.unsqueeze(-1)
     assert ((second.old_log_probs - second.sampling_log_probs)[mask] == -1.0).all()
 
 

@@ -26,7 +26,8 @@ class AdvantageEstimator(ABC):
         """Returns ``[B, T]`` advantages of all rows, of whatever is trained; 0 where `response_mask` is False.
 
         Args:
-            batch: rewarded roots and branches that count.
+            batch: rewarded roots and branches that count; where none does on this process, all of them with a
+                `train_mask` that trains none, so that processes may exchange statistics.
             context: randomness, the records, the tokenizer and the policy.
         """
 

@@ -71,8 +71,7 @@ class GlobalBatchAdvantage(TrajectoryAdvantage):
 
     def by_row(self, batch: TrajectoryBatch) -> Tensor:
         centered = group_standardize(batch.rewards, batch.group, std="none")
+        counts = batch.trained.any(-1).to(centered)
         # Deviations of each prompt add up to 0, so their mean over the batch is 0 too.
-        squares, number = comm.all_reduce(
-            torch.stack([centered.square().sum(), torch.tensor(float(len(centered)))])
-        ).tolist()
-        return centered / (sqrt(squares / number) + _EPS)
+        squares, number = comm.all_reduce(torch.stack([centered.square() @ counts, counts.sum()])).tolist()
+        return centered / (sqrt(squares / max(1.0, number)) + _EPS)

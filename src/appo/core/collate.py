@@ -66,7 +66,7 @@ def collate(
         parent=torch.tensor(parent),
         branch_position=torch.tensor(position),
         branch_score=torch.tensor(score),
-        sampling_log_probs=_sampling_log_probs(trajectories, behavior_log_probs),
+        sampling_log_probs=_sampling_log_probs(trajectories, behavior_log_probs, parent),
     )
     if evaluated is not None:
         batch.take_evaluation_(torch.arange(len(evaluated)), evaluated)
@@ -77,14 +77,22 @@ def _pad(rows: Sequence[Tensor], value: int = 0) -> Tensor:
     return pad_sequence(list(rows), batch_first=True, padding_value=value)
 
 
-def _sampling_log_probs(trajectories: Sequence[Trajectory], behavior_log_probs: Tensor) -> Tensor | None:
-    """``[B, T]``, those of the engine on rows whose policy the trainer was not asked for; None if on all."""
-    known = {row: t.sampling_log_probs for row, t in enumerate(trajectories) if t.sampling_log_probs is not None}
-    if not known:
+def _sampling_log_probs(
+    trajectories: Sequence[Trajectory], behavior_log_probs: Tensor, parents: Sequence[int]
+) -> Tensor | None:
+    """``[B, T]``, those of the engine on tokens whose policy the trainer was not asked for; None if on all.
+
+    What a branch shares with its parent was sampled for that, and has its values.
+    """
+    if all(trajectory.sampling_log_probs is None for trajectory in trajectories):
         return None
     columns = behavior_log_probs.clone()
-    for row, values in known.items():
-        columns[row, : len(values)] = values
+    for row, (trajectory, parent) in enumerate(zip(trajectories, parents, strict=True)):
+        if trajectory.sampling_log_probs is not None:
+            columns[row, : len(trajectory)] = trajectory.sampling_log_probs
+        elif trajectory.origin is not None:
+            shared = trajectory.origin.position + 1
+            columns[row, :shared] = columns[parent, :shared]
     return columns
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import Literal, get_args
@@ -38,7 +38,7 @@ class Branching:
     drawn, with the policy that the mini-batches before it have updated."""
     rounds: int = 1
     """L in APPO's paper: the branches of a prompt are sampled in so many rounds, in equal parts; from the second one on
-    branches may be branched, too."""
+    branches may be branched, too. Each round chooses among all tokens, those that were chosen before included."""
     selection: Literal["per_prompt", "per_trajectory"] = "per_prompt"
     """`per_prompt` pools the branches over a prompt's trajectories, `per_trajectory` gives each the same number; from
     the second round on these are `num_roots` trajectories drawn uniformly from the prompt's trees."""
@@ -59,7 +59,7 @@ class Branching:
     fallback: bool = True
     """Branches at positions that the scorer does not prefer when the preferred ones do not suffice."""
     repeat: bool = False
-    """Branches several times from a position when even those do not suffice."""
+    """Branches several times from a position in one round when even those do not suffice."""
     min_distance: int = 1
     """Tokens by which the points that one round chooses on a trajectory lie apart."""
     sibling_penalty: float = 0.0
@@ -114,28 +114,29 @@ class Branching:
 
 
 def possible_parents(
-    batch: TrajectoryBatch, counts: Tensor, branching: Branching, generator: torch.Generator
+    batch: TrajectoryBatch, counts: Tensor, branching: Branching, generator: Callable[[int], torch.Generator]
 ) -> Tensor:
     """``[B]`` bool, rows that one round may branch.
 
     Args:
         batch: roots, and the branches of earlier rounds, rewarded.
-        counts: ``[B]`` bool, rows that may be parents at all.
+        counts: ``[B]`` bool, rows that may be parents at all, and whose rewards are compared.
         branching: which rewards they must have, and how many there may be.
-        generator: draws them where there are more.
+        generator: of a prompt, by the number of a row of its; draws them where there are more.
     """
     parents = torch.zeros_like(counts)
     for number in batch.group.unique():
-        of_prompt = batch.group == number
-        of_roots = batch.rewards[of_prompt & ~batch.is_branch]
-        allowed = of_prompt & counts
+        allowed = (batch.group == number) & counts
+        of_roots = batch.rewards[allowed & ~batch.is_branch]
         if branching.parents != "any":
-            allowed &= (of_roots != of_roots[0]).any()
-        if branching.parents in ("right", "wrong"):
-            allowed &= (batch.rewards > of_roots.mean()) == (branching.parents == "right")
+            allowed &= (of_roots != of_roots[:1]).any()
+        if branching.parents == "right":
+            allowed &= batch.rewards > of_roots.mean()
+        if branching.parents == "wrong":
+            allowed &= batch.rewards < of_roots.mean()
         rows = allowed.nonzero()[:, 0]
         if branching.selection == "per_trajectory" and len(rows) > branching.num_roots:
-            rows = rows[torch.randperm(len(rows), generator=generator)[: branching.num_roots]]
+            rows = rows[torch.randperm(len(rows), generator=generator(int(rows[0])))[: branching.num_roots]]
         parents[rows] = True
     return parents
 
@@ -176,6 +177,9 @@ def choose_branch_points(
 ) -> list[BranchPoint]:
     """The points at which branches leave, prompt by prompt, best first; fewer than asked for where positions run short.
 
+    A point belongs to the trajectory that sampled its last shared token, on which its siblings leave, too: what rows
+    share is a candidate once. A branch whose first token was drawn anew has that choice in common with its parent.
+
     Args:
         scores: of the positions of `batch`.
         allowed: ``[B, T]`` bool, positions that a branch may leave from at all.
@@ -188,10 +192,13 @@ def choose_branch_points(
     Returns:
         One for each branch: a point comes once for each of its siblings.
     """
+    # A branch shares positions up to its point: to draw the chosen token anew it leaves one position before.
+    shift = 1 if branching.split == "resample" or scores.at_turns else 0
+    has_point = torch.arange(batch.token_ids.shape[1]) - shift > batch.branch_position.unsqueeze(-1)
     chosen = select_branch_points(
         scores.values,
         scores.preferred,
-        allowed & parents.unsqueeze(-1),
+        allowed & has_point & parents.unsqueeze(-1),
         batch.group,
         budget=_points_of_rows(parents, batch, trajectories, branching, budgets),
         scope=branching.selection,
@@ -200,10 +207,8 @@ def choose_branch_points(
         min_distance=branching.min_distance,
         penalty=branching.sibling_penalty,
     )
-    # A branch shares positions up to its point: to draw the chosen token anew it leaves one position before.
-    shift = 1 if branching.split == "resample" or scores.at_turns else 0
     points = [
-        _owned(BranchPoint(trajectories[row], position - shift, score))
+        BranchPoint(trajectories[row], position - shift, score)
         for row, position, score in zip(*(column.tolist() for column in chosen), strict=True)
     ]
     return [point for point in points for _ in range(branching.siblings)]
@@ -226,13 +231,6 @@ def _points_of_rows(
             total = points[rows[0]]
             points[rows] = total // len(rows) + (torch.arange(len(rows)) < total % len(rows)).long()
     return points
-
-
-def _owned(point: BranchPoint) -> BranchPoint:
-    """The same point on the trajectory that sampled its last shared token, on which its siblings leave, too."""
-    while (origin := point.trajectory.origin) is not None and point.position <= origin.position:
-        point = BranchPoint(origin.trajectory, point.position, point.score)
-    return point
 
 
 def has_room(batch: TrajectoryBatch, max_response_tokens: int, min_remaining: float) -> Tensor:

@@ -102,7 +102,7 @@ class Collector:
             generator = self._generator("scorer", roots, iteration, *((number,) if number else ()))
             context = self._context(generator, trajectories)
             scores = self.score(batch, context)
-            parents = possible_parents(batch, self._counts(trajectories), self.branching, generator)
+            parents = self._parents(batch, trajectories, iteration, number)
             budgets = branch_budgets(_is_open(trajectories, parents), self.branching)
             chosen = self.choose(
                 scores, self._allowed(batch, scores), parents, batch, trajectories, self.branching, budgets
@@ -193,6 +193,16 @@ class Collector:
         is_branch = torch.tensor([trajectory.origin is not None for trajectory in trajectories])
         return ~cut_off | (~is_branch if self.truncated == "penalize" else torch.zeros_like(is_branch))
 
+    def _parents(
+        self, batch: TrajectoryBatch, trajectories: Sequence[Trajectory], iteration: int, number: int
+    ) -> Tensor:
+        """``[B]`` bool, rows that a round may branch: of a prompt the same ones whichever process has it."""
+
+        def of_prompt(row: int) -> torch.Generator:
+            return self._generator("parents", [trajectories[row]], iteration, number)
+
+        return possible_parents(batch, self._counts(trajectories), self.branching, of_prompt)
+
     def _in_answer(
         self, batch: TrajectoryBatch, trajectories: Sequence[Trajectory], points: Sequence[BranchPoint]
     ) -> list[bool]:
@@ -204,8 +214,8 @@ class Collector:
         return [bool(inside[rows[id(point.trajectory)], end]) for point, end in zip(points, ends, strict=True)]
 
     def _allowed(self, batch: TrajectoryBatch, scores: Scores) -> Tensor:
-        """``[B, T]`` bool, positions that a branch may leave from at all; what rows share is its owner's."""
-        allowed = has_room(batch, self.agent.limits.max_response_tokens, self.branching.min_remaining) & batch.is_own
+        """``[B, T]`` bool, positions that a branch may leave from at all."""
+        allowed = has_room(batch, self.agent.limits.max_response_tokens, self.branching.min_remaining)
         if self.branching.min_entropy > 0.0:
             allowed &= batch.entropies >= self.branching.min_entropy
         return allowed if scores.at_turns else allowed & self.candidates(batch)

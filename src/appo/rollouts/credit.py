@@ -38,12 +38,14 @@ def credited(
     """
     rows = counts.nonzero()[:, 0]
     advantages = torch.zeros(batch.token_ids.shape, dtype=batch.rewards.dtype)
-    # Estimators may reduce over all processes: each calls its own once, even where no row counts.
-    if len(rows) in (0, len(batch)):
-        values = estimate(batch, context)
-    else:
+    if len(rows) == len(batch):
+        advantages[:] = estimate(batch, context)
+    elif len(rows):
         values = estimate(batch.select(rows), context.select(rows))
-    advantages[rows if len(rows) else slice(None), : values.shape[1]] = values
+        advantages[rows, : values.shape[1]] = values
+    else:
+        # Estimators may reduce over all processes: each calls its own once.
+        estimate(replace(batch, train_mask=torch.zeros_like(batch.response_mask)), context)
     mask = trained_tokens(batch, train_on) & counts.unsqueeze(-1)
     if train_on in ("suffixes", "both"):
         advantages = shared_mean(advantages, batch.owners, batch.response_mask & counts.unsqueeze(-1))

@@ -146,7 +146,7 @@ class IterationRunner:
 
     def _collect(self, roots: Sequence[Trajectory], iteration: int) -> IterationData:
         data = self.collector.collect(roots, iteration)
-        self._counted(data.branches)
+        self._counted(data.trajectories[len(roots) :])  # branches, and roots in their stead
         self.collected.append(data)
         return data
 
