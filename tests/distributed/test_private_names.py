@@ -8,6 +8,7 @@ from inspect import signature
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.distributed_c10d import _set_pg_timeout
@@ -50,3 +51,8 @@ def test_a_module_hands_each_tensor_to_a_function():
     network = torch.nn.Linear(2, 2)
     network._apply(lambda tensor: tensor + 1.0 if tensor.ndim == 1 else tensor)
     assert network.bias.min() > 0.0
+
+
+def test_a_checkpoint_callback_knows_when_it_saves_and_what_it_saved_last():
+    callback = ModelCheckpoint()
+    assert (callback._save_on_train_epoch_end, callback._last_global_step_saved) == (None, 0)

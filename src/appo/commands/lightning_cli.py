@@ -32,7 +32,9 @@ from appo.tools import CallSyntax
 from appo.training.callbacks import (
     EvaluationCallback,
     ExportPolicy,
+    IterationCheckpoints,
     IterationProgress,
+    LastCheckpoint,
     RolloutCallback,
     RunSummary,
 )
@@ -122,12 +124,10 @@ class RunFolderCLI(LightningCLI):
         if config.logger in (None, True):
             config.logger = [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")]
         callbacks = list(config.callbacks or ())
-        if config.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-            # At the end of every iteration: by default Lightning waits for a validation, which may never come.
-            checkpoints = ModelCheckpoint(
-                folder / "checkpoints", filename="{epoch}", save_last="link", save_on_train_epoch_end=True
-            )
-            callbacks.append(checkpoints)
+        # Beside those that a user adds, or a run that is cut off could not go on.
+        keeps_last = any(isinstance(callback, ModelCheckpoint) and callback.save_last for callback in callbacks)
+        if config.enable_checkpointing is not False and not keeps_last:
+            callbacks.append(LastCheckpoint(folder))
         config.callbacks = [*callbacks, *self.run_callbacks(with_progress=config.enable_progress_bar is not False)]
         trainer = super().instantiate_trainer(**kwargs)
         # What an epoch has logged is shown and saved after it was logged.
@@ -164,7 +164,7 @@ class AppoCLI(RunFolderCLI):
         return super().instantiate_trainer(**kwargs)
 
     def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
-        callbacks = [EvaluationCallback(), ExportPolicy(), RunSummary()]
+        callbacks = [IterationCheckpoints(), EvaluationCallback(), ExportPolicy(), RunSummary()]
         return [*callbacks, *([IterationProgress()] if with_progress else [])]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

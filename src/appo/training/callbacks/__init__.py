@@ -1,9 +1,18 @@
 """What happens around the training loop."""
 
+from appo.training.callbacks.checkpoints import IterationCheckpoints, LastCheckpoint
 from appo.training.callbacks.evaluation import EvaluationCallback
 from appo.training.callbacks.export import ExportPolicy
 from appo.training.callbacks.progress import IterationProgress
 from appo.training.callbacks.rollout import RolloutCallback
 from appo.training.callbacks.summary import RunSummary
 
-__all__ = ["EvaluationCallback", "ExportPolicy", "IterationProgress", "RolloutCallback", "RunSummary"]
+__all__ = [
+    "EvaluationCallback",
+    "ExportPolicy",
+    "IterationCheckpoints",
+    "IterationProgress",
+    "LastCheckpoint",
+    "RolloutCallback",
+    "RunSummary",
+]

@@ -1,0 +1,63 @@
+"""Checkpoints at the end of iterations, those of a user's own callbacks too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from appo.training.callbacks.common import run_folder
+
+_FOLDER = "checkpoints"
+_NEVER_SAVED = -1
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps the last iteration in ``checkpoints/`` of a run's folder, which ``--ckpt_path last`` resumes.
+
+    A class of its own, so that it can stand beside a `ModelCheckpoint` with the same options.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / _FOLDER, filename="{epoch}", save_last="link", save_on_train_epoch_end=True)
+
+
+class IterationCheckpoints(L.Callback):
+    """Lets every `ModelCheckpoint` of a run save when an iteration ends.
+
+    Lightning waits for a validation, which may never come, and passes over an iteration without an optimizer step, from
+    which a run would sample again what it has sampled.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for callback in _checkpoints(trainer):
+            if callback.dirpath is None:
+                callback.dirpath = str(run_folder(trainer) / _FOLDER)
+            if callback._save_on_train_epoch_end is not None:
+                continue
+            if not (callback.monitor or "").startswith("validation/"):
+                callback._save_on_train_epoch_end = True
+            elif stage == "fit":
+                _check_validation(trainer, callback.monitor)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for callback in _checkpoints(trainer):
+            callback._last_global_step_saved = _NEVER_SAVED
+
+
+def _checkpoints(trainer: L.Trainer) -> list[ModelCheckpoint]:
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer, not declared
+    return [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+
+
+def _check_validation(trainer: L.Trainer, monitor: str | None) -> None:
+    every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    if every is not None and epochs is not None and 0 <= epochs < every:
+        raise ValueError(
+            f"trainer.check_val_every_n_epoch must not exceed trainer.max_epochs, {epochs}, for a ModelCheckpoint that "
+            f"monitors {monitor}, got {every}"
+        )

@@ -1,0 +1,42 @@
+"""Checkpoints of every iteration, whoever asks for them."""
+
+from __future__ import annotations
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from appo.training.callbacks import IterationCheckpoints
+from tests.small_run import run
+
+
+def test_a_checkpoint_callback_of_ones_own_saves_iterations_that_train_nothing_too(tmp_path, policy_folder):
+    run(
+        "fit", tmp_path, policy_folder, "--trainer.max_epochs=2", "--rollout.reward=tests.small_run.Constant",
+        "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1",
+        "--trainer.callbacks.filename={epoch}-all",
+        "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=rollout/reward_mean",
+        "--trainer.callbacks.mode=max", "--trainer.callbacks.filename={epoch}-best",
+    )  # fmt: skip
+    folder = tmp_path / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "epoch=0-all.ckpt", "epoch=0-best.ckpt", "epoch=1-all.ckpt", "epoch=1.ckpt", "last.ckpt",
+    ]  # fmt: skip
+    assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_one_that_is_told_when_to_save_is_left_alone():
+    own = ModelCheckpoint("elsewhere", save_on_train_epoch_end=False)
+    on_validation = ModelCheckpoint(monitor="validation/accuracy")
+    trainer = L.Trainer(
+        callbacks=[IterationCheckpoints(), own, on_validation], logger=False, max_epochs=3, default_root_dir="run",
+        accelerator="cpu", check_val_every_n_epoch=3,
+    )  # fmt: skip
+    IterationCheckpoints().setup(trainer, L.LightningModule(), "fit")
+    assert own._save_on_train_epoch_end is False
+    assert own.dirpath.endswith("elsewhere")
+    assert on_validation._save_on_train_epoch_end is None
+    trainer.check_val_every_n_epoch = 4
+    with pytest.raises(ValueError, match=r"check_val_every_n_epoch must not exceed trainer.max_epochs, 3, .* got 4"):
+        IterationCheckpoints().setup(trainer, L.LightningModule(), "fit")
