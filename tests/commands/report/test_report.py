@@ -51,6 +51,42 @@ def test_a_branch_is_marked_behind_the_last_shared_token(tokenizer):
     assert "...ben" in text
 
 
+def test_branches_of_branches_are_shown_where_they_left(tokenizer):
+    tree = [
+        record(0, [1, 2, 3, 4, 5, 2], 0.5),
+        record(1, [1, 2, 5, 5, 4], 0.0, 0, 1),
+        record(2, [1, 2, 3, 4, 3, 3], 0.25, 0, 3),
+        record(3, [1, 2, 5, 5, 2, 2], 0.75, 1, 3),
+        record(4, [1, 2, 5, 3, 3], 1.0, 1, 2),
+        record(5, [1, 2, 5, 3, 4], 0.0, 4, 3),
+    ]
+    # Its branches lie farther apart than those that left the root above, but not than all of that tree.
+    other = [
+        {**entry, "prompt": {**entry["prompt"], "id": "r", "question": "who else?"}}
+        for entry in (record(6, [1, 4], 0.0), record(7, [1, 4], 0.0, 6, 0), record(8, [1, 4], 0.5, 6, 0))
+    ]
+    first, second = branched_texts([*tree, *other], partial(decode, tokenizer), number=2)
+    titles = [line for line in first if line.endswith(":")]
+    assert titles == [
+        "reward 0.50:",
+        "branch 1, score 1.25, reward 0.00:",
+        "branch 1.1, score 1.25, reward 1.00:",
+        "branch 1.1.1, score 1.25, reward 0.00:",
+        "branch 1.2, score 1.25, reward 0.75:",
+        "branch 2, score 1.25, reward 0.25:",
+    ]
+    texts = [first[first.index(title) + 2] for title in titles]
+    assert texts == [
+        "is⟦branch 1⟧it ann⟦branch 2⟧ben is",
+        "...ben⟦branch 1.1⟧ben⟦branch 1.2⟧ann",
+        "...it⟦branch 1.1.1⟧it",
+        "...ann",
+        "...is is",
+        "...it it",
+    ]
+    assert second[0] == "**who else?** (answer: ann)"
+
+
 def test_questions_are_shown_once_with_a_root_that_fared_otherwise(tokenizer):
     others = [
         {**entry, "id": 10 + entry["id"], "prompt": {**entry["prompt"], "id": "r", "question": "who else?"}}

@@ -111,10 +111,10 @@ def plot_rewards(history: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def branched_texts(trajectories: Sequence[SavedTrajectory], decode: Decode, number: int) -> list[list[str]]:
-    """Of some questions, as Markdown: a branched root with its branches, and the root that fared most unlike it.
+    """Of some questions, as Markdown: a branched root with its branches and theirs, and the root most unlike it.
 
     First come questions with a root whose branches' rewards lie farthest apart; of each the root is taken of which that
-    is true.
+    is true. Then comes the root whose reward is farthest from its own.
 
     Args:
         trajectories: of one iteration.
@@ -122,22 +122,29 @@ def branched_texts(trajectories: Sequence[SavedTrajectory], decode: Decode, numb
         number: how many questions.
     """
     branches: defaultdict[int, list[SavedTrajectory]] = defaultdict(list)
+    rewards: defaultdict[int, list[float]] = defaultdict(list)
     roots: defaultdict[str, list[SavedTrajectory]] = defaultdict(list)
+    root_of: dict[int, int] = {}
     for trajectory in trajectories:
-        if trajectory["parent_id"] is None:
+        if (parent := trajectory["parent_id"]) is None:
+            root_of[trajectory["id"]] = trajectory["id"]
             roots[trajectory["prompt"]["id"]].append(trajectory)
         else:
-            branches[trajectory["parent_id"]].append(trajectory)
+            root = root_of[trajectory["id"]] = root_of[parent]
+            branches[parent].append(trajectory)
+            rewards[root].append(trajectory["reward"])
 
     def spread_and_number(root: SavedTrajectory) -> tuple[float, int]:
-        rewards = [branch["reward"] for branch in branches[root["id"]]]
-        return (max(rewards) - min(rewards) if rewards else -1.0), len(rewards)
+        of_branches = rewards[root["id"]]
+        return (max(of_branches) - min(of_branches) if of_branches else -1.0), len(of_branches)
 
     parents = [max(of_question, key=spread_and_number) for of_question in roots.values()]
     texts = []
     for parent in sorted(parents, key=spread_and_number, reverse=True)[:number]:
-        lines = _branched_text(parent, branches[parent["id"]], decode)
-        others = [root for root in roots[parent["prompt"]["id"]] if root is not parent]
+        prompt = parent["prompt"]
+        lines = [f"**{prompt['question']}** (answer: {' or '.join(prompt['answers'])})", ""]
+        lines += _branched_text(parent, "", branches, decode)
+        others = [root for root in roots[prompt["id"]] if root is not parent]
         if others:
             other = max(others, key=lambda root: abs(root["reward"] - parent["reward"]))
             lines += _fenced(f"another root, reward {other['reward']:.2f}", decode(_response(other)))
@@ -145,20 +152,31 @@ def branched_texts(trajectories: Sequence[SavedTrajectory], decode: Decode, numb
     return texts
 
 
-def _branched_text(trajectory: SavedTrajectory, branches: Sequence[SavedTrajectory], decode: Decode) -> list[str]:
-    branches = sorted(branches, key=lambda branch: branch["branch_position"])
-    token_ids, text, start = trajectory["token_ids"], "", len(trajectory["prompt"]["token_ids"])
-    for number, branch in enumerate(branches, start=1):
+def _branched_text(
+    trajectory: SavedTrajectory, name: str, branches: Mapping[int, Sequence[SavedTrajectory]], decode: Decode
+) -> list[str]:
+    """A root or what a branch has of its own, with a mark at each point, and behind it what left there.
+
+    Args:
+        trajectory: a root, or a branch.
+        name: of a branch: the second one that leaves branch 3 is branch 3.2. Empty for a root.
+        branches: that left a trajectory, by its id.
+        decode: by the policy's tokenizer.
+    """
+    token_ids, start = trajectory["token_ids"], len(trajectory["prompt"]["token_ids"])
+    title, text = f"reward {trajectory['reward']:.2f}", ""
+    if name:
+        start = trajectory["branch_position"] + 1
+        title, text = f"branch {name}, score {trajectory['branch_score']:.2f}, {title}", "..."
+    own = sorted(branches.get(trajectory["id"], ()), key=lambda branch: branch["branch_position"])
+    named = {f"{name}.{number}" if name else str(number): branch for number, branch in enumerate(own, start=1)}
+    for number, branch in named.items():
         end = branch["branch_position"] + 1
         text += decode(token_ids[start:end]) + BRANCH_MARK.format(number=number)
         start = end
-    text += decode(token_ids[start:])
-    lines = [f"**{trajectory['prompt']['question']}** (answer: {' or '.join(trajectory['prompt']['answers'])})", ""]
-    lines += _fenced(f"reward {trajectory['reward']:.2f}", text)
-    for number, branch in enumerate(branches, start=1):
-        own = decode(branch["token_ids"][branch["branch_position"] + 1 :])
-        title = f"branch {number}, score {branch['branch_score']:.2f}, reward {branch['reward']:.2f}"
-        lines += _fenced(title, "..." + own)
+    lines = _fenced(title, text + decode(token_ids[start:]))
+    for number, branch in named.items():
+        lines += _branched_text(branch, number, branches, decode)
     return lines
 
 
