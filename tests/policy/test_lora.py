@@ -8,7 +8,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from appo.commands import cli
 from appo.losses import ClippedLoss
@@ -106,6 +106,46 @@ def test_the_adapter_is_on_every_linear_layer_but_the_head_and_nothing_else_is_t
     trained = {name.partition(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad}
     layers = {name for name, layer in tiny().named_modules() if isinstance(layer, torch.nn.Linear)}
     assert trained == layers - {"lm_head"}
+
+
+MIXTURES = {
+    # The first layer is dense: its projections have the names that those of experts once had.
+    "qwen3_moe": {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "mlp_only_layers": [0], "head_dim": 8,
+    },
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "deepseek_v3": {
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 8,
+        "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
+        "first_k_dense_replace": 1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("targets", [(), ("o_proj",)])
+@pytest.mark.parametrize("family", MIXTURES)
+def test_experts_of_one_tensor_have_no_adapter_and_all_linear_layers_have(family, targets):
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = AutoConfig.for_model(
+        family, vocab_size=31, num_key_value_heads=2, tie_word_embeddings=False, **sizes, **MIXTURES[family]
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    linear = {name for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)} - {"lm_head"}
+    layout, token_ids = WeightLayout.of(model), torch.arange(9)[None]
+    before = model(token_ids).logits
+    adapter = Adapter(model, LoRA(rank=2, target_modules=targets))
+    assert model.config.model_type == family
+    assert {name.partition(".lora_")[0] for name in adapter.trained()} == {
+        name for name in linear if not targets or name.endswith(targets)
+    }
+    streamed = dict(layout.checked(stir(adapter).named_weights()))
+    assert streamed.keys() == layout.shapes.keys()
+    assert (model(token_ids).logits - before).abs().max() > 1e-3
+    plain = AutoModelForCausalLM.from_config(config).eval()
+    plain.load_state_dict(dict(model.named_buffers()) | streamed, strict=False)
+    torch.testing.assert_close(plain(token_ids).logits, model(token_ids).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_the_merged_copy_says_what_the_policy_says_and_saves_as_a_model(tmp_path):

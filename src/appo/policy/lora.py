@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from appo.core.extras import require_extra
@@ -26,6 +26,9 @@ _NAME = "default"
 
 _PARTS = (f".lora_A.{_NAME}", f".lora_B.{_NAME}")
 """What peft puts behind the name of a linear layer for the matrices beside it."""
+
+_FAMILY = "model_type"
+"""Attribute of a config by which peft knows the family of a model; it stands in the class."""
 
 _OWN = ".base_layer"
 """What peft puts behind the name of a linear layer for the layer itself, once it has an adapter."""
@@ -48,7 +51,8 @@ class LoRA:
     """Share of a layer's inputs that the product does not see while it is trained, in [0, 1); importance ratios then
     begin near 1 instead of at 1."""
     target_modules: tuple[str, ...] = ()
-    """Linear layers by the last parts of their names, such as `q_proj`. Empty: all but the LM head."""
+    """Linear layers by the last parts of their names, such as `q_proj`. Empty: all but the LM head; tensors of
+    experts are none."""
     quantize: Literal["nf4"] | None = None
     """`nf4` keeps the linear layers' own weights in 4 bits, which needs bitsandbytes and CUDA. `null`: as they are."""
 
@@ -113,11 +117,12 @@ class Adapter:
             r=options.rank,
             lora_alpha=options.alpha,
             lora_dropout=options.dropout,
-            target_modules=list(options.target_modules) or "all-linear",
+            target_modules=list(options.target_modules) or _linear_layers(model),
             task_type="CAUSAL_LM",
         )
         self.model = model
-        self.peft: PeftModel = get_peft_model(model, config, adapter_name=_NAME)
+        with _of_no_family(model.config):
+            self.peft: PeftModel = get_peft_model(model, config, adapter_name=_NAME)
 
     def off(self) -> AbstractContextManager[None]:
         """Switches the adapter off within a context, in which the policy is what it was before the training."""
@@ -223,6 +228,37 @@ def _check_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
                 f"model.lora.target_modules must not name a layer that shares its weight with the embeddings, "
                 f"got {target!r}"
             )
+
+
+def _linear_layers(model: PreTrainedModel) -> list[str]:
+    """All linear layers but the LM head, by the last part of their names where nothing else has it."""
+    head = model.get_output_embeddings()
+    linear: dict[str, list[str]] = {}
+    others: set[str] = set()
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if isinstance(module, nn.Linear | Conv1D) and module is not head:
+            linear.setdefault(last, []).append(name)
+        else:
+            others.add(last)
+    return [target for last, names in linear.items() for target in (names if last in others else [last])]
+
+
+@contextmanager
+def _of_no_family(config: PreTrainedConfig) -> Iterator[None]:
+    """Keeps peft from taking names of layers for those of experts.
+
+    It reads `down_proj` of some mixtures as their checkpoints once meant it: as tensors of experts, which an adapter
+    would wrap twice, and in place of the linear layers that have this name.
+    """
+    attributes = vars(config)
+    own = {name: value for name, value in attributes.items() if name == _FAMILY}
+    attributes[_FAMILY] = ""
+    try:
+        yield
+    finally:
+        del attributes[_FAMILY]
+        attributes |= own
 
 
 def _put(parameter: nn.Parameter, tensor: Tensor) -> None:
