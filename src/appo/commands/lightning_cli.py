@@ -92,11 +92,27 @@ class RunFolderCLI(LightningCLI):
 
     def run(self) -> None:
         """Calls the method of the trainer."""
+        if self.config.ckpt_path == "last":
+            self._check_last()
         if self.config.ckpt_path:  # of that folder if the run goes on, of another one if it is evaluated
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             warnings.filterwarnings("ignore", "The dirpath has changed from")
         options = {name: self.config_init[name] for name in self.method_options}
         getattr(self.trainer, self.method)(model=self.model, datamodule=self.datamodule, **options)
+
+    def _check_last(self) -> None:
+        """Says plainly that there is no last checkpoint: Lightning goes on without, and advises what every run does."""
+        dirs = {Path(self.trainer.default_root_dir) / "checkpoints"}
+        dirs |= {
+            Path(c.dirpath) for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath
+        }
+        if any(True for folder in dirs for _ in folder.glob("last*")):
+            return
+        places = ", ".join(sorted(map(str, dirs)))
+        if self.method != "fit":
+            raise FileNotFoundError(f"ckpt_path=last must find a checkpoint in {places}, got none")
+        log.warning("ckpt_path=last finds no checkpoint in %s: the run begins anew", places)
+        warnings.filterwarnings("ignore", ".*there is no last checkpoint available")
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         parser = self.parser_class(**kwargs)

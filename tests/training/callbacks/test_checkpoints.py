@@ -11,9 +11,10 @@ from appo.training.callbacks import IterationCheckpoints
 from tests.small_run import run
 
 
-def test_a_checkpoint_callback_of_ones_own_saves_iterations_that_train_nothing_too(tmp_path, policy_folder):
+def test_a_checkpoint_callback_of_ones_own_saves_iterations_that_train_nothing_too(tmp_path, policy_folder, caplog):
     run(
-        "fit", tmp_path, policy_folder, "--trainer.max_epochs=2", "--rollout.reward=tests.small_run.Constant",
+        "fit", tmp_path, policy_folder, "--ckpt_path=last", "--trainer.max_epochs=2",
+        "--rollout.reward=tests.small_run.Constant",
         "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1",
         "--trainer.callbacks.filename={epoch}-all",
         "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=rollout/reward_mean",
@@ -23,7 +24,13 @@ def test_a_checkpoint_callback_of_ones_own_saves_iterations_that_train_nothing_t
     assert sorted(path.name for path in folder.iterdir()) == [
         "epoch=0-all.ckpt", "epoch=0-best.ckpt", "epoch=1-all.ckpt", "epoch=1.ckpt", "last.ckpt",
     ]  # fmt: skip
+    assert f"ckpt_path=last finds no checkpoint in {folder}: the run begins anew" in caplog.text
     assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_nothing_is_evaluated_in_place_of_a_last_checkpoint_that_is_not_there(tmp_path, policy_folder):
+    with pytest.raises(FileNotFoundError, match=r"ckpt_path=last must find a checkpoint in .*/checkpoints, got none"):
+        run("test", tmp_path, policy_folder, "--ckpt_path=last")
 
 
 def test_one_that_is_told_when_to_save_is_left_alone():
