@@ -57,10 +57,10 @@ class AnchorStateAdvantage(AdvantageEstimator):
             rows.append(of_row)
             steps.append(number)
             states.append(names[int(batch.group[of_row]), state])
-        row, step = torch.tensor(rows), torch.tensor(steps)
+        row, step, state_of = (torch.tensor(each, device=turns.device) for each in (rows, steps, states))
         returns = batch.rewards[row] * self.discount ** (number_of[row] - 1 - step).to(batch.rewards.dtype)
         of_steps = batch.rewards.new_zeros(len(batch), int(number_of.max()))
-        of_steps[row, step] = group_standardize(returns, torch.tensor(states), std=self.std)
+        of_steps[row, step] = group_standardize(returns, state_of, std=self.std)
         of_rows = group_standardize(batch.rewards, batch.group, std=self.std).unsqueeze(-1)
         return (of_rows + self.weight * of_steps.gather(-1, turns.clamp(min=0))).where(batch.response_mask, 0.0)
 

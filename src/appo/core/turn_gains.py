@@ -42,13 +42,13 @@ def turn_gains(batch: TrajectoryBatch, context: BatchContext, opening: str) -> T
             sequences.append(torch.cat([trajectory.token_ids[:position], opened, answer]))
             masks.append(torch.arange(len(sequences[-1])) >= position + len(opened))
     values = [float(log_probs.double().mean().exp()) for log_probs in context.log_probs(sequences, masks)]
-    gains = torch.zeros(batch.token_ids.shape, dtype=batch.entropies.dtype)
+    gains = torch.zeros_like(batch.entropies)
     turns = turn_numbers(batch.response_mask)
     first = 0
     for row, number in enumerate(starts.sum(-1).tolist()):
         if number > 1:
-            before = torch.tensor(values[first : first + number], dtype=gains.dtype)
-            of_turn = torch.cat([before.diff(), torch.zeros(1, dtype=gains.dtype)])
+            before = gains.new_tensor(values[first : first + number])
+            of_turn = torch.cat([before.diff(), gains.new_zeros(1)])
             gains[row] = of_turn[turns[row].clamp(min=0)].where(batch.response_mask[row], 0.0)
             first += number
     return gains

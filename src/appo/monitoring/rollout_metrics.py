@@ -67,6 +67,8 @@ def cost_metrics(
 
 def rollout_columns(collected: Sequence[IterationData]) -> Columns:
     """Everything that metrics are made of, such that several processes' columns can be put one behind the other."""
+    # A component may have computed on another device than the one where a process waits for the others' columns.
+    collected = [part.to(torch.device("cpu")) for part in collected]
     roots = [trajectory for part in collected for trajectory in part.roots]
     branches = [trajectory for part in collected for trajectory in part.branches]
     return {

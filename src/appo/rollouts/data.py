@@ -95,6 +95,10 @@ class IterationData:
         """Those that left another one."""
         return [trajectory for trajectory in self.trajectories if trajectory.origin is not None]
 
+    def to(self, device: torch.device) -> IterationData:
+        """The same data with batch and scores on another device."""
+        return replace(self, batch=self.batch.to(device), scores=self.scores.to(device))
+
     def by_prompt(self) -> list[MiniBatch]:
         """The rows of each prompt that an update needs, in the order of the prompts: roots and trained branches."""
         is_needed = ~self.batch.is_branch | self.batch.trained.any(-1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
@@ -30,6 +31,15 @@ class Scores:
     preferred: Tensor | None = None
     factors: Mapping[str, Tensor] = field(default_factory=dict)
     at_turns: bool = False
+
+    def to(self, device: torch.device) -> Scores:
+        """The same scores on another device."""
+        return replace(
+            self,
+            values=self.values.to(device),
+            preferred=None if self.preferred is None else self.preferred.to(device),
+            factors={name: factor.to(device) for name, factor in self.factors.items()},
+        )
 
 
 class Scorer(ABC):
