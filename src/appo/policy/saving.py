@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -15,6 +16,7 @@ from appo.distributed import comm
 from appo.distributed.fsdp import is_sharded
 from appo.distributed.gather import full_state_dict, full_tensor
 from appo.policy.loading import check_chat_template
+from appo.policy.text import turn_end_id
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -36,6 +38,19 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     if is_first:
         write_model(model, folder, state)
         tokenizer.save_pretrained(folder)
+
+
+def end_turns(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Lets a model's generation config stop where an assistant's message ends in the chat template.
+
+    Who generates from a folder stops at the end tokens of its generation config alone.
+    """
+    config, end = model.generation_config, turn_end_id(tokenizer)
+    known = None if config is None else config.eos_token_id
+    ends = known if isinstance(known, list) else [known]
+    if config is not None and end is not None and end not in ends:
+        model.generation_config = deepcopy(config)
+        model.generation_config.eos_token_id = [*(token for token in ends if token is not None), end]
 
 
 def temporary_folder(owner: object, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -41,6 +41,11 @@ def turn_end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return next((token for token in encode(tokenizer, turn_end(tokenizer)) if token in added), None)
 
 
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end what an assistant says: the tokenizer's end token and that of the chat template."""
+    return frozenset(token for token in (tokenizer.eos_token_id, turn_end_id(tokenizer)) if isinstance(token, int))
+
+
 def framing_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The tokens that stand around texts and never are part of one: beginning, end, padding, marks of who speaks.
 

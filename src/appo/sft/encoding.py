@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from appo.policy.text import end_ids
 from appo.sft.conversations import Conversation, Message
 
 
@@ -47,9 +48,10 @@ def encode(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizer
     rows = [row for conversation in conversations for row in _rows(conversation, tokenizer)]
     if not rows:  # a tokenizer refuses to encode no text at all
         return []
+    ends = end_ids(tokenizer)
     texts = [piece.text for row in rows for piece in row]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
-    return [_example([(next(encoded), piece.is_written) for piece in row], tokenizer.eos_token_id) for row in rows]
+    return [_example([(next(encoded), piece.is_written) for piece in row], ends) for row in rows]
 
 
 def _rows(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[_Piece]]:
@@ -100,12 +102,12 @@ def _split(rendered: str, message: Message) -> Iterator[_Piece]:
         yield _Piece(rendered[start:], is_written=True)
 
 
-def _example(pieces: list[tuple[list[int], bool]], eos_token_id: int) -> Example:
+def _example(pieces: list[tuple[list[int], bool]], ends: frozenset[int]) -> Example:
     token_ids: list[int] = []
     is_written: list[bool] = []
     for ids, written in pieces:
         # A template may go on behind the end token; a policy never does.
-        own = len(ids) - ids[::-1].index(eos_token_id) if written and eos_token_id in ids else len(ids)
+        own = next((i for i, token in enumerate(ids, 1) if token in ends), len(ids)) if written else 0
         token_ids += ids
-        is_written += [written] * own + [False] * (len(ids) - own)
+        is_written += [True] * own + [False] * (len(ids) - own)
     return Example(tuple(token_ids), tuple(is_written))

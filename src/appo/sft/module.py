@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from appo.policy.loading import load_policy, load_tokenizer
-from appo.policy.saving import save_policy
+from appo.policy.saving import end_turns, save_policy
 from appo.sft.datamodule import SupervisedBatch
 from appo.sft.tiny_policy import TinyPolicy
 
@@ -100,7 +100,9 @@ class SupervisedModule(L.LightningModule):
     def on_fit_end(self) -> None:
         if self.trainer.is_global_zero:
             assert self.policy is not None
-            save_policy(self.policy, load_tokenizer(self.policy_folder), Path(self.save_to))
+            tokenizer = load_tokenizer(self.policy_folder)
+            end_turns(self.policy, tokenizer)
+            save_policy(self.policy, tokenizer, Path(self.save_to))
 
     def _evaluate(self, batch: SupervisedBatch) -> tuple[Tensor, Tensor]:
         """Mean negative log-likelihood and share of right first choices over the tokens that are learned."""

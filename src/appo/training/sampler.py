@@ -27,7 +27,7 @@ from appo.training.checks import can_overlap
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 from appo.training.options import RewardOptions, SamplingOptions
-from appo.training.tool_checks import check_tools
+from appo.training.tool_checks import check_tools, warn_of_endless_turns
 
 _PROBE_TEXT = "The weights that sample must be the weights that are trained: 3 + 4 = 7."
 
@@ -96,6 +96,7 @@ class Sampler:
         if self.syntax.describes_tools and data.tool_schemas is None:
             # Servers of tools say only now which they have.
             data.describe_tools(self.tools.schemas())
+        warn_of_endless_turns(data.tokenizer)
         check_tools(data.tokenizer, self.syntax, self.tools, self.limits)
         self.engine.start(module.policy_folder)
         self._sync = None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from appo.policy.text import decode, encode
+from appo.policy.text import decode, encode, end_ids, turn_end, turn_end_id
 from appo.rollouts.episode import Limits
 from appo.rollouts.tool_turns import chat_renderer
 from appo.tools import CallSyntax, ToolRunner
+
+log = logging.getLogger(__name__)
 
 
 def check_tools(tokenizer: PreTrainedTokenizerBase, syntax: CallSyntax, runner: ToolRunner, limits: Limits) -> None:
@@ -42,6 +45,22 @@ def check_tools(tokenizer: PreTrainedTokenizerBase, syntax: CallSyntax, runner: 
         raise ValueError(
             "rollout.syntax must show the results of tools, but it and the policy's chat template make "
             f"{shown!r} of the result '3 + 4 = 7'"
+        )
+
+
+def warn_of_endless_turns(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Says so if the chat template ends an assistant's message with text that is no token: engines do not stop there.
+
+    Args:
+        tokenizer: of the policy.
+    """
+    end = turn_end(tokenizer).strip()
+    if end and turn_end_id(tokenizer) is None:
+        log.warning(
+            "the chat template ends an assistant's message with %r, which is no special token of the tokenizer; a "
+            "response ends only where the policy writes one of %s",
+            end,
+            ", ".join(sorted(decode(tokenizer, [token]) for token in end_ids(tokenizer))) or "none",
         )
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
+from appo.policy.text import end_ids
+
 _UNFINISHED_CHARACTER = "\ufffd"
 """What a tokenizer decodes the bytes of part of a character to."""
 
@@ -96,9 +98,9 @@ def load_generation_config(policy: str, config: PreTrainedConfig) -> GenerationC
 
 
 def end_token_ids(config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that end a continuation: those of the generation config, and the tokenizer's own."""
+    """The tokens that end a continuation: those of the generation config, of the tokenizer and of its chat template."""
     of_config = config.eos_token_id if config is not None else None
-    ids = {tokenizer.eos_token_id, *(of_config if isinstance(of_config, list) else [of_config])}
+    ids = {*end_ids(tokenizer), *(of_config if isinstance(of_config, list) else [of_config])}
     return frozenset(token for token in ids if token is not None)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import lightning as L
 
-from appo.policy.saving import save_policy
+from appo.policy.saving import end_turns, save_policy
 from appo.training.callbacks.common import parts_of, run_folder
 
 
@@ -17,6 +17,7 @@ class ExportPolicy(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module, data = parts_of(trainer, pl_module)
         assert module.policy is not None
+        end_turns(module.policy, data.tokenizer)
         folder = run_folder(trainer) / "policy"
         if module.adapter is None:
             save_policy(module.policy, data.tokenizer, folder)
