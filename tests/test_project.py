@@ -16,9 +16,9 @@ DEV = PYPROJECT["project"]["optional-dependencies"]["dev"]
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 LINTERS = ["ruff", "mypy", "import-linter", "pre-commit"]
-# Beside the rooms of `src/appo`: what all components of a kind must satisfy, values of the authors' release, and what
-# lies outside of the package.
-BESIDE_ROOMS = {"properties", "parity", "examples"}
+# Beside the rooms of `src/appo`: what all components of a kind must satisfy, values of the authors' release, what an
+# adversary may try, and what lies outside of the package.
+BESIDE_ROOMS = {"properties", "parity", "security", "examples"}
 
 
 def test_every_test_stands_where_what_it_tests_stands():

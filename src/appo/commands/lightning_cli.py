@@ -23,6 +23,7 @@ from appo.advantages import AdvantageEstimator
 from appo.commands.components import unknown_component
 from appo.commands.errors import in_one_line
 from appo.commands.parser import AppoParser
+from appo.distributed.checkpoint import trust_no_checkpoint
 from appo.distributed.fsdp import OFFLOADING_BACKENDS, FSDP2Strategy
 from appo.losses import Loss
 from appo.rewards import Reward
@@ -126,11 +127,13 @@ class RunFolderCLI(LightningCLI):
         self.method_options = parser.add_method_arguments(
             L.Trainer, self.method, skip=set(LightningCLI.subcommands()[self.method])
         )
-        # Lightning leaves it to torch for files, and trusts what comes from a URL.
+        # Lightning leaves it to torch.
         parser.set_defaults({"weights_only": True})
 
     def instantiate_classes(self) -> None:
         with in_one_line():
+            if self.config.weights_only is not True:
+                raise ValueError(f"weights_only must be true: no checkpoint is trusted, got {self.config.weights_only}")
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -146,6 +149,7 @@ class RunFolderCLI(LightningCLI):
             callbacks.append(LastCheckpoint(folder))
         config.callbacks = [*callbacks, *self.run_callbacks(with_progress=config.enable_progress_bar is not False)]
         trainer = super().instantiate_trainer(**kwargs)
+        trust_no_checkpoint(trainer.strategy)
         # What an epoch has logged is shown and saved after it was logged.
         ordered: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer, not declared
         ordered.sort(

@@ -6,6 +6,7 @@ import io
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict import (
@@ -26,7 +27,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 if TYPE_CHECKING:
     # `appo export` does without a trainer.
-    from lightning.pytorch.strategies import ModelParallelStrategy
+    from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 
 SHARD_INDEX = ".metadata"
 """The file of a sharded checkpoint that says which shard holds what."""
@@ -151,8 +152,17 @@ def _open_folder(checkpoint: Path) -> PolicyWeights:
     return PolicyWeights(shapes, read)
 
 
-def resume(strategy: ModelParallelStrategy, checkpoint: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-    """Loads a checkpoint into a sharded policy and its optimizers, as Lightning's strategy does; all processes call it.
+def trust_no_checkpoint(strategy: Strategy) -> None:
+    """Has a strategy load checkpoints by `resume`, where Lightning's own ways may run what stands in one.
+
+    Args:
+        strategy: before it loads anything.
+    """
+    strategy.load_checkpoint = partial(resume, strategy)  # type: ignore[method-assign]
+
+
+def resume(strategy: Strategy, checkpoint: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+    """Loads a checkpoint as Lightning's strategy does; all processes call it.
 
     Args:
         strategy: that has been set up.
@@ -160,15 +170,35 @@ def resume(strategy: ModelParallelStrategy, checkpoint: str | Path, weights_only
         weights_only: for the signature's sake; nothing is executed, whatever it says.
 
     Returns:
-        What else the checkpoint holds.
+        What the checkpoint holds; of one that is loaded into a sharded policy and its optimizers, what else it holds.
 
     Raises:
-        ValueError: if a folder holds what would have to be executed.
+        ValueError: if it is not on this machine, holds what would have to be executed, or the strategy is one whose own
+            way of loading executes it.
     """
-    folder = Path(strategy.broadcast(checkpoint))
-    if not (folder / SHARD_INDEX).is_file():
-        loaded: dict[str, Any] = type(strategy).load_checkpoint(strategy, folder, weights_only=True)
-        return loaded
+    from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+
+    path = Path(strategy.broadcast(checkpoint)).absolute()
+    if not path.exists():
+        raise ValueError(f"ckpt_path must be a file or a folder on this machine, got {str(checkpoint)!r}")
+    if isinstance(strategy, ModelParallelStrategy):
+        if (path / SHARD_INDEX).is_file():
+            return _resume_shards(strategy, path)
+    elif type(strategy).load_checkpoint is not Strategy.load_checkpoint:
+        raise ValueError(
+            "trainer.strategy must be ddp, ModelParallelStrategy or that of one device to load a checkpoint without "
+            f"executing what it holds, got {type(strategy).__name__}"
+        )
+    elif path.is_dir():
+        raise ValueError(f"ckpt_path must be a file with a trainer.strategy that does not shard, got the folder {path}")
+    try:
+        loaded: dict[str, Any] = type(strategy).load_checkpoint(strategy, path, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"ckpt_path must hold nothing that would be executed, got {path}: {error}") from error
+    return loaded
+
+
+def _resume_shards(strategy: ModelParallelStrategy, folder: Path) -> dict[str, Any]:
     model, module = strategy.model, strategy.lightning_module
     assert model is not None
     assert module is not None
@@ -229,7 +259,15 @@ class ShardReader(FileSystemReader):
                 raise ValueError(f"ckpt must have an index of shards in {path}: {error}") from error
         if not isinstance(metadata, Metadata):
             raise ValueError(f"ckpt must have an index of shards in {path}, got {type(metadata).__name__}")
+        for where in _places(metadata):
+            if Path(where.relative_path).name != where.relative_path or where.transform_descriptors:
+                raise ValueError(f"ckpt must have plain shards beside their index {path}, got {where}")
         return metadata
+
+
+def _places(metadata: Metadata) -> list[_StorageInfo]:
+    places = metadata.storage_data
+    return [where for where in places.values() if isinstance(where, _StorageInfo)] if isinstance(places, dict) else []
 
 
 class IndexUnpickler(pickle.Unpickler):

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import PreTrainedModel
 
-from appo.distributed.checkpoint import resume
+from appo.distributed.checkpoint import trust_no_checkpoint
 from appo.distributed.gather import full_tensor
 from appo.distributed.tensor_parallel import split_layers
 
@@ -63,16 +63,16 @@ class FSDP2Strategy(ModelParallelStrategy):
 
 
 def amend(strategy: Strategy) -> None:
-    """Has a strategy that shards do two things otherwise than Lightning does.
+    """Has a strategy do two things otherwise than Lightning does.
 
-    It loads checkpoints by `resume`, where Lightning's own would run what stands in their index. And it leaves shards
-    on the device that they were loaded to, which is the CPU with ``model.sharding.cpu_offload``.
+    It loads checkpoints without executing what they hold. And if it shards, it leaves shards on the device that they
+    were loaded to, which is the CPU with ``model.sharding.cpu_offload``.
 
     Args:
-        strategy: before it is set up; one that does not shard stays as it is.
+        strategy: before it is set up.
     """
+    trust_no_checkpoint(strategy)
     if isinstance(strategy, ModelParallelStrategy):
-        strategy.load_checkpoint = partial(resume, strategy)  # type: ignore[method-assign]
         strategy.model_to_device = partial(_move_all_but_shards, strategy)  # type: ignore[method-assign]
 
 

@@ -124,7 +124,7 @@ def policy_version(folder: Path) -> int:
     """Optimizer steps behind the last checkpoint of a run."""
     path = (folder / "checkpoints/last.ckpt").resolve()
     file = path / "meta.pt" if path.is_dir() else path
-    return int(torch.load(file, map_location="cpu", weights_only=False)["policy_version"])
+    return int(torch.load(file, map_location="cpu", weights_only=True)["policy_version"])
 
 
 def check_resumed(before: int, after: int, figures: Figures) -> None:
