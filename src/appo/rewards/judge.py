@@ -15,6 +15,7 @@ from appo.core.secrets import fill_in, refuse_secrets, without_secrets
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.answer_grading import AnswerScore, Grading
 from appo.rewards.base import REWARDS, Reward, RewardError
+from appo.workers.http import BadAnswerError, HTTPCaller
 from appo.workers.retries import BackOff, PassingError, StoppedError, is_passing, retry_after_s, retrying
 
 TEMPLATE = """\
@@ -31,6 +32,7 @@ End with a line that holds one word and nothing else: CORRECT or INCORRECT."""
 _FIELDS = frozenset({"question", "accepted", "answer", "response"})
 _RESERVED = frozenset({"model", "messages", "temperature", "max_tokens", "stream", "n"})
 _LONGEST_PAUSE_S = 8.0
+_MAX_REPLY_BYTES = 4 * 2**20
 
 
 @REWARDS.register
@@ -78,7 +80,7 @@ class JudgeReward(Reward):
     timeout_s: float = 60.0
     """Seconds for one answer, all attempts and pauses together."""
 
-    _client: httpx.Client | None = field(init=False, repr=False, default=None)
+    _client: HTTPCaller | None = field(init=False, repr=False, default=None)
     _is_stopped: threading.Event = field(init=False, repr=False, default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -123,11 +125,7 @@ class JudgeReward(Reward):
             return
         headers = fill_in(self.headers, "headers")
         self._is_stopped.clear()
-        self._client = httpx.Client(
-            headers=headers,
-            timeout=httpx.Timeout(self.timeout_s, connect=min(10.0, self.timeout_s)),
-            limits=httpx.Limits(max_connections=self.max_concurrent, max_keepalive_connections=self.max_concurrent),
-        )
+        self._client = HTTPCaller("appo-judge", headers, self.max_concurrent)
 
     def stop(self) -> None:
         self._is_stopped.set()
@@ -196,21 +194,27 @@ class JudgeReward(Reward):
         if self._client is None:
             raise RewardError("JudgeReward must be started before it is called")
         left_s = max(deadline - time.monotonic(), 1e-3)
+        url = f"{self.address.rstrip('/')}/chat/completions"
         try:
-            response = self._client.post(f"{self.address.rstrip('/')}/chat/completions", json=body, timeout=left_s)
+            answer = self._client.ask("POST", url, timeout_s=left_s, max_bytes=_MAX_REPLY_BYTES, json=body)
+        except TimeoutError as error:
+            raise PassingError("no answer in time") from error
         except httpx.TransportError as error:
             raise PassingError(f"{type(error).__name__}: {error}") from error
+        except BadAnswerError as error:
+            raise RewardError(f"the judge at {self.address} must answer with a chat completion: {error}") from error
         # A server may repeat the key that it refuses.
-        text = without_secrets(response.text[:500], self.headers)
-        if is_passing(response.status_code):
-            pause_s = retry_after_s(response.headers.get("Retry-After"))
-            raise PassingError(f"status {response.status_code}: {text}", pause_s)
-        if not response.is_success:
-            raise RewardError(f"the judge at {self.address} refused with status {response.status_code}: {text}")
+        text = without_secrets(answer.text[:500], self.headers)
+        if is_passing(answer.status):
+            raise PassingError(f"status {answer.status}: {text}", retry_after_s(answer.retry_after))
+        if not answer.is_success:
+            raise RewardError(f"the judge at {self.address} refused with status {answer.status}: {text}")
         try:
-            choice = response.json()["choices"][0]
+            choice = answer.json()["choices"][0]
             content, finish_reason = choice["message"]["content"] or "", choice.get("finish_reason")
-        except (ValueError, LookupError, TypeError) as error:
+            if not isinstance(content, str):
+                raise TypeError(f"content must be a text, got {content!r}")
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise RewardError(
                 f"the judge at {self.address} must answer with a chat completion, got {text!r}"
             ) from error

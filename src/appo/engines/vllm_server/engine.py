@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
-import threading
 import uuid
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,8 +22,7 @@ from appo.engines.vllm_server.messages import completion_of, request_body, servi
 from appo.engines.vllm_server.pool import ServerPool, Weights
 from appo.engines.vllm_server.weight_files import WeightFolder
 from appo.policy.weight_layout import WeightLayout
-
-Outcome = TypeVar("Outcome")
+from appo.workers.loops import LoopThread
 
 _POLL_S = 0.02
 """How long a step waits for something to finish: tools are looked after in between."""
@@ -95,7 +91,7 @@ class VLLMServerEngine(Engine):
             weights,
             brings_weights=comm.rank() == 0,
         )
-        loop = _LoopThread()
+        loop = LoopThread("appo-vllm-servers")
         try:
             served = [loop.run(serving_config(server, self.start_timeout_s)) for server in pool.servers]
             length = min(int(model["max_model_len"]) for model in served)
@@ -182,7 +178,7 @@ class _Session:
 
     run: str
     pool: ServerPool
-    loop: _LoopThread
+    loop: LoopThread
     tracker: RequestTracker
     layout: WeightLayout
     folder: WeightFolder | None
@@ -212,28 +208,6 @@ class _Session:
             return answers
 
 
-class _LoopThread:
-    """An event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="appo-vllm-servers", daemon=True)
-        self._thread.start()
-
-    def spawn(self, work: Coroutine[Any, Any, Outcome]) -> Future[Outcome]:
-        """Does not wait for the outcome."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def run(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Waits for the outcome."""
-        return self.spawn(work).result()
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
 def _first_weights(policy: str, layout: WeightLayout, folder: WeightFolder | None) -> Path | None:
     """Where servers find the weights that a run begins with; None for a policy that only they can find.
 
@@ -248,7 +222,7 @@ def _first_weights(policy: str, layout: WeightLayout, folder: WeightFolder | Non
     return folder.write(layout.checked(model.named_parameters()), FIRST_VERSION)
 
 
-def _switch(pool: ServerPool, loop: _LoopThread, weights: Weights) -> None:
+def _switch(pool: ServerPool, loop: LoopThread, weights: Weights) -> None:
     """The first of several processes brings the servers to other weights; the others wait, and ask for these then."""
     if comm.rank() == 0:
         loop.run(pool.switch(weights))

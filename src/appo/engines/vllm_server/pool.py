@@ -14,9 +14,13 @@ from typing import Any
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
+from appo.workers.http import BadAnswerError, ask
 from appo.workers.retries import BackOff, is_passing
 
 log = logging.getLogger(__name__)
+
+_MAX_ANSWER_BYTES = 256 * 2**20
+"""Of a server; that to a request of 100,000 tokens has some tens of MiB."""
 
 _FIRST_TAG = "default"
 """What a vLLM server calls the weights that it started with."""
@@ -54,6 +58,8 @@ class Server:
 
     address: str
     client: httpx.AsyncClient
+    timeout_s: float
+    """Of one call."""
     tag: str | None = None
     """Of the weights it was last known to hold; None if that must be asked."""
     num_running: int = 0
@@ -68,15 +74,22 @@ class Server:
             ValueError: if the server refuses what it was asked.
         """
         try:
-            response = await self.client.request(method, path, json=body)
-        except httpx.TransportError as error:
+            answer = await ask(
+                self.client, method, path, timeout_s=self.timeout_s, max_bytes=_MAX_ANSWER_BYTES, json=body
+            )
+        except TimeoutError as error:
+            raise ServerError(f"{path} was not answered in time") from error
+        except (httpx.TransportError, BadAnswerError) as error:
             raise ServerError(f"{type(error).__name__}: {error}") from error
-        if is_passing(response.status_code):
-            raise ServerError(f"{path} answered {response.status_code}: {response.text[:500]}")
-        if response.status_code >= 400:
-            hint = _HINTS.get(path, "") if response.status_code == 404 else ""
-            raise ValueError(f"{self.address}{path} answered {response.status_code}: {response.text[:500]}{hint}")
-        return response.json() if response.content else None
+        if is_passing(answer.status):
+            raise ServerError(f"{path} answered {answer.status}: {answer.text[:500]}")
+        if not answer.is_success:
+            hint = _HINTS.get(path, "") if answer.status == 404 else ""
+            raise ValueError(f"{self.address}{path} answered {answer.status}: {answer.text[:500]}{hint}")
+        try:
+            return answer.json() if answer.body else None
+        except ValueError as error:
+            raise ServerError(f"{path} answered no JSON: {error}") from error
 
     async def weight_tag(self) -> str:
         """What it calls the weights that it holds."""
@@ -115,9 +128,8 @@ class ServerPool:
         brings_weights: bool = True,
     ) -> None:
         limits = httpx.Limits(max_connections=None)
-        timeout = httpx.Timeout(timeout_s, connect=min(10.0, timeout_s))
         self.servers = [
-            Server(address, httpx.AsyncClient(base_url=address, headers=headers, timeout=timeout, limits=limits))
+            Server(address, httpx.AsyncClient(base_url=address, headers=headers, limits=limits), timeout_s)
             for address in addresses
         ]
         self.recovery_s = recovery_s

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from appo.tools.base import ToolError, ToolTimeoutError, ToolUnavailableError
+from appo.workers.loops import cancel_others
 
 if TYPE_CHECKING:
     from mcp import Client
@@ -198,10 +199,7 @@ class MCPConnection:
         self._closing.set()
         if self._client is not None and self._keeper is not None:
             await asyncio.wait([self._keeper], timeout=_LEAVE_S)
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await cancel_others()
 
 
 def _cause(error: Exception) -> Exception:

@@ -138,9 +138,14 @@ class MCPTools(ToolProvider):
             async with Client(transport) as client:
                 yield client
         else:
+            from appo.tools.mcp.bodies import keep_small
+
+            headers = {"Accept-Encoding": "identity", **headers}
             async with (
                 # A server may be silent for as long as a call takes.
-                httpx2.AsyncClient(headers=headers, timeout=self.timeout_s + GRACE_S) as http,
+                httpx2.AsyncClient(
+                    headers=headers, timeout=self.timeout_s + GRACE_S, event_hooks={"response": [keep_small]}
+                ) as http,
                 Client(streamable_http_client(self.url, http_client=http)) as client,
             ):
                 yield client

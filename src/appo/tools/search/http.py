@@ -16,6 +16,7 @@ import httpx
 from appo.core.secrets import fill_in, refuse_secrets
 from appo.tools.base import ToolError, ToolTimeoutError
 from appo.tools.search.tool import SEARCH_BACKENDS, SearchBackend
+from appo.workers.http import BadAnswerError, HTTPCaller
 from appo.workers.pacing import Pace
 from appo.workers.retries import BackOff, PassingError, StoppedError, is_passing, retry_after_s, retrying
 
@@ -105,13 +106,13 @@ class HTTPSearch(SearchBackend):
             return
         # It logs the URL of every request, and a URL may hold a key.
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        client = httpx.Client(headers=fill_in(self.headers, "headers"), limits=httpx.Limits(max_connections=None))
-        self._connection = _Connection(client, fill_in(self.fields, "fields"), Pace(self.requests_per_s))
+        headers, fields = fill_in(self.headers, "headers"), fill_in(self.fields, "fields")
+        self._connection = _Connection(HTTPCaller("appo-search", headers), fields, Pace(self.requests_per_s))
 
     def stop(self) -> None:
         if self._connection is not None:
             self._connection.stopped.set()
-            self._connection.client.close()
+            self._connection.caller.close()
             self._connection = None
 
     def search(self, query: str, limit: int) -> list[str]:
@@ -146,23 +147,27 @@ class HTTPSearch(SearchBackend):
             fields = _with(fields, self.limit_field, limit)
         until = min(deadline, time.monotonic() + self.request_timeout_s)
         content: dict[str, Any] = {"params": fields} if self.method == "GET" else {"json": fields}
-        timeout = httpx.Timeout(max(until - time.monotonic(), 1e-3))
+        timeout_s = max(until - time.monotonic(), 1e-3)
         try:
-            with connection.client.stream(self.method, self.url, timeout=timeout, **content) as response:
-                if is_passing(response.status_code):
-                    # All threads leave the server alone, not this one only.
-                    connection.pace.hold(retry_after_s(response.headers.get("Retry-After")))
-                    raise PassingError(_status(response))
-                if not response.is_success:
-                    raise ToolError(f"The search failed: {_status(response)}.")
-                body = _read(response, until)
-        except httpx.TimeoutException:
+            answer = connection.caller.ask(
+                self.method, self.url, timeout_s=timeout_s, max_bytes=_MAX_ANSWER_BYTES, **content
+            )
+        except TimeoutError:
             raise _LateError from None
+        except BadAnswerError as error:
+            raise ToolError(f"The search failed: {error}.") from None
         except httpx.HTTPError as error:
             # Its text may hold headers, and with them keys.
             raise PassingError(f"no answer ({type(error).__name__})") from None
+        status = f"status {answer.status} {answer.reason}".rstrip()
+        if is_passing(answer.status):
+            # All threads leave the server alone, not this one only.
+            connection.pace.hold(retry_after_s(answer.retry_after))
+            raise PassingError(status)
+        if not answer.is_success:
+            raise ToolError(f"The search failed: {status}.")
         try:
-            return json.loads(body)
+            return answer.json()
         except ValueError:
             raise ToolError("The search failed: the answer is not JSON.") from None
 
@@ -195,7 +200,7 @@ class _LateError(PassingError):
 class _Connection:
     """What exists between `start` and `stop`; keys stand in it, so that it must not be shown."""
 
-    client: httpx.Client
+    caller: HTTPCaller
     fields: dict[str, Any]
     pace: Pace
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -230,24 +235,3 @@ def _get(value: Any, path: str) -> Any:
 def _text(result: Any, path: str) -> str:
     text = _get(result, path)
     return text.strip() if isinstance(text, str) else ""
-
-
-def _status(response: httpx.Response) -> str:
-    return f"status {response.status_code} {response.reason_phrase}".rstrip()
-
-
-def _read(response: httpx.Response, until: float) -> bytes:
-    """The body, if it comes in time: httpx limits the time between its parts alone.
-
-    Raises:
-        _LateError: if it does not.
-        ToolError: if it is too large.
-    """
-    body = bytearray()
-    for part in response.iter_bytes():
-        body += part
-        if len(body) > _MAX_ANSWER_BYTES:
-            raise ToolError(f"The search failed: the answer has more than {_MAX_ANSWER_BYTES // 2**20} MiB.")
-        if time.monotonic() > until:
-            raise _LateError
-    return bytes(body)
