@@ -91,7 +91,7 @@ def test_the_judge_is_asked_once_at_temperature_zero(endpoint, make_judge):
         "model": "judge-1",
         "messages": [
             {"role": "system", "content": "Be strict."},
-            {"role": "user", "content": "Capital?|Paris or Lutèce|Lutetia"},
+            {"role": "user", "content": 'Capital?|Paris or Lutèce|"Lutetia"'},
         ],
         "temperature": 0.0,
         "max_tokens": 7,
@@ -101,18 +101,18 @@ def test_the_judge_is_asked_once_at_temperature_zero(endpoint, make_judge):
 def test_the_standard_prompt_holds_question_answers_and_answer_and_no_system_prompt(endpoint, make_judge):
     make_judge()(boxed("Rome"))
     (message,) = endpoint.requests[0][2]["messages"]
-    for line in ("Question: Capital?", "Accepted answers: Paris", "Answer: Rome"):
+    for line in ("Question: Capital?", "Accepted answers: Paris", 'Answer: "Rome"'):
         assert line in message["content"].splitlines()
 
 
 def test_braces_of_an_answer_are_text(endpoint, make_judge):
     make_judge(template="{answer}")(boxed(r"\frac{question}{2}"))
-    assert endpoint.requests[0][2]["messages"][0]["content"] == r"\frac{question}{2}"
+    assert endpoint.requests[0][2]["messages"][0]["content"] == r'"\\frac{question}{2}"'
 
 
 def test_the_whole_response_may_be_shown(endpoint, make_judge):
     make_judge(template="{response}", grading=Grading("response"))(trajectory("a", [" b "], "c"))
-    assert endpoint.requests[0][2]["messages"][0]["content"] == "a b c"
+    assert endpoint.requests[0][2]["messages"][0]["content"] == '"a b c"'
 
 
 def test_further_fields_of_the_request_are_an_option(endpoint, make_judge):
@@ -282,7 +282,7 @@ def test_no_more_requests_at_once_than_allowed_and_results_in_order(endpoint, ma
         together.wait()
         with lock:
             running -= 1
-        return reply(f'{{"score": 0.{body["messages"][0]["content"]}}}')
+        return reply(f'{{"score": 0.{json.loads(body["messages"][0]["content"])}}}')
 
     endpoint.answer = answer
     reward = make_judge(max_concurrent=3, template="{answer}", verdict="json")
