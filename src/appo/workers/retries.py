@@ -13,6 +13,9 @@ from email.utils import parsedate_to_datetime
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_before_delay
 from tenacity.wait import wait_base
 
+LONGEST_RETRY_AFTER_S = 60.0
+"""What a service may ask for, however long it wants to be left alone: asked again, it can say so again."""
+
 _PASSING_STATUSES = frozenset({408, 409, 425, 429})
 
 
@@ -95,13 +98,21 @@ def is_passing(status_code: int) -> bool:
 
 
 def retry_after_s(value: str | None) -> float:
-    """Seconds that a ``Retry-After`` header asks to wait, given as a number or a date; 0 if it says nothing."""
+    """Seconds that a ``Retry-After`` header asks to wait, given as a number or a date.
+
+    Args:
+        value: of the header.
+
+    Returns:
+        At most `LONGEST_RETRY_AFTER_S`; 0 if the header says nothing.
+    """
     if value is None:
         return 0.0
     if re.fullmatch(r"\d+(\.\d+)?", value.strip()):
-        return float(value)
+        return min(float(value), LONGEST_RETRY_AFTER_S)
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+        wait_s = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError, TypeError, LookupError):
         return 0.0
-    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    return min(max(wait_s, 0.0), LONGEST_RETRY_AFTER_S)
