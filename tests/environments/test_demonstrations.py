@@ -79,7 +79,7 @@ def test_calls_and_results_are_those_that_the_real_tools_and_the_syntax_make():
             for written, result in zip(segments[0:-1:2], segments[1::2], strict=True):
                 assert written.is_generated
                 assert not result.is_generated
-                (call,) = syntax.parse(written.text, tuple(tools))
+                (call,) = syntax.parse(written.text, tuple(tools), 9)
                 assert call.end == len(written.text)
                 assert syntax.format_result(tools[call.tool](call.argument)) == result.text
     finally:

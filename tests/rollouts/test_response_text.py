@@ -137,7 +137,7 @@ def test_what_a_tool_answers_opens_no_thought():
     tokenizer = make_tokenizer(())
     runner = ToolRunner([Opener()])
     runner.start()
-    turns = {"Q": "<python>1</python>", "Q<python>1</python><think>": f"<answer>\\boxed{{7}}</answer>{EOS}"}
+    turns = {"Q": "<python>1</python>", "Q<python>1</python>< think>": f"<answer>\\boxed{{7}}</answer>{EOS}"}
     prompt = Prompt("q", "Q", tuple(tokenizer.encode("Q", add_special_tokens=False)), ("7",))
     loop = AgentLoop(ScriptedEngine(tokenizer, turns), tokenizer, runner, TagSyntax("{result}"), Limits())
     trajectory = loop.run([RolloutRequest(prompt, 0)], SamplingParams())[0]

@@ -33,13 +33,13 @@ def written(json: str) -> str:
     ],
 )
 def test_all_calls_of_a_turn_are_found(text, calls):
-    parsed = ChatTemplateSyntax().parse(text + END, TOOLS)
+    parsed = ChatTemplateSyntax().parse(text + END, TOOLS, 9)
     assert [(call.tool, dict(call.arguments)) for call in parsed] == calls
     assert {(call.end, call.error) for call in parsed} == {(len(text + END), None)}
 
 
 def test_the_text_of_a_call_is_that_of_its_arguments():
-    (call,) = ChatTemplateSyntax().parse(written('{"name": "a", "arguments":{"x":"é",  "y":[1]}}'), TOOLS)
+    (call,) = ChatTemplateSyntax().parse(written('{"name": "a", "arguments":{"x":"é",  "y":[1]}}'), TOOLS, 9)
     assert call.argument == '{"x": "é", "y": [1]}'
 
 
@@ -48,7 +48,7 @@ def test_the_text_of_a_call_is_that_of_its_arguments():
     ["", "2 < 3", "</tool_call>", "<think>" + written('{"name": "a", "arguments": {}}'), "<python>1</python>"],
 )
 def test_anything_else_is_no_call(text):
-    assert ChatTemplateSyntax().parse(text + END, TOOLS) == ()
+    assert ChatTemplateSyntax().parse(text + END, TOOLS, 9) == ()
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_anything_else_is_no_call(text):
         (written("[1]"), "[1]", "a JSON object"),
         (written('{"name": "a", "arguments": {}} and more'), '{"name": "a", "arguments": {}}', "behind it"),
         ('<tool_call>{"name": "a", "arguments": {}}', '{"name": "a", "arguments": {}}', "behind it"),
-        (written("[" * 100_000), "[" * 100_000, "no valid JSON: maximum recursion depth"),
-        (written("1" * 5000), "1" * 5000, "no valid JSON: Exceeds the limit"),
+        (written("[" * 100_000), "[" * 1000, "no valid JSON: maximum recursion depth"),
+        (written("1" * 5000), "1" * 1000, "no valid JSON: Exceeds the limit"),
         (
             written('{"name": "a", "arguments": {"x": "\\ud800"}}'),
             '{"name": "a", "arguments": {"x": "\\ud800"}}',
@@ -74,14 +74,14 @@ def test_anything_else_is_no_call(text):
     ],
 )
 def test_what_is_wrong_with_a_call_is_told(text, argument, error):
-    (call,) = ChatTemplateSyntax().parse(text, TOOLS)
+    (call,) = ChatTemplateSyntax().parse(text, TOOLS, 9)
     assert error in call.error
     assert (call.tool, call.argument, call.arguments) == ("", argument, None)
 
 
 def test_a_malformed_call_does_not_hide_the_next_one():
     text = "<tool_call>{oops</tool_call>" + written('{"name": "a", "arguments": {}}')
-    assert [(call.tool, call.error is None) for call in ChatTemplateSyntax().parse(text, TOOLS)] == [
+    assert [(call.tool, call.error is None) for call in ChatTemplateSyntax().parse(text, TOOLS, 9)] == [
         ("", False),
         ("a", True),
     ]
@@ -90,7 +90,7 @@ def test_a_malformed_call_does_not_hide_the_next_one():
 def test_other_tags_can_be_chosen():
     syntax = ChatTemplateSyntax(call_start="[CALL]", call_end="[/CALL]", thought_start="[T]", thought_end="[/T]")
     text = '[T][CALL]{}[/CALL][/T][CALL]{"name": "a", "arguments": {}}[/CALL]'
-    assert syntax.parse(text, TOOLS) == (ParsedCall("a", "{}", len(text), {}),)
+    assert syntax.parse(text, TOOLS, 9) == (ParsedCall("a", "{}", len(text), {}),)
 
 
 def test_turns_end_by_themselves():

@@ -22,7 +22,7 @@ TOOL_NAMES = ("python", "search")
     ],
 )
 def test_first_complete_call_is_found(text, call):
-    assert TagSyntax().parse(text, TOOL_NAMES) == (ParsedCall(*call),)
+    assert TagSyntax().parse(text, TOOL_NAMES, 9) == (ParsedCall(*call),)
 
 
 @pytest.mark.parametrize(
@@ -30,17 +30,17 @@ def test_first_complete_call_is_found(text, call):
     ["", "2 < 3", "<python>1", "1</python>", "<python>1</search>", "</python><python>", "<bash>ls</bash>", "</>"],
 )
 def test_anything_else_is_no_call(text):
-    assert TagSyntax().parse(text, TOOL_NAMES) == ()
+    assert TagSyntax().parse(text, TOOL_NAMES, 9) == ()
 
 
 def test_only_the_tools_given_can_be_called():
     text = "<search>a</search><python>1</python>"
-    assert TagSyntax().parse(text, ("python",)) == (ParsedCall("python", "1", len(text)),)
+    assert TagSyntax().parse(text, ("python",), 9) == (ParsedCall("python", "1", len(text)),)
 
 
 def test_tool_names_are_taken_literally():
-    assert TagSyntax().parse("<cxx>1</cxx>", ("c..",)) == ()
-    assert TagSyntax().parse("<c++>1</c++>", ("c++",)) == (ParsedCall("c++", "1", 12),)
+    assert TagSyntax().parse("<cxx>1</cxx>", ("c..",), 9) == ()
+    assert TagSyntax().parse("<c++>1</c++>", ("c++",), 9) == (ParsedCall("c++", "1", 12),)
 
 
 def test_stop_strings_are_the_closing_tags():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
@@ -14,6 +13,7 @@ from appo.core.trajectory import NOT_SAMPLED, ToolCall
 from appo.engines import Completion
 from appo.policy.text import decode, encode
 from appo.rollouts.episode import Episode, Limits
+from appo.rollouts.inert_text import InertText, closing, inert_schemas, tags_of
 from appo.rollouts.response_text import ResponseText
 from appo.tools import CallSyntax, ParsedCall, RenderChat, TokenCodec, ToolAnswer, ToolRunner
 
@@ -45,7 +45,9 @@ class ToolTurns:
         )
         self._codec = TokenCodec(self._encode, self._decode)
         self._render = chat_renderer(tokenizer, runner)
-        self._special_tokens = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or r"(?!)")
+        shown = syntax.format_results(["."], "", self._render)
+        own = (*syntax.thought_tags, *_ANSWER_TAGS, *(f"<{tool}>" for tool in runner.tools))
+        self._inert = InertText(tokenizer, (*own, *(closing(tag) for tag in own), *tags_of(shown)))
         self._numbers = count()
 
     def of_prefix(self, episode: Episode) -> Sequence[ParsedCall]:
@@ -106,7 +108,8 @@ class ToolTurns:
         results = []
         for number, call in episode.calls.items():
             answer = episode.answers[number]
-            results.append(self._cut(call.tool, self._defuse(answer.text)))
+            # What is cut may put together what was apart.
+            results.append(self._inert(self._cut(call.tool, self._inert(answer.text))))
             episode.tool_calls.append(
                 ToolCall(call.tool, call.argument, results[-1], answer.failure, answer.duration_s, position)
             )
@@ -133,7 +136,9 @@ class ToolTurns:
         if not turn or not self.runner.tools:
             return ()
         opening = self._opening(episode)
-        found = self.syntax.parse(opening + self._decode(turn), tuple(self.runner.tools))
+        # One more than the trajectory may make, refused ones included, is what ends it.
+        most = self.limits.max_tool_calls + self.limits.max_refusals + 1
+        found = self.syntax.parse(opening + self._decode(turn), tuple(self.runner.tools), most)
         calls = [replace(call, end=call.end - len(opening)) for call in found]
         if calls:
             episode.cut(episode.turn_start + self._tokens_until(turn, calls[-1]))
@@ -154,10 +159,6 @@ class ToolTurns:
             length -= 1
         return length
 
-    def _defuse(self, text: str) -> str:
-        """Spells out what would be encoded to special tokens: a result must not end the turn, or open another."""
-        return self._special_tokens.sub(lambda match: f"{match[0][:1]} {match[0][1:]}", text)
-
     def _cut(self, name: str, text: str) -> str:
         limit, tool = self.limits.max_result_tokens, self.runner.tools.get(name)
         return self._codec.cut(text, limit) if tool is None else tool.cut(text, limit, self._codec)
@@ -171,7 +172,7 @@ class ToolTurns:
 
 def chat_renderer(tokenizer: PreTrainedTokenizerBase, runner: ToolRunner) -> RenderChat:
     """The chat template of a tokenizer, with the tools of a started runner."""
-    tools: list[Any] | None = runner.schemas() or None
+    tools: list[Any] | None = inert_schemas(tokenizer, runner.schemas()) or None
 
     def render(messages: Sequence[dict[str, str]], **options: Any) -> str:
         text = tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False, **options)

@@ -16,6 +16,10 @@ Failure = Literal["error", "timeout", "unknown", "malformed", "invalid", "unavai
 that the tool does not take; what the tool needs is out of reach; or the call was one too many."""
 
 
+_CHARS_PER_TOKEN = 16
+"""More than most texts have."""
+
+
 class ToolError(Exception):
     """A tool's own way of saying that a call failed; its text becomes the result that the model reads."""
 
@@ -57,9 +61,14 @@ class TokenCodec:
         """The first `max_tokens` tokens of a text; a text that is short enough comes back as it is."""
         if len(text.encode(errors="replace")) <= max_tokens:  # a token covers at least one byte
             return text
-        token_ids = self.encode(text)
-        if len(token_ids) <= max_tokens:
-            return text
+        token_ids: Sequence[int] = ()
+        length = _CHARS_PER_TOKEN * max_tokens
+        # As much of a long text as it takes: a stranger's may be of any length.
+        while len(token_ids) <= max_tokens:
+            token_ids = self.encode(text[:length])
+            if len(token_ids) <= max_tokens and length >= len(text):
+                return text
+            length *= 2
         beginning = self.decode(token_ids[:max_tokens])
         # Where the cut parts the bytes of a character, its first ones decode to the replacement character.
         return beginning if text.startswith(beginning) else beginning.rstrip("\N{REPLACEMENT CHARACTER}")

@@ -12,6 +12,9 @@ from appo.tools.tag_syntax import CALL_SYNTAXES, CallSyntax, ParsedCall, RenderC
 _MARK = "\N{END OF TRANSMISSION BLOCK}turn\N{END OF TRANSMISSION BLOCK}"
 """Stands for the turn that called in a rendered conversation; only what the template puts behind it is kept."""
 
+_MAX_KEPT_CHARS = 1000
+"""Of a call that is written wrongly."""
+
 
 @CALL_SYNTAXES.register
 @dataclass(frozen=True)
@@ -48,13 +51,13 @@ class ChatTemplateSyntax(CallSyntax):
     def stop_strings(self, tools: Sequence[str]) -> tuple[str, ...]:
         return ()
 
-    def parse(self, text: str, tools: Sequence[str]) -> tuple[ParsedCall, ...]:
+    def parse(self, text: str, tools: Sequence[str], limit: int) -> tuple[ParsedCall, ...]:
         spoken = text.rpartition(self.thought_end)[2]
         if self.thought_start in spoken:
             return ()
-        calls = []
+        calls: list[ParsedCall] = []
         start = spoken.find(self.call_start)
-        while start >= 0:
+        while start >= 0 and len(calls) < limit:
             call, length = self._read(spoken[start + len(self.call_start) :], end=len(text))
             calls.append(call)
             start = spoken.find(self.call_start, start + len(self.call_start) + length)
@@ -76,14 +79,14 @@ class ChatTemplateSyntax(CallSyntax):
             written = json.dumps(value, ensure_ascii=False)
             written.encode()  # half of a surrogate pair is valid JSON, but no text
         except (ValueError, RecursionError) as error:
-            written = body.partition(self.call_end)[0].strip()
+            written = body[:_MAX_KEPT_CHARS].partition(self.call_end)[0].strip()
             return ParsedCall("", written, end, error=f"Error: the tool call is no valid JSON: {error}"), 0
         length += len(text) - len(body)
         if not text[length:].lstrip().startswith(self.call_end):
             problem = f"Error: a tool call must be one JSON object with {self.call_end} behind it"
-            return ParsedCall("", written, end, error=problem), length
+            return ParsedCall("", written[:_MAX_KEPT_CHARS], end, error=problem), length
         match value:
             case {"name": str(name), "arguments": dict(arguments)}:
                 return ParsedCall(name, json.dumps(arguments, ensure_ascii=False), end, arguments), length
         problem = 'Error: a tool call must be a JSON object with a text "name" and an object "arguments"'
-        return ParsedCall("", written, end, error=problem), length
+        return ParsedCall("", written[:_MAX_KEPT_CHARS], end, error=problem), length

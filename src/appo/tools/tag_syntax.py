@@ -50,12 +50,16 @@ class CallSyntax(ABC):
         """The strings that end a call to one of the tools named; none if calls are complete when the turn is."""
 
     @abstractmethod
-    def parse(self, text: str, tools: Sequence[str]) -> tuple[ParsedCall, ...]:
+    def parse(self, text: str, tools: Sequence[str], limit: int) -> tuple[ParsedCall, ...]:
         """The calls to run next, in order, of what the model generated in one turn; none if there is no complete one.
+
+        Takes time and memory in proportion to the text, and keeps of a call that is written wrongly only its beginning:
+        models that degenerate repeat a tag to the end.
 
         Args:
             text: of the turn so far, special tokens included; of the whole turn where there are no stop strings.
             tools: names of the tools there are, at least one.
+            limit: calls that may be of use; further ones need not be found.
         """
 
     @abstractmethod
@@ -90,14 +94,15 @@ class TagSyntax(CallSyntax):
     def stop_strings(self, tools: Sequence[str]) -> tuple[str, ...]:
         return tuple(f"</{tool}>" for tool in tools)
 
-    def parse(self, text: str, tools: Sequence[str]) -> tuple[ParsedCall, ...]:
-        for closing in re.finditer(f"</({'|'.join(map(re.escape, tools))})>", text):
-            opening = f"<{closing[1]}>"
-            # The nearest one: an earlier one may be a mention of the tool in a thought.
-            start = text.rfind(opening, 0, closing.start())
-            if start >= 0:
-                argument = text[start + len(opening) : closing.start()].strip()
-                return (ParsedCall(closing[1], argument, closing.end()),)
+    def parse(self, text: str, tools: Sequence[str], limit: int) -> tuple[ParsedCall, ...]:
+        # The nearest tag that opens: an earlier one may be a mention of the tool in a thought.
+        opened: dict[str, int] = {}
+        for tag in re.finditer(f"<(/?)({'|'.join(map(re.escape, tools))})>", text):
+            tool = tag[2]
+            if not tag[1]:
+                opened[tool] = tag.end()
+            elif tool in opened:
+                return (ParsedCall(tool, text[opened[tool] : tag.start()].strip(), tag.end()),)
         return ()
 
     def format_results(self, results: Sequence[str], turn: str, render: RenderChat) -> str:

@@ -21,6 +21,7 @@ from appo.rollouts import (
     WeightSync,
     default_tolerance,
 )
+from appo.rollouts.inert_text import inert_schemas
 from appo.tools import CallSyntax, ToolRunner
 from appo.training.argument_types import AnyReward, AnyTools
 from appo.training.checks import can_overlap
@@ -95,7 +96,7 @@ class Sampler:
         self.tools.start()
         if self.syntax.describes_tools and data.tool_schemas is None:
             # Servers of tools say only now which they have.
-            data.describe_tools(self.tools.schemas())
+            data.describe_tools(inert_schemas(data.tokenizer, self.tools.schemas()))
         warn_of_endless_turns(data.tokenizer)
         check_tools(data.tokenizer, self.syntax, self.tools, self.limits)
         self.engine.start(module.policy_folder)

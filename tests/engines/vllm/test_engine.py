@@ -162,7 +162,7 @@ class EveryLetter(CallSyntax):
     def stop_strings(self, tools: Sequence[str]) -> tuple[str, ...]:
         return (self.letter,)
 
-    def parse(self, text: str, tools: Sequence[str]) -> tuple[ParsedCall, ...]:
+    def parse(self, text: str, tools: Sequence[str], limit: int) -> tuple[ParsedCall, ...]:
         end = text.find(self.letter) + 1
         return (ParsedCall(tools[0], text[:end], end),) if end else ()
 

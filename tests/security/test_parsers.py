@@ -1,0 +1,50 @@
+"""What a policy writes is parsed in time and memory that its length bounds."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+
+import pytest
+
+from appo.tools import ChatTemplateSyntax, TagSyntax
+
+TOOLS = ("python", "search")
+LENGTH = 200_000
+TURNS = {
+    "openings": "<tool_call>",
+    "openings of objects": '<tool_call>{"a": ',
+    "openings in texts": '<tool_call>["',
+    "openings of lists": "<tool_call>[",
+    "openings of numbers": "<tool_call>1",
+    "objects that close": "<tool_call>{}",
+    "whole calls": '<tool_call>{"name": "python", "arguments": {}}</tool_call>',
+    "space": "<tool_call> ",
+    "thoughts": "<think>",
+    "ends of thoughts": "</think><tool_call>",
+    "tags that open": "<python>",
+    "tags that close": "</python>",
+    "tags that close another": "<search></python>",
+    "tags that half close": "</python",
+}
+
+
+@pytest.mark.parametrize("part", TURNS.values(), ids=TURNS)
+@pytest.mark.parametrize("syntax", [ChatTemplateSyntax(), TagSyntax()], ids=lambda syntax: type(syntax).__name__)
+def test_a_turn_that_repeats_itself_is_parsed_at_once(syntax, part):
+    turn = part * (LENGTH // len(part))
+    tracemalloc.start()
+    syntax.parse(turn, TOOLS, 7)
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert held < 8 * 2**20
+    started = time.process_time()
+    syntax.parse(turn, TOOLS, 7)
+    assert time.process_time() - started < 0.1
+
+
+@pytest.mark.parametrize("part", TURNS.values(), ids=TURNS)
+def test_no_more_calls_are_found_than_are_of_use_and_none_keeps_the_turn(part):
+    calls = ChatTemplateSyntax().parse(part * (LENGTH // len(part)), TOOLS, 7)
+    assert len(calls) <= 7
+    assert all(len(call.argument) <= 1000 for call in calls)
