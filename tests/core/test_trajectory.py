@@ -1,9 +1,13 @@
+import json
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
-from appo.core.trajectory import BranchPoint
+from appo.core.trajectory import BranchPoint, RewardResult
 from tests.core.two_turns import branch_trajectory, parent_trajectory
 
 
@@ -62,3 +66,19 @@ def test_trajectories_are_compared_by_identity():
     assert parent == parent
     assert parent != parent_trajectory()
     assert torch.equal(parent.token_ids, parent_trajectory().token_ids)
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.array(0.5), torch.tensor(0.5), Fraction(1, 2), Decimal("0.5")])
+def test_a_reward_keeps_any_number_as_a_float(number):
+    result = RewardResult(number, {"accuracy": number, "calls": np.int64(2), "is_right": np.True_}, answer=np.int64(7))
+    assert json.loads(json.dumps(vars(result))) == {
+        "reward": 0.5, "parts": {"accuracy": 0.5, "calls": 2.0, "is_right": 1.0}, "reason": "", "answer": "7",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [None, "0.5", np.array([1.0, 2.0]), torch.zeros(2), 1j, [0.5]])
+def test_what_is_no_number_is_no_reward(value):
+    with pytest.raises(TypeError, match="the reward must be one number, got"):
+        RewardResult(value)
+    with pytest.raises(TypeError, match="the part 'accuracy' of a reward must be one number, got"):
+        RewardResult(0.0, {"accuracy": value})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, SupportsFloat
 
 from torch import Tensor
 
@@ -181,6 +181,8 @@ class BranchPoint:
 class RewardResult:
     """A trajectory's reward and what it was made of.
 
+    Whatever is a number, such as a scalar of numpy or torch, is kept as a float.
+
     Attributes:
         reward: the return that is trained on; finite.
         parts: what it was made of, for logs and metrics; `accuracy` in [0, 1] is the share of the answer that is right.
@@ -193,3 +195,19 @@ class RewardResult:
     parts: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
     answer: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reward", _number("the reward", self.reward))
+        parts = {str(name): _number(f"the part {name!r} of a reward", value) for name, value in self.parts.items()}
+        object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "reason", str(self.reason))
+        object.__setattr__(self, "answer", None if self.answer is None else str(self.answer))
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        if isinstance(value, SupportsFloat):
+            return float(value)
+    except (TypeError, ValueError, RuntimeError):  # what several numbers, such as an array, say
+        pass
+    raise TypeError(f"{name} must be one number, got {value!r}")
