@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from appo.core.batch import TrajectoryBatch
 from appo.core.collate import make_batch
@@ -225,3 +225,29 @@ def test_an_optimizer_of_fused_kernels_makes_the_same_step(policy_folder, tmp_pa
         module = step(tmp_path, policy_folder, ragged_batch(5), optimizer=optimizer, lora=lora)
         weights.append(dict(module.named_weights()))
     torch.testing.assert_close(weights[1], weights[0])
+
+
+NOISY = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},
+    "opt": {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 64, "word_embed_proj_dim": 32,
+        "layerdrop": 0.5,
+    },
+    "mixtral": {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 64, "router_jitter_noise": 0.5, "attention_dropout": 0.1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", NOISY)
+def test_a_policy_is_trained_without_the_noise_of_its_config(tmp_path, family):
+    config = AutoConfig.for_model(family, vocab_size=31, bos_token_id=1, eos_token_id=2, **NOISY[family])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "policy")
+    module = APPOModule(str(tmp_path / "policy"))
+    module.trainer = L.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    module.configure_model()
+    token_ids = torch.arange(20)[None]
+    in_training = module.policy(token_ids).logits
+    torch.testing.assert_close(in_training, module.policy.eval()(token_ids).logits)
+    assert module.policy.config.to_dict() == AutoModelForCausalLM.from_pretrained(tmp_path / "policy").config.to_dict()

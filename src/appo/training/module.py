@@ -24,9 +24,11 @@ from appo.policy.flops import PolicyFlops, TrainedWork
 from appo.policy.loading import compile_layers, load_policy, load_sharded_policy
 from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.lora import Adapter, LoRA
+from appo.policy.noise import remove_noise
 from appo.policy.saving import named_weights, temporary_folder
 from appo.training.argument_types import AnyPolicy
 from appo.training.gradient import accumulate_gradient
+from appo.training.schedules import apply_options, with_scheduler
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +122,7 @@ class APPOModule(L.LightningModule):
         self.policy = self._load(self.policy_folder, self.gradient_checkpointing, self.lora)
         if self.adapter is not None and not is_sharded(self.policy):
             self.strict_loading = False  # a checkpoint has the adapter alone
-        self.policy.train()
+        remove_noise(self.policy.train())
         if self.is_compiled:
             compile_layers(self.policy)
         self._log_probs = self._evaluator(self.policy)
@@ -172,10 +174,11 @@ class APPOModule(L.LightningModule):
                 evaluator.temperature = temperature
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.trained().values())
-        if self.scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+        return with_scheduler(self.optimizer(self.trained().values()), self.scheduler)
+
+    def on_train_start(self) -> None:
+        if self.trainer.ckpt_path:
+            apply_options(self.trainer.optimizers[0], self.lr_schedulers())
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that an optimizer step changes, by name."""
@@ -219,10 +222,7 @@ class APPOModule(L.LightningModule):
         return named_weights(self.policy) if self.adapter is None else self.adapter.named_weights()
 
     def evaluate(self, batch: TrajectoryBatch) -> TrajectoryBatch:
-        """Adds log-probs and exact entropies under the policy as it is now to the rows that have none.
-
-        All ranks call it at the same time.
-        """
+        """Adds log-probs and exact entropies of the present policy to rows that have none. All ranks call it."""
         assert self._log_probs is not None
         missing = (~batch.is_evaluated).nonzero()[:, 0]
         values = self._evaluate(self._log_probs, batch.select(missing) if len(missing) else None)
