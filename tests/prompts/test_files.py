@@ -1,5 +1,6 @@
 """What is particular to JSON lines, JSON lists, CSV and Parquet."""
 
+import csv
 import json
 import sys
 
@@ -137,6 +138,14 @@ def test_csv_takes_tabs_a_byte_order_mark_and_blank_lines(tmp_path):
     assert (first.text, first.id, second.text, second.id) == ("a, b?", "0", "c?", "1")
     with pytest.raises(ValueError, match="delimiter must be one character, got ';;'"):
         CsvQuestions(test=str(path), delimiter=";;")
+
+
+def test_a_cell_of_csv_may_be_long(tmp_path):
+    question, before = "x" * 200_000, csv.field_size_limit()
+    (tmp_path / "t.csv").write_text(f"question,answer\n{question},4\n")
+    (loaded,) = CsvQuestions(test=str(tmp_path / "t.csv")).load("test")
+    assert loaded.text == question
+    assert csv.field_size_limit() == before
 
 
 def test_csv_rows_of_another_width_are_unusable(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import signal
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
@@ -43,6 +44,9 @@ from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 
 log = logging.getLogger(__name__)
+
+_TERMINATED = 128 + signal.SIGTERM
+"""Status of a process that ended because it was told to."""
 
 _CONNECTING_S = 120.0
 """Seconds that processes may take to connect, which is under the time-out of their collectives."""
@@ -99,7 +103,13 @@ class RunFolderCLI(LightningCLI):
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             warnings.filterwarnings("ignore", "The dirpath has changed from")
         options = {name: self.config_init[name] for name in self.method_options}
-        getattr(self.trainer, self.method)(model=self.model, datamodule=self.datamodule, **options)
+        try:
+            getattr(self.trainer, self.method)(model=self.model, datamodule=self.datamodule, **options)
+        except SystemExit:
+            if not self.trainer.received_sigterm:
+                raise
+        if self.trainer.received_sigterm:  # Lightning ends as if all had been done
+            raise SystemExit(_TERMINATED)
 
     def _check_last(self) -> None:
         """Says plainly that there is no last checkpoint: Lightning goes on without, and advises what every run does."""
@@ -142,7 +152,8 @@ class RunFolderCLI(LightningCLI):
         folder = Path(config.default_root_dir)
         if config.logger in (None, True):
             config.logger = [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")]
-        callbacks = list(config.callbacks or ())
+        given = config.callbacks or ()
+        callbacks = [given] if isinstance(given, L.Callback) else list(given)
         # Beside those that a user adds, or a run that is cut off could not go on.
         keeps_last = any(isinstance(callback, ModelCheckpoint) and callback.save_last for callback in callbacks)
         if config.enable_checkpointing is not False and not keeps_last:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from appo.core.csv_fields import long_fields
 from appo.core.extras import import_extra
 from appo.prompts.base import PROMPT_SOURCES, Split
 from appo.prompts.rows import MISSING, Record, TableQuestions, lookup
@@ -92,7 +93,7 @@ class CsvQuestions(TableQuestions):
 
     def records(self, split: Split) -> Iterator[Record]:
         path = existing_file(split, self.location(split))
-        with path.open(encoding="utf-8-sig", newline="") as lines:
+        with path.open(encoding="utf-8-sig", newline="") as lines, long_fields():
             reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
             try:
                 columns = next(reader, [])

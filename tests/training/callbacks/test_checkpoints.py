@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import lightning as L
 import pytest
 import torch
@@ -31,6 +34,23 @@ def test_a_checkpoint_callback_of_ones_own_saves_iterations_that_train_nothing_t
 def test_nothing_is_evaluated_in_place_of_a_last_checkpoint_that_is_not_there(tmp_path, policy_folder):
     with pytest.raises(FileNotFoundError, match=r"ckpt_path=last must find a checkpoint in .*/checkpoints, got none"):
         run("test", tmp_path, policy_folder, "--ckpt_path=last")
+
+
+class Terminated(L.Callback):
+    """Tells its own process to end, as a cluster does."""
+
+    def on_train_batch_start(self, *_) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_that_is_told_to_end_does_not_end_as_if_it_was_done(tmp_path, policy_folder):
+    with pytest.raises(SystemExit) as ended:
+        run(
+            "fit", tmp_path, policy_folder, "--trainer.max_epochs=2", "--rollout.reward=tests.small_run.Constant",
+            "--trainer.callbacks=tests.training.callbacks.test_checkpoints.Terminated",
+        )  # fmt: skip
+    assert ended.value.code == 143
+    assert not (tmp_path / "policy").exists()
 
 
 def test_one_that_is_told_when_to_save_is_left_alone():

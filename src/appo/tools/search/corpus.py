@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from appo.core.csv_fields import long_fields
 from appo.core.extras import import_extra
 
 
@@ -100,19 +99,9 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as lines, _long_fields():
+    with path.open(encoding="utf-8-sig", newline="") as lines, long_fields():
         rows = csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",")
         yield from enumerate(rows, start=1)
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Lifts the limit of 128 KiB a field, which is the whole process's."""
-    before = csv.field_size_limit(sys.maxsize)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
