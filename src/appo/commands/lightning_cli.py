@@ -9,11 +9,13 @@ import signal
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
 import torch
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -24,6 +26,7 @@ from appo.advantages import AdvantageEstimator
 from appo.commands.components import unknown_component
 from appo.commands.errors import in_one_line
 from appo.commands.parser import AppoParser
+from appo.commands.saved_config import SavedConfig, without_environment
 from appo.distributed.checkpoint import trust_no_checkpoint
 from appo.distributed.fsdp import OFFLOADING_BACKENDS, FSDP2Strategy
 from appo.losses import Loss
@@ -53,7 +56,10 @@ _CONNECTING_S = 120.0
 
 
 class TrainerParser(AppoParser, LightningArgumentParser):
-    """Says which components there are where a name is unknown."""
+    """Says which components there are where a name is unknown, and writes configs without the environment."""
+
+    interpolated: Any = None
+    """The config before interpolations were resolved, if it had any."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         unknown = re.search(r"Expected a dot import path string: (\S+)", message)
@@ -61,6 +67,20 @@ class TrainerParser(AppoParser, LightningArgumentParser):
         if unknown and key:
             message = f"{key[1]}: {unknown_component(key[1], unknown[1])}"
         super().error(message, ex)
+
+    def dump(self, cfg: Any, **kwargs: Any) -> str:
+        """Writes no text that came from the environment: it stays the interpolation that it was."""
+        text: str = super().dump(cfg, **kwargs)
+        if "${" in text and kwargs.get("skip_link_targets") is False:
+            # As it is asked for before interpolations are resolved.
+            self.interpolated = yaml.safe_load(text)
+        elif self.interpolated is not None:
+            content = yaml.safe_load(text)
+            restored = without_environment(content, self.interpolated)
+            if restored != content:
+                header = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
+                text = header + str(yaml.safe_dump(restored, sort_keys=False))
+        return text
 
 
 class RunFolderCLI(LightningCLI):
@@ -91,6 +111,7 @@ class RunFolderCLI(LightningCLI):
             parser_class=type("CommandParser", (TrainerParser,), {"command": f"appo {command}"}),
             # Interpolations see the merged config, not one file: an override reaches every ${...} that names it.
             parser_kwargs={"parser_mode": "omegaconf+", "dump_header": [f"appo {__version__}"]},
+            save_config_callback=SavedConfig,
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
         )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import httpx
 
-from appo.core.secrets import fill_in, refuse_secrets, without_secrets
+from appo.core.secrets import fill_in, refuse_secrets, refuse_secrets_in_url, without_secrets
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.answer_grading import AnswerScore, Grading
 from appo.rewards.base import REWARDS, Reward, RewardError
@@ -123,6 +123,8 @@ class JudgeReward(Reward):
         if reserved := sorted(_RESERVED & self.extra_body.keys()):
             raise ValueError(f"extra_body must not hold {', '.join(reserved)}, which the reward sets itself")
         refuse_secrets(self.headers, "headers")
+        refuse_secrets(self.extra_body, "extra_body")
+        refuse_secrets_in_url(self.address, "address")
         self._check_template()
 
     def _check_template(self) -> None:

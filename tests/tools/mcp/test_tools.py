@@ -268,7 +268,7 @@ def test_a_runner_calls_them_like_any_other_tool_and_leaves_no_process(tmp_path)
     runner = ToolRunner([MCPTools(command=SERVER, timeout_s=20.0)])
     runner.start()
     assert [schema["function"]["name"] for schema in runner.schemas()] == NAMES
-    (call,) = TagSyntax().parse('<add>{"a": 1}</add>', tuple(runner.tools))
+    (call,) = TagSyntax().parse('<add>{"a": 1}</add>', tuple(runner.tools), 9)
     runner.submit(0, call.tool, call.argument)
     runner.submit(1, "add", {"a": 2, "b": 3})
     runner.submit(2, "add", {"b": 3})

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from appo.core.secrets import fill_in, refuse_secrets
+from appo.core.secrets import fill_in, refuse_secrets, refuse_secrets_in_url
 from appo.distributed import comm
 from appo.engines.base import ENGINES, FIRST_VERSION, Completion, Engine, Request, started
 from appo.engines.hf.stopping import end_token_ids, load_generation_config
@@ -67,6 +67,7 @@ class VLLMServerEngine(Engine):
         for address in self.addresses:
             if not address.startswith(("http://", "https://")):
                 raise ValueError(f"addresses must begin with http:// or https://, got {address!r}")
+            refuse_secrets_in_url(address, "addresses")
         for name in ("request_timeout_s", "recovery_timeout_s", "start_timeout_s"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

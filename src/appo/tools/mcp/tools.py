@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from appo.core.extras import import_extra
-from appo.core.secrets import fill_in, refuse_secrets
+from appo.core.secrets import fill_in, refuse_secrets, refuse_secrets_in_arguments, refuse_secrets_in_url
 from appo.tools.base import TOOLS, Tool, ToolError, ToolProvider
 from appo.tools.mcp.connection import MCPConnection
 from appo.tools.runner import GRACE_S
@@ -86,6 +86,8 @@ class MCPTools(ToolProvider):
             raise ValueError(f"either command or url must be set, got {list(self.command)} and {self.url!r}")
         if self.url and not self.url.startswith(("http://", "https://")):
             raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
+        refuse_secrets_in_url(self.url, "url")
+        refuse_secrets_in_arguments(self.command, "command")
         refuse_secrets(self.env, "env")
         refuse_secrets(self.headers, "headers")
         for name in ("timeout_s", "start_timeout_s", "reconnect_wait_s"):
