@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from appo.__main__ import main
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.engines import Completion, HFEngine
+from appo.policy.loading import check_policy_folder
 from appo.rewards import Reward
 from tests.small_run import CONFIG, SMALL
 
@@ -94,6 +96,20 @@ def test_what_setup_refuses_is_one_line(option, words, appo, tmp_path, policy_fo
     *_, line = error.splitlines()
     assert line.startswith("error: ")
     assert words in line
+
+
+def test_a_policy_that_needs_code_of_its_own_is_told(tmp_path):
+    config = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="it needs code of its own, which is not run; convert it"):
+        check_policy_folder(str(tmp_path))
+
+
+def test_a_folder_that_is_not_there_is_looked_for_where_the_command_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="got 'models/tiny': there is no such folder in"):
+        check_policy_folder("models/tiny")
 
 
 def test_a_policy_that_cannot_be_read_is_one_line(appo, tmp_path):

@@ -39,6 +39,10 @@ def check_policy_folder(policy: str, option: str = "model.policy") -> None:
         AutoConfig.from_pretrained(policy)
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
+        if "trust_remote_code" in str(error):
+            reason = "it needs code of its own, which is not run; convert it to a class of transformers"
+        elif isinstance(error, OSError):
+            reason = f"there is no such folder in {Path.cwd()}, and {reason}"
         raise ValueError(f"{option} must be a model that transformers can read, got {policy!r}: {reason}") from error
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 from appo.engines import HFEngine, Request, SamplingParams
 from tests.engines.tiny_policy import (
@@ -275,6 +275,22 @@ def test_refuses_a_policy_with_sliding_windows(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="full attention in every layer only, got mistral with DynamicSlidingWindow"):
         start(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("mistral", "full attention in every layer only, got mistral with DynamicSlidingWindowLayer"),
+        ("deepseek_v3", "keys and values of one size only, got deepseek_v3 with latent attention"),
+        ("gptj", "scaled_dot_product_attention computes, got gptj, whose does not"),
+        ("bloom", "scaled_dot_product_attention computes, got bloom, whose does not"),
+        ("mamba", "scaled_dot_product_attention computes, got mamba, whose does not"),
+    ],
+)
+def test_a_policy_that_it_cannot_serve_is_refused_before_it_is_loaded(tmp_path, family, reason):
+    AutoConfig.for_model(family).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"HFEngine serves policies .*{reason}; rollout.engine=VLLMEngine and"):
+        HFEngine().start(str(tmp_path))
 
 
 @pytest.mark.parametrize(

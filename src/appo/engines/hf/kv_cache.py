@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 from appo.policy.architecture import head_size, num_kv_heads
 
 _LENGTH_STEP = 64
 """Slots grow by multiples of this many tokens."""
+
+
+_OTHERS = "rollout.engine=VLLMEngine and VLLMServerEngine serve what vLLM does"
 
 
 class KVCache(Cache):
@@ -88,11 +91,33 @@ class KVCache(Cache):
         self.states[:, :, row, :, : states.shape[3]] = states
 
 
+def check_served(config: PreTrainedConfig) -> None:
+    """Refuses a policy that HFEngine cannot serve, before its weights are loaded.
+
+    Raises:
+        ValueError: if its attention cannot be computed by torch's `scaled_dot_product_attention`, or if a layer keeps
+            anything but keys and values of all positions.
+    """
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if model_class is not None and not getattr(model_class, "_supports_sdpa", True):
+        raise ValueError(
+            f"HFEngine serves policies whose attention torch's scaled_dot_product_attention computes, got "
+            f"{config.model_type}, whose does not; {_OTHERS}"
+        )
+    check_full_attention(config)
+
+
 def check_full_attention(config: PreTrainedConfig) -> None:
     """Refuses policies whose past is more, or less, than the keys and values of all positions."""
     kinds = {type(layer) for layer in DynamicCache(config=config).layers}
     if kinds != {DynamicLayer}:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise ValueError(
-            f"HFEngine serves policies with full attention in every layer only, got {config.model_type} with {names}"
+            f"HFEngine serves policies with full attention in every layer only, got {config.model_type} with {names}; "
+            f"{_OTHERS}"
+        )
+    if getattr(config.get_text_config(decoder=True), "kv_lora_rank", None):
+        raise ValueError(
+            f"HFEngine serves policies that keep keys and values of one size only, got {config.model_type} with latent "
+            f"attention; {_OTHERS}"
         )
