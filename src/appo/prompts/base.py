@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from appo.core.foreign_json import is_encodable
 from appo.core.registry import Registry
 from appo.environments.base import Decision
 
@@ -84,6 +85,22 @@ class UnusableRowError(ValueError):
     def __init__(self, reason: UnusableReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def check_encodable(question: Question, place: str) -> None:
+    """Refuses texts with half of a surrogate pair, which JSON may hold and no file or tokenizer takes.
+
+    Args:
+        question: of a row.
+        place: what messages call the row.
+
+    Raises:
+        UnusableRowError: if there is one.
+    """
+    texts = (question.id, question.source, *question.answers, *(text for m in question.messages for text in m.values()))
+    if not all(map(is_encodable, texts)):
+        rule = "must have texts that UTF-8 can encode, got half of a surrogate pair"
+        raise UnusableRowError("unreadable", f"{place} {rule}")
 
 
 class PromptSource(ABC):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 
 from appo.core.csv_fields import long_fields
 from appo.core.extras import import_extra
+from appo.core.foreign_json import parse_json
 from appo.prompts.base import PROMPT_SOURCES, Split
 from appo.prompts.rows import MISSING, Record, TableQuestions, lookup
 
@@ -36,7 +36,7 @@ class JsonlQuestions(TableQuestions):
 
     def _parse(self, line: bytes, number: int) -> Record:
         try:
-            values = json.loads(line)
+            values = parse_json(line)
         except ValueError as error:
             # The message of the error holds no text of the line.
             return Record(number, {}, problem=f"be a JSON object: {_without_text(error)}")
@@ -57,7 +57,7 @@ class JsonQuestions(TableQuestions):
     def records(self, split: Split) -> Iterator[Record]:
         path = existing_file(split, self.location(split))
         try:
-            content = json.loads(path.read_bytes())
+            content = parse_json(path.read_bytes())
         except ValueError as error:
             raise ValueError(f"{split} must be a JSON file, got {path}: {_without_text(error)}") from None
         rows: Any = content
@@ -75,7 +75,7 @@ class JsonQuestions(TableQuestions):
 
 def _without_text(error: ValueError) -> str:
     """What is wrong with JSON, without a word of it."""
-    return str(error) if isinstance(error, json.JSONDecodeError) else type(error).__name__
+    return type(error).__name__ if isinstance(error, UnicodeDecodeError) else str(error)
 
 
 @PROMPT_SOURCES.register

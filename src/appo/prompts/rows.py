@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, ClassVar
 
+from appo.core.foreign_json import beginning
 from appo.prompts.base import (
     PromptSource,
     Question,
@@ -20,6 +20,7 @@ from appo.prompts.base import (
     UnusableReason,
     UnusableRow,
     UnusableRowError,
+    check_encodable,
     only_questions,
     to_messages,
     with_system_prompt,
@@ -176,6 +177,7 @@ class TableQuestions(PromptSource):
             source="" if self.source_key is None else sys.intern(fields.text(self.source_key, "no_source")),
             is_public=self.quote_rows,
         )
+        check_encodable(question, place)
         return question, repaired != messages
 
     def _content(self, message: Mapping[str, str]) -> str:
@@ -201,10 +203,9 @@ class TableQuestions(PromptSource):
 
     def _check_held_out(self, question: Question, place: str, held_out: Mapping[str, tuple[Split, int]]) -> None:
         if (found := held_out.get(question.text.strip())) is not None:
-            other, number = found
             text = f"{question.text[:80]!r} in " if self.quote_rows else ""
-            places = f"{place} and {self.unit} {number} of {self.origin(other)}"
-            raise UnusableRowError("held_out", f"train and {other} must share no question, got {text}{places}")
+            places = f"{place} and {self.unit} {found[1]} of {self.origin(found[0])}"
+            raise UnusableRowError("held_out", f"train and {found[0]} must share no question, got {text}{places}")
 
     def _held_out(self) -> dict[str, tuple[Split, int]]:
         """The questions that training must not see, with the split and the row that has them."""
@@ -295,5 +296,5 @@ class Fields:
         if value is MISSING:
             got = f"none among the keys {', '.join(map(str, self.values))}"
         else:
-            got = json.dumps(value, default=str)[:80] if self.quote else f"a {type(value).__name__}"
+            got = beginning(value) if self.quote else f"a {type(value).__name__}"
         return UnusableRowError(reason, f"{key} in {self.place} must {rule}, got {got}")

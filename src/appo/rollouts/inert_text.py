@@ -38,7 +38,8 @@ class InertText:
 
     def __call__(self, text: str) -> str:
         """The text with a space in whatever is active, behind its first character."""
-        inert = self._active.sub(_part, text)
+        # Half of a surrogate pair is valid JSON, but no text.
+        inert = self._active.sub(_part, text.encode(errors="replace").decode())
         if self._is_active(inert):
             inert = self._blurred.sub(_part, unicodedata.normalize("NFKC", inert))
         return _REFUSED if self._is_active(inert) else inert

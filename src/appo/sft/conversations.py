@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from appo.core.foreign_json import is_encodable, parse_json
 from appo.core.registry import Registry
 from appo.core.trajectory import Segment
 from appo.environments.demonstrations import Demonstration, WorldDemonstrations
@@ -121,14 +121,16 @@ class JsonlConversations(ConversationSource):
 
     def _parse(self, line: str, place: str) -> Conversation:
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise ValueError(f"{place} must be a JSON object, got {line[:80]!r}") from error
         messages = record.get("messages") if isinstance(record, dict) else None
         if not isinstance(messages, list) or not all(map(is_message, messages)):
             raise ValueError(
                 f"{place} must have `messages`, a list of objects with texts `role` and `content`, got {line[:80]!r}"
             )
+        if not all(is_encodable(message["content"]) for message in messages):
+            raise ValueError(f"{place} must have texts that UTF-8 can encode, got half of a surrogate pair")
         if not any(message["role"] == "assistant" for message in messages):
             raise ValueError(f"{place} must have a message with the role `assistant`, got {line[:80]!r}")
         return Conversation(tuple(Message(m["role"], self._segments(m["role"], m["content"])) for m in messages))

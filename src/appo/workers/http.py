@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
@@ -12,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from appo.core.foreign_json import parse_json
 from appo.workers.loops import LoopThread, cancel_others
 from appo.workers.retries import StoppedError
 
@@ -56,10 +56,7 @@ class Answer:
         Raises:
             ValueError: if it is none, or nested too deeply.
         """
-        try:
-            return json.loads(self.body)
-        except RecursionError as error:
-            raise ValueError("JSON must not be nested so deeply") from error
+        return parse_json(self.body)
 
 
 async def ask(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import threading
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from appo.core.foreign_json import parse_json
 from appo.tools.base import ToolError
 from appo.tools.search.store import SearchStore, normalize_query
 from appo.tools.search.tool import SEARCH_BACKENDS, SearchBackend
@@ -155,7 +155,7 @@ def _released_entries(content: bytes, path: Path) -> Iterator[tuple[str, list[st
         ValueError: if the content is something else.
     """
     try:
-        entries = json.loads(content)
+        entries = parse_json(content)
     except ValueError as error:
         raise ValueError(f"import_json must name a JSON file, got {str(path)!r}: {error}") from error
     if not isinstance(entries, dict) or not all(isinstance(text, str) for text in entries.values()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from appo.core.csv_fields import long_fields
 from appo.core.extras import import_extra
+from appo.core.foreign_json import is_encodable, parse_json
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Columns:
             return str(value)
         if not isinstance(value, str):
             raise ValueError(f"{column!r} in row {number} of {path} must be text, got {value!r}")
+        if not is_encodable(value):
+            raise ValueError(f"{column!r} in row {number} of {path} must be text that UTF-8 can encode, got {value!r}")
         return value.strip()
 
 
@@ -90,7 +92,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise ValueError(f"row {number} of {path} must be a JSON object: {error}") from error
             if not isinstance(row, dict):
