@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from appo.policy.loading import load_tokenizer
-from appo.sft import Conversation
+from appo.sft import Conversation, JsonlConversations
 from appo.sft.encoding import encode
-from tests.sft.small_source import said
+from tests.sft.small_source import said, write_jsonl
 
 
 def test_what_the_assistant_wrote_is_marked_and_tool_output_is_not(tokenizer):
@@ -70,3 +70,53 @@ def test_a_template_that_changes_tool_output_is_refused(folder):
     )
     with pytest.raises(ValueError, match="must keep tool output as it is"):
         encode([Conversation((said("user", "a"), said("assistant", "b", " r ", "c")))], tokenizer)
+
+
+THINKING = (
+    "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}{% for m in messages %}<|{{ m.role }}|>"
+    "{{ m.content.split('</think>')[-1] if m.role == 'assistant' else m.content }}"
+    "{% for call in m.tool_calls or [] %}[{{ call.function.name }} {{ call.function.arguments.q }}]{% endfor %}"
+    "<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{{ opening }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("opening", ["<think>", "<think>\n"])
+@pytest.mark.parametrize("content", ["<think>\nt</think>\n\nb", "t</think>\n\nb"])
+def test_a_thought_that_the_template_opens_is_not_written_and_what_follows_is(folder, opening, content):
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.chat_template = THINKING
+    conversation = Conversation((said("user", "a"), said("assistant", content)))
+    (example,) = encode([conversation], tokenizer, {"opening": opening})
+    start = "\n" if opening == "<think>" and content.startswith("<think>") else ""
+    assert tokenizer.decode(example.token_ids) == f"<|user|>a<|end|><|assistant|>{opening}{start}t</think>\n\nb<|end|>"
+    written = [t for t, own in zip(example.token_ids, example.is_written, strict=True) if own]
+    assert tokenizer.decode(written) == f"{start}t</think>\n\nb<|end|>"
+
+
+def test_a_message_that_does_not_close_the_thought_is_refused(folder):
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.chat_template = THINKING
+    with pytest.raises(ValueError, match="must close the thought that the chat template opens with '<think>'"):
+        encode([Conversation((said("user", "a"), said("assistant", "b")))], tokenizer, {"opening": "<think>"})
+
+
+def test_calls_and_tools_of_a_row_are_in_what_is_learned(folder, tmp_path):
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.chat_template = THINKING
+    call = {"id": "1", "type": "function", "function": {"name": "find", "arguments": '{"q": "x"}'}}
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "r"},
+        {"role": "assistant", "content": "b"},
+    ]
+    tools = [{"type": "function", "function": {"name": "find"}}]
+    path = write_jsonl(tmp_path / "c.jsonl", {"messages": messages, "tools": tools})
+    (example,) = encode(JsonlConversations(path).load("train"), tokenizer)
+    text = "find<|user|>a<|end|><|assistant|>[find x]<|end|><|tool|>r<|end|><|assistant|>b<|end|>"
+    assert tokenizer.decode(example.token_ids) == text
+    written = [t for t, own in zip(example.token_ids, example.is_written, strict=True) if own]
+    assert tokenizer.decode(written) == "[find x]<|end|>b<|end|>"
+    call["function"]["arguments"] = "{"
+    with pytest.raises(ValueError, match="must have `tool_calls` with a text `name` and an object `arguments`"):
+        JsonlConversations(write_jsonl(tmp_path / "d.jsonl", {"messages": messages})).load("train")

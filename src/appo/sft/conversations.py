@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from appo.core.foreign_json import is_encodable, parse_json
 from appo.core.registry import Registry
@@ -30,6 +31,8 @@ class Message:
 
     role: str
     segments: tuple[Segment, ...]
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    """As chat templates take them, arguments by name."""
 
     @property
     def content(self) -> str:
@@ -39,9 +42,15 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages in order, one of them by the assistant at least."""
+    """Messages in order, one of them by the assistant at least.
+
+    Attributes:
+        messages: in order.
+        tools: descriptions of the tools, as chat templates take them in ``tools=``.
+    """
 
     messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 class ConversationSource(ABC):
@@ -92,7 +101,11 @@ def _conversation(demonstration: Demonstration) -> Conversation:
 @CONVERSATION_SOURCES.register
 @dataclass(frozen=True)
 class JsonlConversations(ConversationSource):
-    """Conversations of a file, one JSON object a line: ``{"messages": [{"role": "user", "content": "..."}, ...]}``."""
+    """Conversations of a file, one JSON object a line: ``{"messages": [{"role": "user", "content": "..."}, ...]}``.
+
+    An assistant's message may have ``tool_calls``, and no content then; ``tools`` beside ``messages`` describes the
+    tools, both as the chat template takes them.
+    """
 
     train: str
     """File of the conversations to learn from."""
@@ -125,15 +138,27 @@ class JsonlConversations(ConversationSource):
         except ValueError as error:
             raise ValueError(f"{place} must be a JSON object, got {line[:80]!r}") from error
         messages = record.get("messages") if isinstance(record, dict) else None
-        if not isinstance(messages, list) or not all(map(is_message, messages)):
-            raise ValueError(
-                f"{place} must have `messages`, a list of objects with texts `role` and `content`, got {line[:80]!r}"
-            )
-        if not all(is_encodable(message["content"]) for message in messages):
+        if not isinstance(messages, list):
+            raise ValueError(f"{place} must have `messages`, a list, got {line[:80]!r}")
+        for number, message in enumerate(messages):
+            calls = message.get("tool_calls") if isinstance(message, dict) else None
+            if not is_message(message if not calls else {**message, "content": message.get("content") or ""}):
+                raise ValueError(
+                    f"{place} must have `messages`, a list of objects with texts `role` and `content`, got "
+                    f"{json.dumps(message)[:80]} as message {number}"
+                )
+        tools = record.get("tools") or []
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            raise ValueError(f"{place} must have `tools`, a list of objects, got {json.dumps(tools)[:80]}")
+        if not is_encodable(json.dumps([messages, tools], ensure_ascii=False)):
             raise ValueError(f"{place} must have texts that UTF-8 can encode, got half of a surrogate pair")
         if not any(message["role"] == "assistant" for message in messages):
             raise ValueError(f"{place} must have a message with the role `assistant`, got {line[:80]!r}")
-        return Conversation(tuple(Message(m["role"], self._segments(m["role"], m["content"])) for m in messages))
+        return Conversation(tuple(self._message(message, place) for message in messages), tuple(tools))
+
+    def _message(self, message: Mapping[str, Any], place: str) -> Message:
+        segments = self._segments(message["role"], message.get("content") or "")
+        return Message(message["role"], segments, tuple(_call(call, place) for call in message.get("tool_calls") or ()))
 
     def _segments(self, role: str, content: str) -> tuple[Segment, ...]:
         if role != "assistant":
@@ -146,3 +171,19 @@ class JsonlConversations(ConversationSource):
             start = match.end()
         segments.append(Segment(content[start:], True))
         return tuple(segment for segment in segments if segment.text)
+
+
+def _call(call: Any, place: str) -> dict[str, Any]:
+    """A call as templates take it: some services write the arguments as JSON text."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if isinstance(arguments, str):
+        try:
+            arguments = parse_json(arguments)
+        except ValueError:
+            arguments = None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not isinstance(arguments, dict):
+        raise ValueError(
+            f"{place} must have `tool_calls` with a text `name` and an object `arguments`, got {json.dumps(call)[:80]}"
+        )
+    return {"type": "function", "function": {**function, "arguments": arguments}}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -49,6 +49,7 @@ class SupervisedDataModule(L.LightningDataModule):
             batches, sorted by length, make an optimizer step.
         max_tokens: longest row.
         seed: of the order of rows.
+        template_options: further variables of the chat template, such as ``enable_thinking``; those of `appo fit`.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class SupervisedDataModule(L.LightningDataModule):
         batch_size: int = 16,
         max_tokens: int = 4096,
         seed: int = 0,
+        template_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         for name, value in {"batch_size": batch_size, "max_tokens": max_tokens}.items():
@@ -70,13 +72,16 @@ class SupervisedDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.max_tokens = max_tokens
         self.seed = seed
+        self.template_options = template_options
         self.examples: dict[ConversationSplit, list[Example]] = {}
 
     def setup(self, stage: str) -> None:
         tokenizer = load_tokenizer(self.tokenizer)
         for split in ("train", "validation"):
             if split not in self.examples:
-                self.examples[split] = self._check(encode(self.source.load(split), tokenizer), split)
+                self.examples[split] = self._check(
+                    encode(self.source.load(split), tokenizer, self.template_options), split
+                )
 
     def _check(self, examples: list[Example], split: ConversationSplit) -> list[Example]:
         if split == "train" and not examples:

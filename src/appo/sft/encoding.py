@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from appo.policy.text import end_ids
 from appo.sft.conversations import Conversation, Message
+
+_OPENING = re.compile(r"<think>\s*\Z")
+_THOUGHT_END = "</think>"
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,27 @@ class _Piece:
     is_written: bool
 
 
-def encode(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+def encode(
+    conversations: Sequence[Conversation],
+    tokenizer: PreTrainedTokenizerBase,
+    template_options: Mapping[str, Any] | None = None,
+) -> list[Example]:
     """Renders and tokenizes conversations.
 
     Prompts, what the assistant writes, and tool output are tokenized apart from one another, as they are in a rollout.
     A conversation gives one row; where the chat template drops earlier text as the conversation goes on, it gives one
-    row for each form it takes.
+    row for each form it takes. What the template opens for the assistant, such as a thought, the assistant has not
+    written.
+
+    Args:
+        conversations: with descriptions of their tools.
+        tokenizer: of the policy.
+        template_options: further variables of the chat template; the same as in the prompts of a rollout.
 
     Raises:
         ValueError: if the chat template changes what an assistant says, or what stands before it.
     """
-    rows = [row for conversation in conversations for row in _rows(conversation, tokenizer)]
+    rows = [row for conversation in conversations for row in _rows(conversation, tokenizer, template_options or {})]
     if not rows:  # a tokenizer refuses to encode no text at all
         return []
     ends = end_ids(tokenizer)
@@ -54,14 +69,31 @@ def encode(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizer
     return [_example([(next(encoded), piece.is_written) for piece in row], ends) for row in rows]
 
 
-def _rows(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[_Piece]]:
+def _rows(
+    conversation: Conversation, tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]
+) -> Iterator[list[_Piece]]:
     row: list[_Piece] = []
     rendered = ""
+    tools = [dict(tool) for tool in conversation.tools] or None
+
+    def render(messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        text = tokenizer.apply_chat_template(
+            list(map(_plain, messages)),
+            tools=tools,  # type: ignore[arg-type]  # a list of dicts is one of dicts and functions
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **options,
+        )
+        assert isinstance(text, str)
+        return text
+
     for i, message in enumerate(conversation.messages):
         if message.role != "assistant":
             continue
-        before = _render(conversation.messages[:i], tokenizer, add_generation_prompt=True)
-        after = _render(conversation.messages[: i + 1], tokenizer, add_generation_prompt=False)
+        before = render(conversation.messages[:i], add_generation_prompt=True)
+        after = render(conversation.messages[: i + 1], add_generation_prompt=False)
+        if not after.startswith(before):
+            after = _reopened(before, after, message)
         if not after.startswith(before):
             raise ValueError(
                 "the chat template must begin an assistant's message with its generation prompt, got "
@@ -76,11 +108,41 @@ def _rows(conversation: Conversation, tokenizer: PreTrainedTokenizerBase) -> Ite
     yield row
 
 
-def _render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, add_generation_prompt: bool) -> str:
-    plain = [{"role": message.role, "content": message.content} for message in messages]
-    text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=add_generation_prompt)
-    assert isinstance(text, str)
-    return text
+def _plain(message: Message) -> dict[str, Any]:
+    plain: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        plain["tool_calls"] = [dict(call) for call in message.tool_calls]
+    return plain
+
+
+def _reopened(before: str, after: str, message: Message) -> str:
+    """A rendered message behind a generation prompt that opens a thought, whose thought the template leaves out.
+
+    Args:
+        before: the conversation up to the message, with the generation prompt.
+        after: the conversation with the message.
+        message: by the assistant.
+
+    Raises:
+        ValueError: if the message does not close the thought that the template opens.
+    """
+    opening = _OPENING.search(before)
+    if opening is None or not after.startswith(before[: opening.start()]):
+        return after
+    if _THOUGHT_END not in message.content:
+        raise ValueError(
+            f"an assistant's message must close the thought that the chat template opens with {opening[0]!r}, by "
+            f"{_THOUGHT_END}, got {message.content[:80]!r}"
+        )
+    shown = after[opening.start() :]
+    thought, _, spoken = message.content.rpartition(_THOUGHT_END)
+    if _THOUGHT_END in shown:
+        thought, _, spoken = shown.rpartition(_THOUGHT_END)
+    else:
+        start = shown.find(spoken.strip())
+        spoken = spoken[: len(spoken) - len(spoken.lstrip())] + shown[start:] if start >= 0 else shown
+    written = thought.lstrip().removeprefix(opening[0].strip())
+    return before + written.lstrip("\n" if opening[0].endswith("\n") else "") + _THOUGHT_END + spoken
 
 
 def _split(rendered: str, message: Message) -> Iterator[_Piece]:
