@@ -45,6 +45,7 @@ from appo.training.callbacks import (
 )
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
+from appo.training.trainer_checks import check_trainer_options
 
 log = logging.getLogger(__name__)
 
@@ -202,6 +203,8 @@ class AppoCLI(RunFolderCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self.config_init.trainer
+        given = config.callbacks or ()
+        check_trainer_options(config, [given] if isinstance(given, L.Callback) else given)
         timeout_s = max(_CONNECTING_S, self.config_init.rollout.rank_timeout_s)
         timeout = timedelta(seconds=timeout_s)
         if config.strategy == "ddp":
