@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
-from appo.commands.run_config import config_of_run, instantiate
+from appo.commands.run_config import config_of_run, instantiate_plain, plain_value
 from appo.policy.lora import LoRA
 
 
@@ -37,7 +35,7 @@ def policy_of_run(ckpt: Path) -> str:
         ValueError: if it is not that of a run.
     """
     path, config = config_of_run(ckpt.absolute().parents[:2], "policy must be given")
-    policy = OmegaConf.select(config, "model.policy")
+    policy = plain_value(path, config, "model.policy")
     if not isinstance(policy, str):
         raise ValueError(f"policy must be given: {path} has no model.policy")
     return policy
@@ -56,8 +54,8 @@ def adapted_run(ckpt: Path) -> AdaptedRun:
     path, config = config_of_run(
         ckpt.absolute().parents[:2], "ckpt must lie in its run's folder, since it has an adapter"
     )
-    lora, dtype = (OmegaConf.select(config, key) for key in ("model.lora", "model.dtype"))
-    if not isinstance(lora, DictConfig) or not isinstance(dtype, str):
-        name, value = ("dtype", dtype) if isinstance(lora, DictConfig) else ("lora", lora)
+    lora, dtype = (plain_value(path, config, key) for key in ("model.lora", "model.dtype"))
+    if not isinstance(lora, dict) or not isinstance(dtype, str):
+        name, value = ("dtype", dtype) if isinstance(lora, dict) else ("lora", lora)
         raise ValueError(f"model.{name} of {path} must be that of a run with an adapter, got {value}")
-    return AdaptedRun(path, instantiate(path, config, "model.lora", LoRA, "options of an adapter"), dtype)
+    return AdaptedRun(path, instantiate_plain(path, config, "model.lora", LoRA, "options of an adapter"), dtype)
