@@ -45,9 +45,11 @@ def instantiate(path: Path, config: DictConfig, key: str, kind: Any, description
     Raises:
         ValueError: if it is none.
     """
-    return _instantiated(
-        path, OmegaConf.to_container(OmegaConf.select(config, key), resolve=True), key, kind, description
-    )
+    try:
+        node = OmegaConf.to_container(OmegaConf.select(config, key), resolve=True)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{key} of {path} must be {description}: {error}") from error
+    return _instantiated(path, node, key, kind, description)
 
 
 def plain_value(path: Path, config: DictConfig, key: str) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -20,7 +22,10 @@ class WeightFolder:
 
     Args:
         root: folder that the readers see under the same path; none makes a temporary one, in shared memory where the
-            system has it, and removes it in the end.
+            system has it, and removes it in the end. One that is not there is made for its owner alone.
+
+    Raises:
+        PermissionError: if others own the folder or may write in it: they could put their weights in the place of ours.
     """
 
     def __init__(self, root: str | None = None) -> None:
@@ -29,7 +34,10 @@ class WeightFolder:
         self.root = Path(
             root or tempfile.mkdtemp("-appo-weights", dir=shared_memory if shared_memory.is_dir() else None)
         )
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            self.root.mkdir(mode=0o700)
+        _check_owner(self.root)
 
     def write(self, weights: Iterable[tuple[str, Tensor]], version: int) -> Path:
         """Writes all tensors as safetensors, shard by shard.
@@ -68,6 +76,15 @@ class WeightFolder:
         """Removes a temporary folder; does nothing to one that was given."""
         if self._is_temporary:
             shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _check_owner(folder: Path) -> None:
+    # A link counts as what it leads to, and as itself: who owns it may lead it elsewhere.
+    for status in (folder.stat(), folder.lstat()):
+        if status.st_uid != os.geteuid():
+            raise PermissionError(f"weights_folder must be our own, got {folder} of the user {status.st_uid}")
+    if (mode := stat.S_IMODE(folder.stat().st_mode)) & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"weights_folder must be writable for its owner alone, got {folder} with mode {mode:04o}")
 
 
 def _save(shard: dict[str, Tensor], folder: Path, number: int) -> None:
