@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from appo.core.trajectory import Prompt
 from appo.engines.hf.stopping import end_token_ids
 from appo.policy.saving import end_turns, save_policy
 from appo.policy.text import framing_ids, turn_end, turn_end_id
 from appo.sft import Conversation
 from appo.sft.encoding import encode
-from appo.training.tool_checks import warn_of_endless_turns
+from appo.training.tool_checks import warn_of_endless_turns, warn_of_unnamed_tools
 from tests.sft.small_source import said
 
 LIKE_TINY = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}END{% endfor %}"
@@ -82,3 +83,15 @@ def test_a_turn_that_ends_with_plain_text_is_told(tokenizer, caplog):
     warn_of_endless_turns(tokenizer)
     assert "ends an assistant's message with '</s>', which is no special token" in caplog.text
     assert "one of <|pad|>" in caplog.text
+
+
+def test_tools_that_no_prompt_names_are_told(tokenizer, caplog):
+    prompts = [
+        Prompt("q", "", tuple(tokenizer.encode(text)), ("4",)) for text in ("2+2?", "Write <python>2+2</python>.")
+    ]
+    warn_of_unnamed_tools(tokenizer, prompts, ["python"])
+    assert not caplog.records
+    warn_of_unnamed_tools(tokenizer, prompts, ["python", "search"])
+    assert (
+        "no prompt names search: unless it was taught to, the policy does not know that it may call it" in caplog.text
+    )

@@ -131,6 +131,10 @@ class RolloutDataModule(L.LightningDataModule):
         """How many there are of the splits that are loaded."""
         return {split: len(prompts) for split, prompts in self._prompts.items()}
 
+    def first_prompts(self, number: int) -> list[Prompt]:
+        """Prompts that are loaded, so many of each split at most."""
+        return [prompts[i] for prompts in self._prompts.values() for i in range(min(number, len(prompts)))]
+
     def setup(self, stage: str) -> None:
         stages: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "validation"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from appo.core.trajectory import Prompt
 from appo.policy.text import decode, encode, end_ids, turn_end, turn_end_id
 from appo.rollouts.episode import Limits
 from appo.rollouts.tool_turns import chat_renderer
@@ -45,6 +46,27 @@ def check_tools(tokenizer: PreTrainedTokenizerBase, syntax: CallSyntax, runner: 
         raise ValueError(
             "rollout.syntax must show the results of tools, but it and the policy's chat template make "
             f"{shown!r} of the result '3 + 4 = 7'"
+        )
+
+
+def warn_of_unnamed_tools(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], tools: Collection[str]
+) -> None:
+    """Says so if no prompt names a tool: a policy that was not taught to call it has no way to know of it.
+
+    Args:
+        tokenizer: of the policy.
+        prompts: a few.
+        tools: names of what the agent may call.
+    """
+    texts = [decode(tokenizer, prompt.token_ids) for prompt in prompts]
+    unnamed = [tool for tool in tools if not any(tool in text for text in texts)]
+    if texts and unnamed:
+        log.warning(
+            "no prompt names %s: unless it was taught to, the policy does not know that it may call %s; "
+            "data.system_addition tells it how",
+            " or ".join(unnamed),
+            "it" if len(unnamed) == 1 else "them",
         )
 
 

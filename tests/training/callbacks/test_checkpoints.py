@@ -28,6 +28,7 @@ def test_a_checkpoint_callback_of_ones_own_saves_iterations_that_train_nothing_t
         "epoch=0-all.ckpt", "epoch=0-best.ckpt", "epoch=1-all.ckpt", "epoch=1.ckpt", "last.ckpt",
     ]  # fmt: skip
     assert f"ckpt_path=last finds no checkpoint in {folder}: the run begins anew" in caplog.text
+    assert "no trajectory of iteration 0 called a tool (search, python)" in caplog.text
     assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 1
 
 

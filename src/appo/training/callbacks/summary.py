@@ -22,6 +22,7 @@ class RunSummary(L.Callback):
 
     def __init__(self) -> None:
         self._has_trained = False
+        self._has_warned = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._has_trained = False
@@ -31,6 +32,19 @@ class RunSummary(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._has_trained = True
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        rollout = rollout_callback(trainer)
+        tools = rollout.sampler.tools.tools
+        called = any(trajectory.tool_calls for part in rollout.iteration.collected for trajectory in part.trajectories)
+        if tools and not called and not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "no trajectory of iteration %d called a tool (%s): see its text in the trajectories of the run, and "
+                "whether the prompts say how calls are written",
+                trainer.current_epoch,
+                ", ".join(tools),
+            )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         log_folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
