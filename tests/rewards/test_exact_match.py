@@ -26,7 +26,9 @@ from tests.rewards.responses import RESULT, boxed, trajectory
         ("1/0", ["2/0"], 0.0),
         ("yes", ["Yes"], 1.0),
         ("yes", ["no"], 0.0),
-        ("yes, it is", ["yes"], 0.0),
+        ("yes it is", ["yes"], 0.0),
+        ("yes, it is", ["yes"], 1.0),
+        ("yes, it is not", ["yes"], 0.0),
         ("Paris", [], 0.0),
         # Beyond what is read as a number: equal strings alone agree.
         ("1" * 5000, ["1" * 5000], 1.0),

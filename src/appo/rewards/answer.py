@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from appo.core.trajectory import RewardResult, Trajectory
-from appo.rewards.answer_text import agreement, normalize_answer
+from appo.rewards.answer_text import normalize_answer
 from appo.rewards.base import REWARDS, Reward
+from appo.rewards.mathematics import MathReward
 from appo.rewards.release_rules import released_answer, released_f1, released_normalization
 from appo.rewards.response_format import FormatError, boxed_answer
+from appo.rewards.verdicts import agreement
 
 
 @REWARDS.register
@@ -18,8 +20,9 @@ class AnswerReward(Reward):
     """Word F1 of the boxed answer against the accepted answers, a bonus for several tools, a penalty for bad form.
 
     ``reward = format_penalty`` if the form is wrong, else ``max_k F1(answer, answers_k) + bonus * [F1 > 0 and every
-    bonus tool answered]``; numbers of equal value agree wholly. Its parts are `accuracy` (1 if the normalized answer
-    equals an accepted one), `f1`, `format` (1 if the form is right) and `tool_bonus`.
+    bonus tool answered]``. F1 is 1 if the answer is an accepted one. An accepted answer without a word of three letters
+    is mathematics: signs, brackets and order count, and a wrong answer shares nothing with it. Its parts are `accuracy`
+    (1 if the answer is an accepted one), `f1`, `format` (1 if the form is right) and `tool_bonus`.
 
     See "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384). Unlike the authors' release, this
     reads the form from what the policy wrote, not from tool output; it understands signs, decimal points, fractions and
@@ -29,7 +32,9 @@ class AnswerReward(Reward):
     format_penalty: float = -1.0
     """Reward of a response that does not have the form."""
     multi_tool_bonus: float = 0.1
-    """Added if the answer shares a word with an accepted one and every bonus tool was used."""
+    """Added if the answer shares a word with an accepted one and every bonus tool was used. Where advantages divide by
+    the deviation of a group's rewards, it makes a difference of full size in a group that is all right: set 0 there
+    unless tools are to be used for their own sake."""
     bonus_tools: tuple[str, ...] = ("search", "python")
     """Tools that must all have answered a call for the bonus; `[]`: there is no bonus."""
     require_think: bool = True
@@ -38,7 +43,15 @@ class AnswerReward(Reward):
     """Scores as the authors' release does, with its defects: tags count in tool output too, ``-3`` is 3 and ``9.80`` is
     980, LaTeX commands are words, and closing tags of all bonus tools anywhere earn the bonus."""
 
+    math_verify: bool = False
+    """Whether `math-verify` (the extra ``appo[math]``) decides on mathematics that is not understood without it; it is
+    asked as `MathReward` does."""
+
+    _mathematics: MathReward | None = field(init=False, repr=False, compare=False, default=None)
+
     def __post_init__(self) -> None:
+        if self.math_verify:
+            object.__setattr__(self, "_mathematics", MathReward())
         for option, value in (("format_penalty", self.format_penalty), ("multi_tool_bonus", self.multi_tool_bonus)):
             if not math.isfinite(value):
                 raise ValueError(f"{option} must be finite, got {value}")
@@ -62,6 +75,18 @@ class AnswerReward(Reward):
         reason = f"{word}: answered {boxed!r}, accepted {accepted}"
         return RewardResult(f1 + bonus, parts, reason, answer=normalize_answer(boxed) or None)
 
+    @property
+    def max_parallel(self) -> int | None:
+        return self._mathematics.max_parallel if self._mathematics else None
+
+    def start(self) -> None:
+        if self._mathematics:
+            self._mathematics.start()
+
+    def stop(self) -> None:
+        if self._mathematics:
+            self._mathematics.stop()
+
     def _answer(self, trajectory: Trajectory) -> str:
         if self.released_rules:
             return released_answer(trajectory.text, self.bonus_tools, require_think=self.require_think)
@@ -74,8 +99,12 @@ class AnswerReward(Reward):
             normalized = released_normalization(boxed)
             is_right = bool(normalized) and normalized in map(released_normalization, accepted)
             return max((released_f1(boxed, answer) for answer in accepted), default=0.0), is_right
-        is_right, f1 = agreement(normalize_answer(boxed), [normalize_answer(answer) for answer in accepted])
+        is_right, f1 = agreement(boxed, accepted, self._decides if self._mathematics else None)
         return f1, is_right
+
+    def _decides(self, boxed: str, accepted: str) -> bool:
+        assert self._mathematics is not None
+        return self._mathematics.score(boxed, (accepted,)).score == 1.0
 
     def _used_all_tools(self, trajectory: Trajectory) -> bool:
         if self.released_rules:

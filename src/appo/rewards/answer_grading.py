@@ -9,8 +9,9 @@ from types import MappingProxyType
 from typing import Literal
 
 from appo.core.trajectory import RewardResult, Trajectory
-from appo.rewards.answer_text import agreement, normalize_answer
+from appo.rewards.answer_text import normalize_answer
 from appo.rewards.response_format import FormatError, boxed_answer, final_answer
+from appo.rewards.verdicts import agreement
 
 AnswerPlace = Literal["box", "answer", "response"]
 """Where the final answer stands in what the policy wrote: the last box, the last answer tag, or all that follows the
@@ -89,7 +90,7 @@ class Grading:
             return RewardResult(self.no_answer, unanswered, f"there is no answer{flaw}")
         scored = score(answer)
         normalized = normalize_answer(answer)
-        is_match, f1 = agreement(normalized, [normalize_answer(other) for other in trajectory.prompt.answers])
+        is_match, f1 = agreement(answer, trajectory.prompt.answers)
         common = {
             "accuracy": scored.score,
             "exact_match": float(is_match),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
@@ -48,7 +47,11 @@ def last_boxed_span(text: str) -> tuple[int, int] | None:
     return last
 
 
-@lru_cache(maxsize=2**16)
+_MAX_LENGTH = 4000
+"""Longest text, in characters, whose words are looked into."""
+
+
+@lru_cache(maxsize=2**14)
 def normalize_answer(text: str) -> str:
     r"""Brings an answer into the form in which equal answers are equal strings.
 
@@ -56,7 +59,7 @@ def normalize_answer(text: str) -> str:
     shortest form: ``1,000.50`` is ``1000.5``. A word that contains a digit keeps the punctuation within: ``1/2``,
     ``x=-3``. A text that consists of nothing but articles or punctuation, such as the choice ``A``, keeps them.
     """
-    text = unwrap_latex(_DASHES.sub("-", text)).lower().replace(",", " ")
+    text = unwrap_latex(_DASHES.sub("-", text[:_MAX_LENGTH])).lower().replace(",", " ")
     text = _SPACED_SIGN.sub(r"\1\2", _SPACED_OPERATOR.sub(r"\1", text))
     words = " ".join(map(_normalize_word, text.split())).split()
     return " ".join([word for word in words if word not in _ARTICLES] or words) or text.strip()
@@ -112,13 +115,6 @@ def agree(prediction: str, answer: str) -> bool:
         return bool(prediction)
     value = rational(prediction)
     return value is not None and value == rational(answer)
-
-
-def agreement(prediction: str, accepted: Sequence[str]) -> tuple[bool, float]:
-    """Whether a normalized text is one of the accepted answers, and its largest `token_f1` with one; 1 if it is."""
-    if any(agree(prediction, answer) for answer in accepted):
-        return True, 1.0
-    return False, max((token_f1(prediction, answer) for answer in accepted), default=0.0)
 
 
 def token_f1(prediction: str, answer: str) -> float:

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.answer_grading import AnswerScore, Grading
-from appo.rewards.answer_text import agree, normalize_answer
 from appo.rewards.base import REWARDS, Reward
+from appo.rewards.verdicts import verdict
 
 
 @REWARDS.register
 @dataclass(frozen=True)
 class ExactMatchReward(Reward):
-    """1 if the final answer equals an accepted one, spelling aside; numbers are compared by value.
+    """1 if the final answer equals an accepted one, spelling aside; mathematics is compared by what it means.
 
     Its parts are `accuracy`, `exact_match` (the same), `f1`, `format` and `answered`.
 
@@ -28,6 +28,4 @@ class ExactMatchReward(Reward):
         return self.grading.grade(trajectory, lambda answer: self._score(answer, trajectory.prompt.answers))
 
     def _score(self, answer: str, accepted: tuple[str, ...]) -> AnswerScore:
-        normalized = normalize_answer(answer)
-        is_right = any(agree(normalized, normalize_answer(other)) for other in accepted)
-        return AnswerScore(float(is_right))
+        return AnswerScore(float(any(verdict(answer, other) for other in accepted)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,15 +9,15 @@ from pathlib import Path
 from appo.core.extras import require_extra
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.answer_grading import AnswerScore, Grading
-from appo.rewards.answer_text import agree, normalize_answer, unwrap_latex
 from appo.rewards.base import REWARDS, Reward
+from appo.rewards.quantities import quantity
+from appo.rewards.verdicts import verdict
 from appo.workers.processes import ProcessLostError, ProcessPool, ProcessTimeoutError
 
 _EQUIVALENCE = Path(__file__).with_name("equivalence.py")
+_MAX_NUMBER = 64
 _MAX_KNOWN = 2**14
 """Pairs of answers whose comparison is remembered."""
-_WORDS = re.compile(r"(?=.*[^\W\d_]{3})(?:[^\W\d_]|[\s'.,-])+|\(?[A-Z]\)?|(?i:no)")
-"""An answer in words, or the letter of a choice; read as mathematics, "cat" and "act" would be one product."""
 
 
 @REWARDS.register
@@ -26,9 +25,9 @@ _WORDS = re.compile(r"(?=.*[^\W\d_]{3})(?:[^\W\d_]|[\s'.,-])+|\(?[A-Z]\)?|(?i:no
 class MathReward(Reward):
     """1 if the final answer is mathematically equal to an accepted one: ``1/2`` to ``0.5``, ``x+1`` to ``1+x``.
 
-    Equality is that of the package `math-verify`, which the extra ``appo[math]`` installs. It runs in processes of its
-    own that are killed at the limit: there are answers that take forever to compare. An accepted answer in words, and a
-    choice such as ``(A)``, is compared as `ExactMatchReward` does.
+    What `ExactMatchReward` understands, it compares as that does, and decimal numbers to `float_rounding` decimals
+    besides. For the rest it asks the package `math-verify`, which the extra ``appo[math]`` installs, in processes of
+    its own that are killed at the limit: there are answers that take forever to compare.
 
     Its parts are `accuracy`, `exact_match` and `f1` (of the words), `format`, `answered` and `undecided`: 1
     where time or memory did not suffice to compare, which counts as a wrong answer.
@@ -62,7 +61,7 @@ class MathReward(Reward):
 
     def __call__(self, trajectory: Trajectory) -> RewardResult:
         accepted = trajectory.prompt.answers
-        return self.grading.grade(trajectory, lambda answer: self._score(answer, accepted), {"undecided": 0.0})
+        return self.grading.grade(trajectory, lambda answer: self.score(answer, accepted), {"undecided": 0.0})
 
     @property
     def max_parallel(self) -> int:
@@ -74,7 +73,8 @@ class MathReward(Reward):
     def stop(self) -> None:
         self._pool.stop()
 
-    def _score(self, answer: str, accepted: tuple[str, ...]) -> AnswerScore:
+    def score(self, answer: str, accepted: tuple[str, ...]) -> AnswerScore:
+        """Whether a final answer is one of the accepted ones."""
         deadline = time.monotonic() + self.timeout_s
         undecided = []
         for other in accepted:
@@ -85,11 +85,19 @@ class MathReward(Reward):
                 undecided.append(str(error))
         return AnswerScore(0.0, {"undecided": 1.0}, "; ".join(undecided)) if undecided else AnswerScore(0.0)
 
+    def _is_rounded(self, answer: str, accepted: str) -> bool:
+        """Whether two numbers, one of them a decimal, are equal to `float_rounding` decimals."""
+        if "." not in answer + accepted or max(len(answer), len(accepted)) > _MAX_NUMBER:
+            return False
+        one, other = quantity(answer.strip()), quantity(accepted.strip())
+        if one is None or other is None or one.unit or other.unit:
+            return False
+        return round(one.number, self.float_rounding) == round(other.number, self.float_rounding)
+
     def _is_right(self, answer: str, accepted: str, deadline: float) -> bool:
-        if _WORDS.fullmatch(unwrap_latex(accepted).strip()):
-            return agree(normalize_answer(answer), normalize_answer(accepted))
-        if answer == accepted:
-            return True
+        found = verdict(answer, accepted)
+        if found is not None:
+            return found or self._is_rounded(answer, accepted)
         # Trajectories of one prompt have few different answers.
         known = self._known.get((accepted, answer))
         if known is None:
