@@ -11,7 +11,8 @@ from appo.policy.saving import end_turns, save_policy
 from appo.policy.text import framing_ids, turn_end, turn_end_id
 from appo.sft import Conversation
 from appo.sft.encoding import encode
-from appo.training.tool_checks import warn_of_endless_turns, warn_of_unnamed_tools
+from appo.training.options import EvaluationOptions
+from appo.training.tool_checks import check_token_ids, warn_of_endless_turns, warn_of_unnamed_tools
 from tests.sft.small_source import said
 
 LIKE_TINY = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}END{% endfor %}"
@@ -95,3 +96,17 @@ def test_tools_that_no_prompt_names_are_told(tokenizer, caplog):
     assert (
         "no prompt names search: unless it was taught to, the policy does not know that it may call it" in caplog.text
     )
+
+
+def test_tokens_without_an_embedding_are_refused_before_anything_is_sampled(policy_folder):
+    size = AutoModelForCausalLM.from_pretrained(policy_folder).config.vocab_size
+    check_token_ids([Prompt("q", "", (1, size - 1), ("4",))], str(policy_folder))
+    with pytest.raises(ValueError, match=f"no tokens beyond the policy's {size} embeddings, got token {size + 1} in"):
+        check_token_ids([Prompt("q", "", (1, size + 1), ("4",))], str(policy_folder))
+
+
+def test_several_samples_of_the_likeliest_token_are_told(caplog):
+    EvaluationOptions(samples=4, temperature=1.0)
+    assert not caplog.records
+    EvaluationOptions(samples=4)
+    assert "rollout.evaluation.samples=4 at temperature 0 draws one trajectory" in caplog.text

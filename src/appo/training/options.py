@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from appo.engines import SamplingParams
 from appo.rewards import OnFailure
 from appo.rollouts import OnTruncation
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,12 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError(f"rollout.evaluation.samples must be positive, got {self.samples}")
+        if self.samples > 1 and self.temperature == 0.0:
+            log.warning(
+                "rollout.evaluation.samples=%d at temperature 0 draws one trajectory: pass@k and maj@k say "
+                "nothing; rollout.evaluation.temperature=1 draws different ones",
+                self.samples,
+            )
         _ = self.params
 
     @property

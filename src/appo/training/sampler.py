@@ -28,7 +28,7 @@ from appo.training.checks import can_overlap
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 from appo.training.options import RewardOptions, SamplingOptions
-from appo.training.tool_checks import check_tools, warn_of_endless_turns, warn_of_unnamed_tools
+from appo.training.tool_checks import check_token_ids, check_tools, warn_of_endless_turns, warn_of_unnamed_tools
 
 _PROBE_TEXT = "The weights that sample must be the weights that are trained: 3 + 4 = 7."
 
@@ -101,7 +101,9 @@ class Sampler:
             # Servers of tools say only now which they have.
             data.describe_tools(inert_schemas(data.tokenizer, self.tools.schemas()))
         warn_of_endless_turns(data.tokenizer)
-        warn_of_unnamed_tools(data.tokenizer, data.first_prompts(_FIRST_PROMPTS), self.tools.tools)
+        prompts = data.first_prompts(_FIRST_PROMPTS)
+        check_token_ids(prompts, module.policy_folder)
+        warn_of_unnamed_tools(data.tokenizer, prompts, self.tools.tools)
         check_tools(data.tokenizer, self.syntax, self.tools, self.limits)
         self.engine.start(module.policy_folder)
         self._sync = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from appo.core.trajectory import Prompt
 from appo.policy.text import decode, encode, end_ids, turn_end, turn_end_id
@@ -46,6 +46,25 @@ def check_tools(tokenizer: PreTrainedTokenizerBase, syntax: CallSyntax, runner: 
         raise ValueError(
             "rollout.syntax must show the results of tools, but it and the policy's chat template make "
             f"{shown!r} of the result '3 + 4 = 7'"
+        )
+
+
+def check_token_ids(prompts: Sequence[Prompt], policy: str) -> None:
+    """Refuses prompts with tokens that the policy has no embedding of.
+
+    Args:
+        prompts: a few of those that will be sampled from.
+        policy: Hugging Face model folder or name.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    size = AutoConfig.from_pretrained(policy).get_text_config(decoder=True).vocab_size
+    largest = max((max(prompt.token_ids, default=0) for prompt in prompts), default=0)
+    if largest >= size:
+        raise ValueError(
+            f"the tokenizer of model.policy must have no tokens beyond the policy's {size} embeddings, got token "
+            f"{largest} in a prompt; model.resize_token_embeddings of transformers makes room for added tokens"
         )
 
 
