@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,18 @@ import torch
 from appo.core.batch import NO_PARENT, TrajectoryBatch
 from appo.core.collate import make_batch
 from appo.sft import TinyPolicy, WorldConversations
+from appo.tools.python.sandbox.settings import Wall
 from tests.engines.vllm_installed import skip_without_vllm, takes_gpus
 from tests.marks import all_marks, hide_gpus, reason_to_skip
 from tests.small_run import run
+from tests.tools.python.own_walls import SETTINGS, gives
+
+
+@pytest.fixture(scope="session")
+def walls() -> Collection[Wall]:
+    """What this machine gives to keep code from it."""
+    walls: tuple[Wall, ...] = ("namespaces", "landlock")
+    return [*(wall for wall in walls if gives(replace(SETTINGS, wall=wall))), "limits"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -99,7 +99,7 @@ class ToolTurns:
             call = episode.calls[number]
             argument = call.argument if call.arguments is None else call.arguments
             earlier = tuple(past for past in episode.tool_calls if past.tool == call.tool)
-            self.runner.submit(number, call.tool, argument, earlier)
+            self.runner.submit(number, call.tool, argument, earlier, episode)
         return unanswered
 
     def write_results(self, episode: Episode) -> None:

@@ -130,12 +130,14 @@ class Tool(ToolProvider):
         """
         return codec.cut(text, max_tokens)
 
-    def call_after(self, earlier: Sequence[ToolCall], argument: str) -> str:
+    def call_after(self, earlier: Sequence[ToolCall], argument: str, trajectory: object = None) -> str:
         """Answers a call of a trajectory; a tool that keeps something between calls overrides this.
 
         Args:
             earlier: calls of the same trajectory to this tool, oldest first; those of a branch's parent included.
             argument: as for a call by itself.
+            trajectory: whose call it is, the same object for all calls of one trajectory and for no other, a branch and
+                its parent being two; None if that is not known.
 
         Raises:
             ToolError: if the call failed for a reason the model should read.

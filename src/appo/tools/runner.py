@@ -49,6 +49,7 @@ class _Call:
     tool: str
     argument: str | Mapping[str, Any]
     earlier: Sequence[ToolCall]
+    trajectory: object
     submitted_at: float
 
 
@@ -145,7 +146,14 @@ class ToolRunner:
         """Calls submitted and not yet returned."""
         return len(self._calls)
 
-    def submit(self, key: int, tool: str, argument: str | Mapping[str, Any], earlier: Sequence[ToolCall] = ()) -> None:
+    def submit(
+        self,
+        key: int,
+        tool: str,
+        argument: str | Mapping[str, Any],
+        earlier: Sequence[ToolCall] = (),
+        trajectory: object = None,
+    ) -> None:
         """Queues a call.
 
         Args:
@@ -153,6 +161,7 @@ class ToolRunner:
             tool: name of the tool; an unknown one is answered with those that are known.
             argument: what the model passed: the text that the tool takes, or arguments by name.
             earlier: calls of the same trajectory to the same tool, oldest first.
+            trajectory: whose call it is, as in `Tool.call_after`.
 
         Raises:
             RuntimeError: if the runner is not started.
@@ -160,7 +169,7 @@ class ToolRunner:
         """
         if self._pool is None:
             raise RuntimeError("the tool runner must be started before calls are submitted")
-        call = _Call(key, tool, argument, earlier, time.monotonic())
+        call = _Call(key, tool, argument, earlier, trajectory, time.monotonic())
         timeout_s = self.tools[tool].timeout_s + GRACE_S if tool in self.tools else math.inf
         self._pool.submit(key, partial(self._run, call), timeout_s)
         self._calls[key] = call
@@ -218,7 +227,7 @@ class ToolRunner:
             self._stopping,
             may_pass=lambda error: isinstance(error, Exception) and not isinstance(error, ToolError),
         )
-        return _checked(attempts(tool.call_after, call.earlier, argument))
+        return _checked(attempts(tool.call_after, call.earlier, argument, call.trajectory))
 
 
 def _checked(text: object) -> str:

@@ -30,7 +30,7 @@ def interpreters() -> list[int]:
     return [
         pid
         for child in children(os.getpid())
-        if b"sandbox.server" in command(child)
+        if b"sandbox.start" in command(child)
         for pid in (child, *descendants(child))
     ]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from appo.tools import PythonTool, ToolError, ToolTimeoutError
-from appo.tools.python.sandbox import seccomp
 from tests.tools.python.own_processes import interpreters
+from tests.tools.python.own_walls import number_of, system_call
 
 MAX_PROCESSES = 4
 DISK_MB = 2
@@ -303,9 +303,9 @@ def test_no_descriptor_of_the_interpreter_is_left_open(sandbox):
 def test_files_of_other_calls_cannot_be_seen(sandbox):
     other = PythonTool(keep_variables=True, timeout_s=30.0)
     other.start()
-    folder = other("import os\nopen('secret', 'w').close()\nprint(os.getcwd())")
+    folder = other.call_after((), "import os\nopen('secret', 'w').close()\nprint(os.getcwd())", object())
     # It waits for more code, its file with it.
-    assert len(interpreters()) == 5
+    assert len(interpreters()) == 6
     assert other(f"import os\nos.listdir({folder!r}), os.listdir('/tmp')") == "([], [])"
     assert sandbox(f"import os\nos.listdir({folder!r}), os.listdir('/tmp')") == "([], [])"
     other.stop()
@@ -374,17 +374,4 @@ def test_rights_cannot_be_gained(sandbox):
 
 def refused(tool, name):
     """Whether a system call comes back with "operation not permitted"."""
-    machine = platform.machine()
-    if machine not in seccomp.REFUSED:
-        pytest.skip(f"system calls are not filtered on {machine}")
-    number = {**seccomp.REFUSED[machine], **seccomp.REFUSED_EVERYWHERE}[name]
-    return tool(system_call(number, 0)) == "(-1, 1)"
-
-
-def system_call(number, argument):
-    """Code that makes a system call and tells its result and error number."""
-    return (
-        "import ctypes\n"
-        "libc = ctypes.CDLL(None, use_errno=True)\n"
-        f"libc.syscall({number}, {argument}, 0, 0, 0, 0, 0), ctypes.get_errno()"
-    )
+    return tool(system_call(number_of(name), 0)) == "(-1, 1)"

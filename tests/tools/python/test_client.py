@@ -3,13 +3,11 @@
 import os
 import platform
 import resource
-import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,27 +15,15 @@ import pytest
 
 from appo.tools import ToolError
 from appo.tools.python.client import Interpreter, InterpreterLostError
-from appo.tools.python.sandbox.settings import Settings
 from tests.tools.python.own_processes import descendants, interpreters, is_alive, wait_for_child, wait_until_busy
-
-SETTINGS = Settings(
-    memory_mb=256,
-    cpu_s=60,
-    disk_mb=4,
-    max_processes=4,
-    max_open_files=32,
-    packages=False,
-    preload=(),
-    keep_variables=False,
-    namespaces=True,
-)
+from tests.tools.python.own_walls import SETTINGS
 
 
-@pytest.fixture(params=["namespaces", "limits"])
-def settings(request, has_namespaces):
-    if request.param == "namespaces" and not has_namespaces:
-        pytest.skip("this machine gives no namespaces")
-    return replace(SETTINGS, namespaces=request.param == "namespaces")
+@pytest.fixture(params=["namespaces", "landlock", "limits"])
+def settings(request, walls):
+    if request.param not in walls:
+        pytest.skip(f"this machine gives no {request.param}")
+    return replace(SETTINGS, wall=request.param)
 
 
 @pytest.fixture
@@ -141,7 +127,8 @@ def test_session_that_is_closed_leaves_no_process(settings):
     server = interpreters()
     session = interpreter.open()
     session.run("x = 1", 30.0, 1000)
-    assert len(interpreters()) == len(server) + 1
+    # It and the process that stands between it and the caller.
+    assert len(interpreters()) == len(server) + 2
     session.close()
     assert interpreters() == server
     interpreter.stop()
@@ -187,37 +174,6 @@ def test_interpreter_goes_when_the_training_process_dies(settings):
     assert done.stderr == ""
     assert "appo-python-" in done.stdout
     assert not os.path.exists(done.stdout.strip())
-
-
-def test_descendants_die_with_their_call_even_in_a_session_of_their_own_without_namespaces(tmp_path):
-    if os.geteuid() != 0:
-        pytest.skip("only root may fork within a call that has no namespaces")
-    interpreter = Interpreter(replace(SETTINGS, namespaces=False))
-    if interpreter.report.user_id != 0:
-        interpreter.stop()
-        pytest.skip("only root may fork within a call that has no namespaces")
-    for name in ("pipe", "done"):
-        os.mkfifo(tmp_path / name)
-    code = (
-        "import os, time\n"
-        "if os.fork() == 0:\n"
-        "    os.setsid()\n"
-        f"    pipe = open({str(tmp_path / 'pipe')!r}, 'w')\n"
-        "    print(os.getpid(), file=pipe, flush=True)\n"
-        "    time.sleep(60)\n"
-        f"open({str(tmp_path / 'done')!r}, 'r').read()"
-    )
-    with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(run, interpreter, code)
-        with open(tmp_path / "pipe") as pipe:
-            pid = int(pipe.readline())
-            assert is_alive(pid)
-            open(tmp_path / "done", "w").close()
-            assert call.result().output == "''\n"
-            # The pipe becomes readable, at its end, when its only writer is dead; left alone, it would sleep longer.
-            assert select.select([pipe], [], [], 20.0)[0] == [pipe]
-            assert pipe.read() == ""
-    interpreter.stop()
 
 
 def test_time_limit_holds_for_code_that_the_process_does_not_read(settings):

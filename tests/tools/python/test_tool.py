@@ -162,8 +162,10 @@ def test_variables_are_forgotten_unless_they_are_to_be_kept(python):
 def test_variables_of_a_trajectory_are_kept_and_of_no_other(keeping):
     # Counted in the process itself: repeating the code would count anew.
     count = "import time\nstarted = time.monotonic_ns()\nstarted"
-    started = keeping.call_after([], count)
-    assert keeping.call_after([called(count)], "started") == started
+    trajectory, other = object(), object()
+    started = keeping.call_after([], count, trajectory)
+    assert keeping.call_after([], count, other) != started
+    assert keeping.call_after([called(count)], "started", trajectory) == started
     with pytest.raises(ToolError, match="NameError"):
         keeping.call_after([], "started")
 
@@ -194,14 +196,15 @@ def test_code_that_killed_its_process_is_followed_by_a_new_one_when_repeated(kee
 def test_processes_that_wait_are_no_more_than_allowed_and_made_again_when_missed(keeping):
     others = interpreters()
     for number in range(5):
-        keeping.call_after([], f"x = {number}")
-    assert len(set(interpreters()) - set(others)) == keeping.max_sessions
+        keeping.call_after([], f"x = {number}", object())
+    assert len(set(interpreters()) - set(others)) == 2 * keeping.max_sessions
     assert keeping.call_after([called("x = 0")], "x") == "0"
 
 
 def test_process_that_dies_while_it_waits_is_made_again_by_the_same_interpreter(keeping):
     before = interpreters()
-    keeping.call_after([], "x = 'dies'")
+    trajectory = object()
+    keeping.call_after([], "x = 'dies'", trajectory)
     pid = wait_for_child(before)
     server = parent(pid)
     os.kill(pid, signal.SIGKILL)
@@ -209,7 +212,7 @@ def test_process_that_dies_while_it_waits_is_made_again_by_the_same_interpreter(
         os.sched_yield()
     # The server does one thing after the other: once it has served this, it is done with the death.
     keeping.call_after([], "1")
-    assert keeping.call_after([called("x = 'dies'")], "x") == "'dies'"
+    assert keeping.call_after([called("x = 'dies'")], "x", trajectory) == "'dies'"
     assert is_alive(server)
 
 
@@ -243,23 +246,24 @@ def test_log_says_once_which_isolation_is_in_force(caplog, has_namespaces):
     assert ("namespaces (user, mount, process, network, IPC)" in messages[0]) == has_namespaces
 
 
-def in_container(code):
-    """Runs code in a process that may not make namespaces, as in most containers."""
+def without(walls, code):
+    """Runs code in a process that may not build some walls; namespaces are forbidden in most containers."""
     forbid = (
         "import logging\n"
         "logging.basicConfig(level='INFO', format='%(levelname)s %(message)s')\n"
         "from appo.tools import PythonTool\n"
-        "from appo.tools.python.sandbox.seccomp import install_filter, make_filter\n"
-        "install_filter(make_filter(may_signal=True))\n"
+        "from tests.tools.python.own_walls import forbid\n"
+        f"forbid({walls})\n"
     )
     done = subprocess.run([sys.executable, "-c", forbid + code], capture_output=True, text=True, timeout=60.0)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 
 
-def test_machine_without_namespaces_is_told_in_a_warning_and_limits_hold():
-    out, log = in_container(
-        "tool = PythonTool(timeout_s=0.5)\n"
+def test_machine_without_any_wall_is_told_in_a_warning_where_isolation_is_not_required_and_limits_hold():
+    out, log = without(
+        ["namespaces", "landlock"],
+        "tool = PythonTool(timeout_s=0.5, require_isolation=False)\n"
         "tool.start()\n"
         "print(tool('1 + 1'))\n"
         "for code in ('while True: pass', 'import os\\nos.kill(os.getppid(), 9)', 'bytes(10**10)'):\n"
@@ -268,7 +272,7 @@ def test_machine_without_namespaces_is_told_in_a_warning_and_limits_hold():
         "    except Exception as error:\n"
         "        print(error)\n"
         "print(tool('2 + 2'))\n"
-        "tool.stop()"
+        "tool.stop()",
     )
     assert out.splitlines() == [
         "2",
@@ -277,15 +281,31 @@ def test_machine_without_namespaces_is_told_in_a_warning_and_limits_hold():
         "MemoryError",
         "4",
     ]
-    assert "WARNING python tool: this machine gives no namespaces (unshare: Operation not permitted)" in log
+    assert "WARNING python tool: nothing keeps code from this machine (namespaces: unshare: Operation not" in log
     assert "INFO python tool: isolated by limits alone: files and processes as user" in log
 
 
-def test_machine_without_namespaces_is_refused_where_isolation_is_required():
-    out, _ = in_container(
-        "try:\n    PythonTool(require_isolation=True).start()\nexcept ValueError as error:\n    print(error)"
+def test_machine_without_any_wall_is_refused_with_what_to_do():
+    out, _ = without(
+        ["namespaces", "landlock"],
+        "try:\n    PythonTool().start()\nexcept ValueError as error:\n    print(error)",
     )
-    assert "require_isolation must be false on a machine without namespaces, got true (unshare: Operation not" in out
+    assert "require_isolation must be false on a machine that cannot keep code from it, got true (namespaces: " in out
+    assert "landlock: " in out
+    assert "allow namespaces to users, or take Linux 6.2 or newer with Landlock" in out
+
+
+def test_landlock_stands_in_where_there_are_no_namespaces(walls):
+    if "landlock" not in walls:
+        pytest.skip("this machine gives no landlock")
+    out, _ = without(
+        ["namespaces"],
+        "tool = PythonTool()\ntool.start()\nprint(tool.isolation)\nprint(tool('1 + 1'))\ntool.stop()",
+    )
+    assert out.splitlines() == [
+        "Landlock, read-only system files, allowed system calls alone, limits, one process a call",
+        "2",
+    ]
 
 
 def test_works_again_after_stop_and_start():

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from appo.tools.base import ToolError
-from appo.tools.python.sandbox.settings import ANSWER, CODE_LENGTH, NO_PROCESS, Report, Settings
+from appo.tools.python.sandbox.removal import remove_tree
+from appo.tools.python.sandbox.settings import (
+    ANSWER,
+    CODE_LENGTH,
+    NEW_CALL,
+    NO_PROCESS,
+    SIGN_OF_LIFE,
+    Report,
+    Settings,
+)
 
 _START_S = 60.0
 """Seconds that a new interpreter may take to become ready."""
 _KILL_S = 2.0
-"""Seconds that an interpreter may take to end a call, or itself, before it counts as hung."""
+"""Seconds that are waited for the end of a call or of an interpreter."""
+_SIGN_S = 5.0
+"""Seconds that an interpreter may take to give a sign of life; one that does not counts as hung."""
 _CHUNK_BYTES = 2**16
 _LOST = "The interpreter was killed."
-_BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from sandbox.server import main; sys.path.pop(0); main()"
+_BOOT = """import sys
+sys.path.insert(0, sys.stdin.readline()[:-1])
+from sandbox.start import main
+sys.path.pop(0)
+main()"""
 """Starts the fork server as a package of its own: importing it by its full name would load the training code."""
 
 
@@ -31,8 +46,8 @@ class InterpreterLostError(ToolError):
     """The interpreter was gone before it read the code; a new one can run it."""
 
 
-class NoNamespacesError(RuntimeError):
-    """The machine gives no namespaces to run code in."""
+class NoWallError(RuntimeError):
+    """The machine does not give the wall that code was to run behind."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,7 @@ class Interpreter:
     atomic message, goes through the shared socket.
 
     Raises:
-        NoNamespacesError: if the settings ask for namespaces and the machine gives none.
+        NoWallError: if the machine does not give the wall that the settings ask for.
         RuntimeError: if it does not start.
         ValueError: if a module to preload cannot be imported.
     """
@@ -72,22 +87,27 @@ class Interpreter:
         # A set of strings must print in the same order in every run: hence the hash seed, and hence not -I. Threads
         # of numerical libraries would take processors from training, and a server with threads cannot fork safely.
         threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+        # Without packages the environment that holds them is none of the code's business.
+        executable = sys.executable if settings.packages else os.path.realpath(sys.executable)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, *flags, "-c", _BOOT, Path(__file__).parent, str(theirs.fileno()), settings.dump()],
+                [executable, *flags, "-c", _BOOT, str(theirs.fileno())],
                 env={"PYTHONHASHSEED": "0", **threads},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 cwd=self._folder,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
         try:
+            assert self._process.stdin is not None
+            with suppress(BrokenPipeError), self._process.stdin as start:
+                start.write(f"{Path(__file__).parent}\n{settings.dump()}\n".encode())
             self.report = self._read_report()
         except BaseException:
             self.stop()
             raise
-        if settings.namespaces:
+        if settings.wall == "namespaces":
             # Nothing lies in it: the server has built a root of its own on it.
             os.rmdir(self._folder)
 
@@ -98,8 +118,8 @@ class Interpreter:
         if not line:
             raise RuntimeError(f"the Python interpreter {sys.executable} ended while it started")
         report = Report.load(line)
-        if report.no_namespaces is not None:
-            raise NoNamespacesError(report.no_namespaces)
+        if report.no_wall is not None:
+            raise NoWallError(report.no_wall)
         if report.no_module is not None:
             raise ValueError(f"preload must name modules that calls can import, got {report.no_module}")
         return report
@@ -113,7 +133,7 @@ class Interpreter:
         call, theirs = socket.socketpair()
         output, their_output = os.pipe()
         try:
-            socket.send_fds(self._control, [b"c"], [theirs.fileno(), their_output])
+            socket.send_fds(self._control, [NEW_CALL], [theirs.fileno(), their_output])
         except OSError as error:
             call.close()
             os.close(output)
@@ -122,6 +142,18 @@ class Interpreter:
             theirs.close()
             os.close(their_output)
         return Session(self, call, output)
+
+    def gives_sign_of_life(self) -> bool:
+        """Whether the process that forks still serves, however long calls take to die."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            try:
+                with theirs:
+                    socket.send_fds(self._control, [SIGN_OF_LIFE], [theirs.fileno()])
+                ours.settimeout(_SIGN_S)
+                return ours.recv(1) == b""
+            except OSError:
+                return False
 
     def kill(self) -> None:
         """Ends the process at once; calls in flight are lost."""
@@ -142,7 +174,7 @@ class Interpreter:
         except (OSError, subprocess.TimeoutExpired):
             self.kill()
         self._control.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_tree(self._folder)
 
 
 class Session:
@@ -174,11 +206,14 @@ class Session:
         return execution
 
     def close(self) -> None:
-        """Kills the process and its descendants, and waits until they are dead."""
+        """Kills the process and its descendants, and waits until they are dead, or until that takes long.
+
+        What a call does, such as to die slowly, says nothing about the interpreter: that one is asked itself.
+        """
         if self._call.fileno() < 0:
             return
         with self._call:
-            if not self._hang_up():
+            if not (self._hang_up() or self._interpreter.gives_sign_of_life()):
                 self._interpreter.kill()
         os.close(self._output)
 

@@ -15,7 +15,7 @@ Codes = tuple[str, ...]
 class Sessions:
     """Processes that wait for more code; the one that has waited longest goes when there are too many.
 
-    Known by what they have run and not by whose they are: trajectories that share their calls may take one another's.
+    Each belongs to one trajectory: what code leaves behind need not follow from the code alone.
 
     Args:
         limit: most processes that wait at once.
@@ -23,23 +23,23 @@ class Sessions:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._waiting: list[tuple[Codes, Session]] = []
+        self._waiting: list[tuple[object, Codes, Session]] = []
         self._lock = threading.Lock()
 
-    def pop(self, codes: Codes) -> Session | None:
-        """A process that has run just these codes, if one waits; it is the caller's then."""
+    def pop(self, trajectory: object, codes: Codes) -> Session | None:
+        """The trajectory's process that has run just these codes, if one waits; it is the caller's then."""
         with self._lock:
-            for index, (known, session) in enumerate(self._waiting):
-                if known == codes:
+            for index, (owner, known, session) in enumerate(self._waiting):
+                if owner is trajectory and known == codes:
                     del self._waiting[index]
                     return session
         return None
 
-    def put(self, codes: Codes, session: Session) -> None:
-        """Leaves a process to whoever asks for these codes."""
+    def put(self, trajectory: object, codes: Codes, session: Session) -> None:
+        """Leaves a process to the trajectory's next call."""
         with self._lock:
-            self._waiting.append((codes, session))
-            surplus = self._waiting.pop(0)[1] if len(self._waiting) > self._limit else None
+            self._waiting.append((trajectory, codes, session))
+            surplus = self._waiting.pop(0)[2] if len(self._waiting) > self._limit else None
         if surplus is not None:
             surplus.close()
 
@@ -47,7 +47,7 @@ class Sessions:
         """Ends all processes that wait."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
-        for _, session in waiting:
+        for _, _, session in waiting:
             session.close()
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from appo.core.trajectory import ToolCall
 from appo.tools.base import TOOLS, Tool, ToolError, ToolTimeoutError, shorten
-from appo.tools.python.client import Execution, Interpreter, InterpreterLostError, NoNamespacesError, Session
-from appo.tools.python.sandbox.settings import Settings
+from appo.tools.python.client import Execution, Interpreter, InterpreterLostError, NoWallError, Session
+from appo.tools.python.sandbox.settings import Settings, Wall
 from appo.tools.python.sessions import Codes, Sessions, codes_of
 
 logger = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ class PythonTool(Tool):
     """Runs Python code as a notebook cell: what it prints, and the value of a last bare expression, is the result.
 
     Every call has a process of its own, forked from an interpreter that waits, with an empty environment and an empty
-    working folder. Where the machine offers namespaces it sees no other process, no network, no file but those of
-    Python and the system, and can write nowhere else; where it does not, limits alone keep it, and the log says so.
+    working folder. It reaches no other process, no network, no file but those of Python and the system, and can write
+    nowhere else: by namespaces, or by Landlock where the machine gives none. `docs/security.md` says what each keeps.
     """
 
     parameter_name = "code"
@@ -53,8 +53,10 @@ class PythonTool(Tool):
     max_sessions: int = 64
     """Processes that wait with a trajectory's variables; the variables of others are made again by running their code
     again."""
-    require_isolation: bool = False
-    """Whether to refuse to start on a machine without namespaces."""
+    require_isolation: bool = True
+    """Whether to refuse to start on a machine that gives neither namespaces nor Landlock. False gives away what they
+    keep: there, code reads and writes the files, and perhaps the memory, of whoever trains, keys and answers among
+    them."""
 
     _interpreter: Interpreter | None = field(default=None, init=False, repr=False)
     _settings: Settings = field(init=False, repr=False)
@@ -87,8 +89,8 @@ class PythonTool(Tool):
         """Starts the interpreter and logs which isolation is in force.
 
         Raises:
-            ValueError: if `require_isolation` is set and the machine offers none, or a module to preload cannot be
-                imported.
+            ValueError: if `require_isolation` is set and the machine offers no isolation, or a module to preload cannot
+                be imported.
         """
         with self._lock:
             if self._interpreter is not None:
@@ -105,22 +107,30 @@ class PythonTool(Tool):
                 self.packages,
                 tuple(self.preload),
                 self.keep_variables,
-                namespaces=True,
+                wall="namespaces",
             )
-            try:
-                self._interpreter = Interpreter(settings)
-            except NoNamespacesError as error:
-                if self.require_isolation:
-                    raise ValueError(
-                        f"require_isolation must be false on a machine without namespaces, got true ({error})"
-                    ) from error
-                settings = replace(settings, namespaces=False)
-                self._interpreter = Interpreter(settings)
-                logger.warning(
-                    "python tool: this machine gives no namespaces (%s), which require_isolation refuses", error
-                )
-            self._settings = settings
+            self._interpreter, self._settings = self._start_behind_a_wall(settings)
             logger.info("python tool: isolated by %s", self.isolation)
+
+    def _start_behind_a_wall(self, settings: Settings) -> tuple[Interpreter, Settings]:
+        """Starts an interpreter behind the strongest wall that there is."""
+        walls: tuple[Wall, ...] = ("namespaces", "landlock")
+        reasons = []
+        for wall in walls:
+            settings = replace(settings, wall=wall)
+            try:
+                return Interpreter(settings), settings
+            except NoWallError as error:
+                reasons.append(f"{wall}: {error}")
+        if self.require_isolation:
+            raise ValueError(
+                "require_isolation must be false on a machine that cannot keep code from it, got true "
+                f"({'; '.join(reasons)}); allow namespaces to users, or take Linux 6.2 or newer with Landlock "
+                "(docs/security.md says how); false lets code read and write what the training process can"
+            )
+        logger.warning("python tool: nothing keeps code from this machine (%s)", "; ".join(reasons))
+        settings = replace(settings, wall="limits")
+        return Interpreter(settings), settings
 
     def stop(self) -> None:
         with self._lock:
@@ -135,38 +145,43 @@ class PythonTool(Tool):
         if self._interpreter is None:
             raise RuntimeError("PythonTool must be started before its isolation is known")
         report = self._interpreter.report
-        if self._settings.namespaces:
-            calls = "filtered system calls" if report.has_filter else "all system calls"
+        if self._settings.wall == "namespaces":
+            calls = "allowed system calls alone" if report.has_filter else "all system calls"
             return f"namespaces (user, mount, process, network, IPC), read-only system files, {calls}, limits"
-        calls = "sockets and signals refused" if report.has_filter else "sockets and signals allowed"
+        if self._settings.wall == "landlock":
+            return "Landlock, read-only system files, allowed system calls alone, limits, one process a call"
+        calls = "allowed system calls alone" if report.has_filter else "all system calls"
         return f"limits alone: files and processes as user {report.user_id} has them, {calls}"
 
     def __call__(self, argument: str) -> str:
         return self.call_after((), argument)
 
-    def call_after(self, earlier: Sequence[ToolCall], argument: str) -> str:
+    def call_after(self, earlier: Sequence[ToolCall], argument: str, trajectory: object = None) -> str:
         interpreter = self._interpreter
         if interpreter is None:
             raise RuntimeError("PythonTool must be started before it is called")
         codes = codes_of(earlier) if self.keep_variables else ()
         deadline = time.monotonic() + self.timeout_s
         try:
-            execution = self._run(interpreter, codes, argument, deadline)
+            execution = self._run(interpreter, trajectory, codes, argument, deadline)
         except InterpreterLostError:
-            execution = self._run(self._replace(interpreter), codes, argument, deadline)
+            execution = self._run(self._replace(interpreter), trajectory, codes, argument, deadline)
         return self._to_result(execution)
 
-    def _run(self, interpreter: Interpreter, codes: Codes, code: str, deadline: float) -> Execution:
-        while session := self._sessions.pop(codes) if codes else None:
+    def _run(self, interpreter: Interpreter, trajectory: object, codes: Codes, code: str, deadline: float) -> Execution:
+        while session := self._sessions.pop(trajectory, codes) if codes else None:
             # One that died while it waited says nothing about the interpreter: another may wait, or is made.
             with suppress(InterpreterLostError):
-                return self._run_in(session, codes, code, deadline)
-        return self._run_in(self._repeat(interpreter, codes, deadline), codes, code, deadline)
+                return self._run_in(session, trajectory, codes, code, deadline)
+        return self._run_in(self._repeat(interpreter, codes, deadline), trajectory, codes, code, deadline)
 
-    def _run_in(self, session: Session, codes: Codes, code: str, deadline: float) -> Execution:
+    def _run_in(self, session: Session, trajectory: object, codes: Codes, code: str, deadline: float) -> Execution:
         execution = self._execute(session, code, deadline)
-        if execution.is_alive:
-            self._sessions.put((*codes, code), session)
+        if execution.is_alive and trajectory is not None:
+            self._sessions.put(trajectory, (*codes, code), session)
+        else:
+            # Of a trajectory that is not known, no later call would be.
+            session.close()
         return execution
 
     def _repeat(self, interpreter: Interpreter, codes: Codes, deadline: float) -> Session:

@@ -10,7 +10,9 @@ import threading
 import traceback
 import types
 
-from .settings import ANSWER, CODE_LENGTH
+from .settings import CELL_END, CODE_LENGTH
+
+_PART_BYTES = 2**20
 
 
 class Notebook:
@@ -35,25 +37,44 @@ class Notebook:
         return report.exit_code
 
 
-def serve_cells(call: socket.socket, keep_variables: bool) -> int:
-    """Runs the code that comes: one cell, or cells until the caller has no more; returns the last exit code."""
+def run_once(call: socket.socket) -> int:
+    """Runs the code that comes, which finds the socket closed; returns the exit code."""
+    code = receive_code(call)
+    call.close()
+    if code is None:
+        return 0
+    exit_code = Notebook().run(code.decode())
+    _join_threads()
+    sys.stdout.flush()
+    return exit_code
+
+
+def run_cells(cells: socket.socket) -> None:
+    """Runs the code that comes, cell after cell, until there is no more.
+
+    Code can write to the socket as well; whoever reads what it says can trust it no further than to stop the process.
+    """
     notebook = Notebook()
-    stream = call.makefile("rb")
-    while True:
-        header = stream.read(CODE_LENGTH.size)
-        if len(header) < CODE_LENGTH.size:
-            return 0
-        code = stream.read(*CODE_LENGTH.unpack(header)).decode()
-        if not keep_variables:
-            stream.close()
-            call.close()
-        exit_code = notebook.run(code)
-        if not keep_variables:
-            _join_threads()
+    while (code := receive_code(cells)) is not None:
+        exit_code = notebook.run(code.decode())
         sys.stdout.flush()
-        if not keep_variables:
-            return exit_code
-        call.sendall(ANSWER.pack(True, exit_code))
+        cells.sendall(CELL_END.pack(exit_code & 0xFF))
+
+
+def receive_code(stream: socket.socket) -> bytes | None:
+    """The code that comes next, in UTF-8; None if no more comes."""
+    header = _receive(stream, CODE_LENGTH.size)
+    return None if header is None else _receive(stream, *CODE_LENGTH.unpack(header))
+
+
+def _receive(stream: socket.socket, size: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < size:
+        part = stream.recv(min(size - len(data), _PART_BYTES))
+        if not part:
+            return None
+        data += part
+    return bytes(data)
 
 
 def _join_threads() -> None:

@@ -39,16 +39,21 @@ _CAPABILITY_VERSION = 0x2008_0522
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def call(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_uint32]) -> None:
+def call(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_uint32]) -> int:
     """Calls a function of the C library that answers -1 when it fails.
+
+    Returns:
+        Its answer.
 
     Raises:
         OSError: with the function's name, if it failed.
     """
     # As long integers: a variadic function such as prctl reads whole registers.
-    if getattr(_LIBC, name)(*(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments)) == -1:
+    answer: int = getattr(_LIBC, name)(*(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments))
+    if answer == -1:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
+    return answer
 
 
 def prctl(option: int, value: int, argument: ctypes.Structure | None = None) -> None:

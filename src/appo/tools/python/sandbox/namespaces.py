@@ -32,23 +32,25 @@ from .linux import (
 
 NOBODY = 65534
 """User and group that own nothing."""
-_SYSTEM = (
+SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store"),
     *("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime"),
-    *("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"),
 )
 """What programs and shared libraries need; a machine has some of it."""
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+"""Those that do no harm."""
 _WORK = "/sandbox"
 _MAX_FILES = 4096
 """Files and folders of a call."""
 
 
-def enter_server(folder: str, readable: Sequence[str]) -> int:
+def enter_server(folder: str, readable: Sequence[str], hidden: Sequence[str]) -> int:
     """Moves the process into namespaces of its own; its next child is the first process in its process namespace.
 
     Args:
         folder: empty; the new root is built on it.
         readable: files and folders that stay visible, read-only, besides those of the system.
+        hidden: folders that are empty even where they lie in visible ones.
 
     Returns:
         Descriptor of the machine's ``/proc``, which no path leads to any more; for the server's eyes alone.
@@ -67,7 +69,7 @@ def enter_server(folder: str, readable: Sequence[str]) -> int:
         if is_root:
             become_nobody()
         _enter(CLONE_NEWUSER | CLONE_NEWNS, proc)
-    _change_root(folder, [*_SYSTEM, *readable])
+    _change_root(folder, [*SYSTEM, *DEVICES, *readable], hidden)
     if is_root:
         become_nobody()
     _enter(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS, proc)
@@ -136,13 +138,16 @@ def _enter(flags: int, proc: int) -> None:
             os.close(descriptor)
 
 
-def _change_root(folder: str, visible: Sequence[str]) -> None:
-    """Makes a read-only tree of `visible` the root, and drops the old one."""
+def _change_root(folder: str, visible: Sequence[str], hidden: Sequence[str]) -> None:
+    """Makes a read-only tree of `visible` without `hidden` the root, and drops the old one."""
     mount("none", "/", "none", MS_REC | MS_PRIVATE)
     mount("tmpfs", folder, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
     for path in visible:
         if os.path.lexists(path) and not os.path.lexists(folder + path):
             _show(path, folder + path)
+    for path in hidden:
+        if os.path.isdir(folder + path):
+            mount("tmpfs", folder + path, "tmpfs", MS_NOSUID | MS_NODEV, "size=4k,mode=755")
     os.mkdir(folder + _WORK)
     # Packages may lie in the one; the C library keeps named semaphores in the other.
     for link in ("/tmp", "/dev/shm"):

@@ -8,30 +8,44 @@ down; the server ends when its own caller is gone.
 from __future__ import annotations
 
 import contextlib
-import gc
-import importlib
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from . import namespaces
-from .cell import serve_cells
+from .cell import run_cells, run_once
+from .keeper import Keeper
 from .limits import confine
-from .linux import IS_LINUX, PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
+from .linux import IS_LINUX, PR_SET_CHILD_SUBREAPER, prctl
+from .removal import remove_tree
 from .seccomp import make_filter
-from .settings import ANSWER, NO_PROCESS, Report, Settings
+from .settings import ANSWER, NO_PROCESS, SIGN_OF_LIFE, Report, Settings
 
-_PRELOADED = (
-    *("bisect", "collections", "copy", "dataclasses", "datetime", "decimal", "fractions", "functools", "heapq"),
-    *("itertools", "json", "math", "operator", "random", "re", "statistics", "string", "time", "typing"),
-)
-"""Modules that agents often import; a fork finds them loaded."""
 _CALL_DESCRIPTOR = 3
 _HANG_UP = getattr(select, "POLLRDHUP", 0)
+
+
+@dataclass
+class Call:
+    """A call whose process runs, or whose remains are being removed.
+
+    Attributes:
+        socket: to the caller.
+        folder: where it works; empty in namespaces, where that goes with the process.
+        exit_code: once its process has ended.
+        awaited: processes that must end before it is over.
+    """
+
+    socket: socket.socket
+    folder: str
+    exit_code: int = 0
+    awaited: set[int] = field(default_factory=set)
 
 
 class Server:
@@ -42,14 +56,25 @@ class Server:
         settings: of every call.
         own_processes: descriptor of the process namespace that the server is the first process of; unused without
             namespaces.
+        readable: files and folders that calls may read where Landlock is the wall.
+        hidden: folders within them that calls may not.
     """
 
-    def __init__(self, control: socket.socket, settings: Settings, own_processes: int) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        settings: Settings,
+        own_processes: int,
+        readable: Sequence[str],
+        hidden: Sequence[str],
+    ) -> None:
         self.control = control
         self.settings = settings
-        self.filter = make_filter(may_signal=settings.namespaces) if IS_LINUX else None
+        self.filter = make_filter(own_world=settings.wall == "namespaces") if IS_LINUX else None
         self.own_processes = own_processes
-        self.calls: dict[int, socket.socket] = {}
+        self.calls: dict[int, Call] = {}
+        self.ending: list[Call] = []
+        self.readable, self.hidden = readable, hidden
         self.poller = select.poll()
         self.wakeup, wakeup_end = socket.socketpair()
         self.wakeup.setblocking(False)
@@ -79,25 +104,36 @@ class Server:
         message, descriptors, _, _ = socket.recv_fds(self.control, 1, 2)
         if not message:
             return False
+        if message == SIGN_OF_LIFE:
+            os.close(descriptors[0])
+            return True
         call_descriptor, output = descriptors
         call = socket.socket(fileno=call_descriptor)
+        folder = ""
         try:
-            pid = namespaces.fork_call(self.own_processes) if self.settings.namespaces else os.fork()
+            if self.settings.wall == "namespaces":
+                pid = namespaces.fork_call(self.own_processes)
+            else:
+                # No call can foresee the name and take it.
+                folder = tempfile.mkdtemp(dir=".")
+                pid = os.fork()
         except OSError:
             # This call fails alone: others go on.
             os.close(output)
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
             with call, contextlib.suppress(OSError):
                 call.send(NO_PROCESS, socket.MSG_DONTWAIT)
             return True
         if pid == 0:
-            self._run(call, output)
+            self._run(call, output, folder)
         os.close(output)
-        self.calls[pid] = call
+        self.calls[pid] = Call(call, folder)
         # Only its end: the code is for the child to read.
         self.poller.register(call, _HANG_UP)
         return True
 
-    def _run(self, call: socket.socket, output: int) -> NoReturn:
+    def _run(self, call: socket.socket, output: int, folder: str) -> NoReturn:
         """Runs one call in a fresh fork and ends the process."""
         exit_code = 1
         try:
@@ -111,61 +147,104 @@ class Server:
             # The other calls' descriptors and the control socket: held open, they would hide the end of their owners,
             # and a descriptor of a folder would lead out of the root.
             os.closerange(_CALL_DESCRIPTOR + 1, 2**16)
-            confine(self.settings, self.filter)
-            exit_code = serve_cells(socket.socket(fileno=_CALL_DESCRIPTOR), self.settings.keep_variables)
+            os.setpgid(0, 0)
+            call = socket.socket(fileno=_CALL_DESCRIPTOR)
+            if self.settings.keep_variables:
+                call = self._fork_cells(call)
+            confine(self.settings, self.filter, folder, self.readable, self.hidden)
+            if self.settings.keep_variables:
+                run_cells(call)
+                exit_code = 0
+            else:
+                exit_code = run_once(call)
         except OSError as error:
             sys.stderr.write(f"The code could not be run: {error}\n")
         finally:
             os._exit(exit_code)
 
+    def _fork_cells(self, call: socket.socket) -> socket.socket:
+        """Goes on as a child that runs cells; the process itself stays between it and the caller."""
+        ours, theirs = socket.socketpair()
+        child = os.fork()
+        if child != 0:
+            theirs.close()
+            # Held open, it would hide that the child has closed it.
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, 1)
+            os.dup2(nothing, 2)
+            Keeper(call, ours, child, self.settings.wall == "namespaces").serve()
+        ours.close()
+        call.close()
+        return theirs
+
     def _cancel(self, descriptor: int) -> None:
         for pid, call in self.calls.items():
-            if call.fileno() == descriptor:
-                self.poller.unregister(call)
+            if call.socket.fileno() == descriptor:
+                self.poller.unregister(call.socket)
                 _kill(pid)
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
             self.wakeup.recv(4096)
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            # An orphan that a call left behind ends here too, and nobody waits for it.
-            if call := self.calls.pop(pid, None):
-                self._finish(pid, call, os.waitstatus_to_exitcode(status))
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
+                # An orphan that a call left behind ends here too.
+                self._end(*ended)
 
-    def _finish(self, pid: int, call: socket.socket, exit_code: int) -> None:
-        if not self.settings.namespaces:
-            with contextlib.suppress(OSError):
-                os.killpg(pid, signal.SIGKILL)
-            self._kill_orphans()
-            shutil.rmtree(str(pid), ignore_errors=True)
-        with contextlib.suppress(KeyError):
-            self.poller.unregister(call)
-        with call, contextlib.suppress(OSError):
-            call.send(ANSWER.pack(False, exit_code), socket.MSG_DONTWAIT)
+    def _end(self, pid: int, status: int) -> None:
+        """Takes note of the end of a process, and of the calls that waited for it."""
+        if call := self.calls.pop(pid, None):
+            with contextlib.suppress(KeyError):
+                self.poller.unregister(call.socket)
+            call.exit_code = os.waitstatus_to_exitcode(status)
+            if call.folder:
+                with contextlib.suppress(OSError):
+                    os.killpg(pid, signal.SIGKILL)
+                call.awaited = self._kill_orphans()
+            self.ending.append(call)
+        for call in self.ending:
+            call.awaited.discard(pid)
+            if not call.awaited and call.folder:
+                self._remove_folder(call)
+        for call in [call for call in self.ending if not call.awaited]:
+            self.ending.remove(call)
+            with call.socket, contextlib.suppress(OSError):
+                call.socket.send(ANSWER.pack(False, call.exit_code), socket.MSG_DONTWAIT)
 
-    def _kill_orphans(self) -> None:
-        """Kills descendants of calls that left their process group: when their parent ends they become our children."""
+    def _kill_orphans(self) -> set[int]:
+        """Kills descendants of calls whose parent has ended: they have become our children. Returns which."""
+        orphans: set[int] = set()
         if IS_LINUX:
+            removing = set().union(*(call.awaited for call in self.ending))
             with open(f"/proc/self/task/{os.getpid()}/children") as children:
-                for pid in map(int, children.read().split()):
-                    if pid not in self.calls:
-                        _kill(pid)
+                orphans = {*map(int, children.read().split())} - {*self.calls} - removing
+            for pid in orphans:
+                _kill(pid)
+        return orphans
+
+    def _remove_folder(self, call: Call) -> None:
+        """Removes the folder of a call; a full one in a process of its own, since that may take any time."""
+        folder, call.folder = call.folder, ""
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+            return
+        with contextlib.suppress(OSError):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    remove_tree(folder)
+                finally:
+                    os._exit(0)
+            call.awaited.add(pid)
 
     def _kill_all(self) -> None:
         for pid in self.calls:
             _kill(pid)
         with contextlib.suppress(ChildProcessError):
             while True:
-                if not self.settings.namespaces:
+                if self.settings.wall != "namespaces":
                     self._kill_orphans()
-                pid, _ = os.waitpid(-1, 0)
-                self.calls.pop(pid, None)
+                self.calls.pop(os.waitpid(-1, 0)[0], None)
 
 
 def _kill(pid: int) -> None:
@@ -173,79 +252,3 @@ def _kill(pid: int) -> None:
     for kill in (os.killpg, os.kill):
         with contextlib.suppress(OSError):
             kill(pid, signal.SIGKILL)
-
-
-def _prepare(settings: Settings) -> None:
-    """Loads what calls find loaded; the environment goes last, since packages read it when they are imported."""
-    for name in (*_PRELOADED, *settings.preload):
-        importlib.import_module(name)
-    for name in [name for name in os.environ if not (settings.packages and name.endswith("_NUM_THREADS"))]:
-        del os.environ[name]
-    sys.argv[1:] = []
-    for stream in (sys.stdout, sys.stderr):
-        assert hasattr(stream, "reconfigure")
-        # Whole lines, so that output and errors keep their order and a process that is killed has said what it printed.
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    gc.freeze()
-
-
-def _readable(settings: Settings) -> list[str]:
-    """Where Python, and the packages if calls may import them, are found; parents before what lies in them."""
-    paths = {sys.base_prefix, sys.base_exec_prefix}
-    if settings.packages:
-        paths |= {sys.prefix, sys.exec_prefix, *(path for path in sys.path if os.path.isdir(path))}
-    return sorted({real for path in paths for real in (os.path.abspath(path), os.path.realpath(path))}, key=len)
-
-
-def _enter_namespaces(control: socket.socket, settings: Settings) -> int:
-    """Goes on as a child in namespaces; returns the descriptor of its process namespace. The parent waits for it."""
-    proc = namespaces.enter_server(os.getcwd(), _readable(settings))
-    pid = os.fork()
-    if pid != 0:
-        signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGKILL))
-        control.close()
-        os.waitpid(pid, 0)
-        os._exit(0)
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    own_processes = os.open("self/ns/pid", os.O_RDONLY, dir_fd=proc)
-    os.close(proc)
-    return own_processes
-
-
-def _leave_root() -> None:
-    """Becomes nobody, unless nobody could read the standard library or root may not change user: then all stays."""
-    with contextlib.suppress(OSError):
-        os.seteuid(namespaces.NOBODY)
-        can_read = os.access(os.__file__, os.R_OK, effective_ids=True)
-        os.seteuid(0)
-        if can_read:
-            os.chown(".", namespaces.NOBODY, namespaces.NOBODY)
-            namespaces.become_nobody()
-
-
-def main() -> None:
-    """Serves the control socket; its descriptor and the settings stand on the command line."""
-    control, settings = socket.socket(fileno=int(sys.argv[1])), Settings.load(sys.argv[2])
-    folder, own_processes = os.getcwd(), -1
-    if not settings.packages:
-        sys.executable = os.path.realpath(sys.executable)
-    if IS_LINUX:
-        # When memory runs out, a call should go before the training process; only a preference, so it may fail.
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-            score.write("1000")
-    if settings.namespaces:
-        try:
-            own_processes = _enter_namespaces(control, settings)
-        except OSError as error:
-            control.sendall(Report(no_namespaces=error.strerror or str(error)).dump())
-            return
-    elif IS_LINUX and namespaces.is_root_of_machine():
-        _leave_root()
-    try:
-        _prepare(settings)
-    except ImportError as error:
-        control.sendall(Report(no_module=str(error)).dump())
-        return
-    Server(control, settings, own_processes).serve()
-    if not settings.namespaces:
-        shutil.rmtree(folder, ignore_errors=True)

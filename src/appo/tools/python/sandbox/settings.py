@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 CODE_LENGTH = struct.Struct(">Q")
 """Precedes the code of a call: its bytes."""
+CELL_END = struct.Struct(">B")
+"""What a process that keeps its variables says when a cell has ended: the exit code."""
 ANSWER = struct.Struct(">?i")
 """Ends a call: whether its process lives on, and the exit code, or minus the number of the signal that ended it."""
 NO_PROCESS = ANSWER.pack(False, -(2**31))
 """Answers a call for which no process could be made."""
+NEW_CALL, SIGN_OF_LIFE = b"c", b"s"
+"""What a caller asks for: a process for two descriptors, or that one descriptor be closed, which says that the server
+serves."""
+
+Wall = Literal["namespaces", "landlock", "limits"]
+"""What keeps a call from the machine, strongest first."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Settings:
         packages: whether installed packages can be imported.
         preload: modules that are imported before the first call.
         keep_variables: whether the process of a call stays and takes more code.
-        namespaces: whether calls run in namespaces of their own, or under limits alone.
+        wall: what calls run behind.
     """
 
     memory_mb: int
@@ -38,7 +47,7 @@ class Settings:
     packages: bool
     preload: tuple[str, ...]
     keep_variables: bool
-    namespaces: bool
+    wall: Wall
 
     def dump(self) -> str:
         """One line of JSON, for `load`."""
@@ -57,13 +66,13 @@ class Report:
     Attributes:
         user_id: whose rights calls have.
         has_filter: whether system calls are filtered.
-        no_namespaces: why the machine gives none; None if it does, or none were wanted.
+        no_wall: why the machine does not give the wall that was asked for; None if it does.
         no_module: why a module could not be loaded; None if all were.
     """
 
     user_id: int = -1
     has_filter: bool = False
-    no_namespaces: str | None = None
+    no_wall: str | None = None
     no_module: str | None = None
 
     def dump(self) -> bytes:
