@@ -70,6 +70,21 @@ def test_a_fit_from_nothing_lowers_the_loss_and_leaves_a_folder_that_loads(tmp_p
     assert 0.0 < trainer.callback_metrics["validation/token_accuracy"] < 1.0
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_in_every_precision(folder, tmp_path, precision):
+    """A step of plain length in the direction of the gradient: the first one of AdamW does not tell."""
+    norms = []
+
+    class Watch(L.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            norms.append(torch.nn.utils.get_total_norm([p.grad for p in module.parameters()]))
+
+    module = SupervisedModule(str(folder), str(tmp_path / "out"))
+    data = SupervisedDataModule(SOURCE, str(folder), batch_size=8)
+    fit(module, data, tmp_path, precision=precision, gradient_clip_val=1e-3, callbacks=[Watch()], max_steps=2)
+    assert norms[0] > 1e-3
+
+
 def test_the_seed_decides_the_trained_weights(folder, tmp_path):
     states = []
     for run in range(2):

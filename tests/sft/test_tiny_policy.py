@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from appo.sft import TinyPolicy
+from appo.environments.houses import HouseDemonstrations, HouseProblems
+from appo.sft import HouseConversations, TinyPolicy
 from tests.sft.small_source import SOURCE, TINY
 
 
@@ -28,6 +29,14 @@ def test_tags_and_numbers_are_single_tokens(tokenizer):
     for text in ("What is 37?", "12+37", " <result>\n37\n</result>", " \\boxed{ 37 }"):
         assert number[0] in tokenizer.encode(text, add_special_tokens=False)
     assert all(len(tokenizer.encode(str(i), add_special_tokens=False)) == 1 for i in range(200))
+
+
+def test_the_tags_that_are_single_tokens_are_named():
+    source = HouseConversations(HouseDemonstrations(HouseProblems({"rooms_2": 1.0}, num_train=20), wrong_shares={}))
+    tokenizer = TinyPolicy(source, tags=("house",)).build_tokenizer()
+    for text in ("<house>", "</house>", " </house>"):
+        assert len(tokenizer.encode(text)) == 1
+    assert len(tokenizer.encode("<python>")) > 1
 
 
 def test_a_tiny_policy_knows_its_end_and_padding_tokens(folder, tokenizer):

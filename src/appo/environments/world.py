@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from appo.environments.names import CITIES, COUNTRIES, FIRST_NAMES, LAST_NAMES
 
-Kind = Literal["person", "city", "country", "number", "sign"]
+Kind = Literal["person", "city", "country", "number", "sign", "metal", "shape"]
 """What a value is."""
 
 

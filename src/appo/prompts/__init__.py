@@ -10,7 +10,7 @@ from appo.prompts.loading import LoadedPrompts, PromptLoader, PromptStore, write
 from appo.prompts.mixture import MixedQuestions
 from appo.prompts.order import PromptStream
 from appo.prompts.rows import Record, TableQuestions
-from appo.prompts.world import GateQuestions, WorldQuestions
+from appo.prompts.world import GateQuestions, HouseQuestions, WorldQuestions
 
 __all__ = [
     "BENCHMARKS",
@@ -23,6 +23,7 @@ __all__ = [
     "CsvQuestions",
     "DatasetQuestions",
     "GateQuestions",
+    "HouseQuestions",
     "JsonQuestions",
     "JsonlQuestions",
     "LoadedPrompts",

@@ -8,6 +8,7 @@ from typing import Any
 
 from appo.environments.base import Decision, Problems
 from appo.environments.gates import GateProblems, find_turns
+from appo.environments.houses import HouseProblems, find_choices
 from appo.environments.problems import WorldProblems
 from appo.prompts.base import PROMPT_SOURCES, PromptSource, Question, Split
 
@@ -38,6 +39,22 @@ class GateQuestions(PromptSource):
     def decisions(self, question: str, tokens: Sequence[str], is_sampled: Sequence[bool]) -> Sequence[Decision]:
         turns = find_turns(question, tokens, is_sampled, self.problems.world)
         return [Decision(turn.position, f"gate {turn.gate + 1}", turn.is_right) for turn in turns]
+
+
+@PROMPT_SOURCES.register
+@dataclass(frozen=True)
+class HouseQuestions(PromptSource):
+    """Houses with a door that every key opens, and clues that say which key is right."""
+
+    problems: HouseProblems = field(default_factory=HouseProblems)
+    """What is asked."""
+
+    def load(self, split: Split) -> Sequence[Question]:
+        return _questions(self.problems, split)
+
+    def decisions(self, question: str, tokens: Sequence[str], is_sampled: Sequence[bool]) -> Sequence[Decision]:
+        choices = find_choices(question, tokens, is_sampled, self.problems.world)
+        return [Decision(choice.position, choice.clue, choice.is_right) for choice in choices]
 
 
 def _questions(problems: Problems[Any], split: Split) -> list[Question]:

@@ -15,6 +15,7 @@ from appo.core.registry import Registry
 from appo.core.trajectory import Segment
 from appo.environments.demonstrations import Demonstration, WorldDemonstrations
 from appo.environments.gates import GateDemonstrations
+from appo.environments.houses import HouseDemonstrations
 from appo.prompts.base import is_message
 
 ConversationSplit = Literal["train", "validation"]
@@ -87,6 +88,18 @@ class GateConversations(ConversationSource):
     """Walks through gates, with wrong turns among them."""
 
     demonstrations: GateDemonstrations = field(default_factory=GateDemonstrations)
+    """What is demonstrated, and how well."""
+
+    def load(self, split: ConversationSplit) -> Sequence[Conversation]:
+        return [_conversation(demonstration) for demonstration in self.demonstrations.draw(split)]
+
+
+@CONVERSATION_SOURCES.register
+@dataclass(frozen=True)
+class HouseConversations(ConversationSource):
+    """Visits to houses, with wrong keys among them."""
+
+    demonstrations: HouseDemonstrations = field(default_factory=HouseDemonstrations)
     """What is demonstrated, and how well."""
 
     def load(self, split: ConversationSplit) -> Sequence[Conversation]:

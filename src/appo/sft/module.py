@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
@@ -76,8 +77,10 @@ class SupervisedModule(L.LightningModule):
             self.policy = load_policy(self.policy_folder, self.dtype_name, self.gradient_checkpointing).train()
 
     def configure_optimizers(self) -> Any:
+        # Lightning does not clip gradients for a fused optimizer under automatic mixed precision.
+        fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True
+            self.parameters(), lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=fused
         )
         scheduler = LambdaLR(optimizer, self._lr_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

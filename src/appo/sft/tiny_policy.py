@@ -25,15 +25,8 @@ CHAT_TEMPLATE = (
 MAX_NUMBER = 199
 """Greatest whole number that is sure to be one token."""
 
-_TAGS = ("think", "search", "python", "result", "answer")
 # A white space that always stands beside a tag is part of its token: shorter turns, faster rollouts.
-_WORDS = [
-    *(f"{prefix}{tag}>" for tag in _TAGS for prefix in ("<", "</", " </")),
-    " <result>\n",
-    "\n</result>",
-    " \\boxed{",
-    " }",
-]
+_WORDS = (" <result>\n", "\n</result>", " \\boxed{", " }")
 
 # Words with the space before them, and numbers of up to three digits without: "37" is the same token in a question, in
 # code and in a result. The space before a number belongs to the word before it, which tells what the number is for.
@@ -61,6 +54,8 @@ class TinyPolicy:
     """Longest sequence."""
     vocab_size: int = 2048
     """Most tokens the tokenizer may have; texts with few words need fewer."""
+    tags: tuple[str, ...] = ("think", "search", "python", "result", "answer")
+    """Words in angle brackets that are single tokens with them; others are of three tokens and more."""
     seed: int = 0
     """Of the weights."""
 
@@ -87,15 +82,16 @@ class TinyPolicy:
             ]
         )
         tokenizer.decoder = decoders.ByteLevel()
+        words = [*(f"{prefix}{tag}>" for tag in self.tags for prefix in ("<", "</", " </")), *_WORDS]
         special = [PAD, EOS, USER, ASSISTANT, SYSTEM]
         trainer = trainers.BpeTrainer(
-            vocab_size=self.vocab_size - len(_WORDS),
+            vocab_size=self.vocab_size - len(words),
             special_tokens=special,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
         tokenizer.train_from_iterator(self._texts(), trainer)
-        tokenizer.add_tokens([AddedToken(word, normalized=False) for word in _WORDS])
+        tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
         wrap: Callable[..., PreTrainedTokenizerFast] = PreTrainedTokenizerFast
         wrapped = wrap(
             tokenizer_object=tokenizer,

@@ -7,48 +7,17 @@ from itertools import product
 from statistics import fmean
 
 import pytest
-import torch
 
-from appo.core.trajectory import Prompt, Trajectory
 from appo.environments.gates import GateDemonstrations, GateProblems, find_turns, influence, success
 from appo.environments.straying import FILLERS
 from appo.rewards import AnswerReward
+from tests.environments.demonstrated import as_tokens, as_trajectory
 
 DEMONSTRATIONS = GateDemonstrations(
     GateProblems(num_train=400, num_validation=60, late=1), wrong_shares={"gates_3": 0.4}
 )
 RECOVERABLE = replace(DEMONSTRATIONS, restart_share=0.7)
 WORLD = DEMONSTRATIONS.problems.world
-
-
-def split_text(text):
-    """Tokens as policies have them: the space before a word belongs to it, long words are of two."""
-    pieces = re.findall(r"\s?\w+|\s*[^\w\s]+|\s+", text)
-    return [part for piece in pieces for part in ((piece[:4], piece[4:]) if len(piece) > 5 else (piece,))]
-
-
-def as_tokens(demonstration):
-    """The text of every position, and whether the policy would have sampled it."""
-    texts = [(token, False) for token in split_text(demonstration.problem.text)]
-    for segment in demonstration.segments:
-        texts += [(token, segment.is_generated) for token in split_text(segment.text)]
-    return [text for text, _ in texts], [sampled for _, sampled in texts]
-
-
-def as_trajectory(demonstration, log_prob):
-    tokens, sampled = as_tokens(demonstration)
-    mask = torch.tensor(sampled)
-    problem = demonstration.problem
-    return tokens, Trajectory(
-        prompt=Prompt(problem.id, problem.text, (0,) * sampled.index(True), (problem.answer,)),
-        token_ids=torch.zeros(len(mask), dtype=torch.int64),
-        response_mask=mask,
-        behavior_log_probs=torch.where(mask, log_prob, 0.0),
-        policy_versions=mask.long() - 1,
-        segments=demonstration.segments,
-        tool_calls=(),
-        finish_reason="eos",
-    )
 
 
 def turns_of(demonstration):
