@@ -134,7 +134,9 @@ def test_session_that_is_closed_leaves_no_process(settings):
     interpreter.stop()
 
 
-def test_interpreter_that_hangs_is_killed_with_its_call(settings):
+def test_interpreter_that_hangs_is_killed_with_its_call(settings, monkeypatch):
+    monkeypatch.setattr("appo.tools.python.client._KILL_S", 0.5)
+    monkeypatch.setattr("appo.tools.python.client._SIGN_S", 0.5)
     interpreter = Interpreter(settings)
     server = interpreters()
     assert run(interpreter, "1").output == "1\n"
@@ -176,7 +178,8 @@ def test_interpreter_goes_when_the_training_process_dies(settings):
     assert not os.path.exists(done.stdout.strip())
 
 
-def test_time_limit_holds_for_code_that_the_process_does_not_read(settings):
+def test_time_limit_holds_for_code_that_the_process_does_not_read(settings, monkeypatch):
+    monkeypatch.setattr("appo.tools.python.client._SIGN_S", 0.5)
     before = descendants(os.getpid())  # of servers, perhaps, that other tests share
     interpreter = Interpreter(settings)
     os.kill(interpreters()[-1], signal.SIGSTOP)
