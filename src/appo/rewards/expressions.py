@@ -10,7 +10,8 @@ Tree = tuple[Any, ...]
 """A node: its kind, and what it is made of."""
 
 MAX_LENGTH = 512
-MAX_DEPTH = 40
+MAX_DEPTH = 30
+MAX_TOKENS = 150
 _FUNCTION_NAMES = """
 sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt max min gcd lcm det arg
 """
@@ -27,10 +28,8 @@ _RELATIONS = {
 _CLOSING: dict[str, Any] = {
     "(": ")]", "[": ")]", "{": "}", "]": "[]", r"\lbrace": (r"\rbrace",), r"\langle": (r"\rangle",),
 }  # fmt: skip
-_NOT_READ_NAMES = """
-endmatrix not rbrace rangle int oint sum prod lim partial nabla lfloor rfloor lceil rceil forall exists to
-rightarrow mapsto mid ldots cdots dots subset notin
-"""
+_NOT_READ_NAMES = """endmatrix not rbrace rangle int oint sum prod lim partial nabla lfloor rfloor lceil rceil
+forall exists to rightarrow mapsto mid ldots cdots dots subset notin"""
 _NOT_READ = frozenset(_NOT_READ_NAMES.split())
 _SPECIAL = {r"\emptyset", r"\varnothing"}
 
@@ -47,7 +46,10 @@ def read(text: str) -> Tree:
     """
     if len(text) > MAX_LENGTH:
         raise NotReadError("too long")
-    reader = _Reader(_tokens(text))
+    tokens = _tokens(text)
+    if len(tokens) > MAX_TOKENS:
+        raise NotReadError("too many parts")
+    reader = _Reader(tokens)
     tree = reader.items(())
     if reader.token:
         raise NotReadError(reader.token)

@@ -20,7 +20,10 @@ def same_mathematics(one: str, other: str) -> bool | None:
         left, right = read(one), read(other)
     except NotReadError:
         return None
-    return _same(_normal(left), _normal(right))
+    try:
+        return _same(_normal(left), _normal(right))
+    except RecursionError:
+        return None
 
 
 def _normal(tree: Tree) -> Tree:

@@ -32,8 +32,8 @@ _OPPOSITES = {
 }
 _LEAD = re.compile(r"(?i)(?:(?:in|on|at|about|approximately|around|roughly)\s+|[~≈]\s*|\\approx\s*)(?=[\d$])")
 _TOKEN = re.compile(
-    r"(?<!\w)[+-](?=[^\W\d_])|(?<!\w)[+-]?[$€£¥]?[+-]?(?:\d+(?:\.\d+)?|\.\d+)%?|[^\W\d_]+(?:[.'][^\W\d_]+)*"
-    r"(?:\+\+|#|[+-](?!\w))?|[<>=^*/%$€£¥°+&#]"
+    r"(?<!\w)[+-](?=[^\W\d_])|(?<!\w)[+-]?[$€£¥]?[+-]?(?:\d+(?:\.\d+)?|\.\d+)%?|[^\W\d_][^\W_]*(?:[.'][^\W\d_][^\W_]*)*"
+    r"(?:\+\+|#|[+-](?!\w))?|[<>=^*/%$€£¥°+&#]|\d+"
 )
 _SPELLED = {
     "&": "and",
@@ -48,7 +48,14 @@ _SPELLED = {
 }
 _LISTED = re.compile(r"(?i)\s*(?:,\s*(?:and|or)\s|,(?!\s*(?:jr|sr|inc|ltd)\b)|;|\s(?:and|or|&)\s)\s*")
 _SIGNS = re.compile(r"[-+=^_\\<>|*/!]")
-_NAME = re.compile(r"(?:[^\W\d_]|[.'& ])+")
+_NAME = re.compile(r"(?:[^\W\d_]|[.& ]|'(?=[^\W\d_]{2}))+")
+_ORDINALS_SPELLED = {
+    "first": "1st", "second": "2nd", "third": "3rd", "fourth": "4th", "fifth": "5th", "sixth": "6th", "seventh": "7th",
+    "eighth": "8th", "ninth": "9th", "tenth": "10th",
+}  # fmt: skip
+_ORDINAL = re.compile(rf"(?i)\b(?:{'|'.join(_ORDINALS_SPELLED)})\b")
+_ROMAN = {"II": 2, "III": 3, "IV": 4, "VI": 6, "VII": 7, "VIII": 8, "IX": 9, "XI": 11, "XII": 12, "XIII": 13, "XIV": 14}
+_ROMAN_NUMBER = re.compile(rf"(?i)(?<=\w )(?:{'|'.join(sorted(_ROMAN, reverse=True))})\b")
 _LETTERS = str.maketrans(
     {"ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "\N{LATIN SMALL LETTER DOTLESS I}": "i", "ð": "d", "þ": "th"}
 )
@@ -168,7 +175,8 @@ def _same_numbers(given: str, wanted: str) -> bool | None:
 @lru_cache(maxsize=2**14)
 def _words(text: str, hyphen: str, *, articles: bool = False) -> tuple[str, ...]:
     """Words of a text in one spelling, with the signs that count: letters without accents, no articles."""
-    text = re.sub(r"(?<=\w)-(?=\w)", hyphen, text)
+    text = _ORDINAL.sub(lambda match: _ORDINALS_SPELLED[match[0].lower()], re.sub(r"(?<=\w)-(?=\w)", hyphen, text))
+    text = _ROMAN_NUMBER.sub(lambda match: str(_ROMAN[match[0].upper()]), text)
     text = re.sub(r"(?<![^\W\d_]{2})(?<=[^\W\d_])/(?=[^\W\d_])|(?<=[^\W\d_]{2})\s-\s(?=[^\W\d_]{2})", " ", text)
     found = list(_TOKEN.finditer(text))
     words: list[str] = []
