@@ -37,7 +37,7 @@ from appo.core.batch import NO_PARENT, TrajectoryBatch
 from appo.core.collate import make_batch
 from appo.functional import ChosenPoints, future_likelihood_gain, select_branch_points
 from appo.losses import ProceduralLoss
-from appo.rollouts.branching import has_room
+from appo.rollouts.branching import Branching, has_room
 from appo.rollouts.candidates import CandidateFilter, Exclusion
 from appo.scorers import BatchContext, BranchingScore
 
@@ -149,11 +149,13 @@ def run_maths(measured: Measured, candidate_filter: CandidateFilter) -> dict[str
     with stopped(seconds, "scoring"):
         scores = BranchingScore(half_life=HALF_LIFE, clip=CLIP)(initial, context)
     with stopped(seconds, "candidates"):
-        candidates = candidate_filter(initial) & has_room(initial, length - PROMPT_LENGTH, 1)
+        room = has_room(initial, length - PROMPT_LENGTH, Branching.min_remaining)
+        candidates = candidate_filter(initial) & room
     with stopped(seconds, "selection"):
         points = select_branch_points(
             scores.values, scores.preferred, candidates, initial.group, budget=num_rows // NUM_PROMPTS
         )
+    assert len(points.rows) == num_rows, "there must be a point a row, or less is measured"
     rewarded = with_branches(initial, points, measured.rewards)
     with stopped(seconds, "advantage"):
         advantages = ProceduralAdvantage()(rewarded, context)

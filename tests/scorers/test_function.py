@@ -60,3 +60,12 @@ def test_what_is_no_scorer_is_refused_in_one_line(scorer, message):
 def test_scores_of_another_shape_are_refused(batch):
     with pytest.raises(ValueError, match=r"of_a_row .* must return a tensor of shape \[6, 6\] or Scores, got \[6\]"):
         as_scorer(functions.of_a_row)(batch, context())
+
+
+def test_a_score_above_all_others_is_refused(batch):
+    def certain(batch, context):
+        return torch.zeros(batch.token_ids.shape).masked_fill(batch.entropies == batch.entropies.max(), INF)
+
+    row, position = divmod(int(batch.entropies.argmax()), batch.token_ids.shape[1])
+    with pytest.raises(ValueError, match=f"scores must be finite or -inf, got inf in row {row} at position {position}"):
+        as_scorer(certain)(batch, context())

@@ -19,7 +19,7 @@ class Scores:
     """How much each position is worth branching at.
 
     Attributes:
-        values: ``[B, T]``, higher is better; ``-inf`` where no branch may start.
+        values: ``[B, T]``, higher is better; ``-inf`` where no branch may start, and never ``+inf``.
         preferred: ``[B, T]`` bool, positions that are chosen before any other; None prefers none.
         factors: ``[B, T]`` each, what the score was made of, by name; only their mean and spread over sampled tokens
             are logged.
@@ -31,6 +31,11 @@ class Scores:
     preferred: Tensor | None = None
     factors: Mapping[str, Tensor] = field(default_factory=dict)
     at_turns: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.values == float("inf")).any():
+            row, position = (self.values == float("inf")).nonzero()[0].tolist()
+            raise ValueError(f"scores must be finite or -inf, got inf in row {row} at position {position}")
 
     def to(self, device: torch.device) -> Scores:
         """The same scores on another device."""
