@@ -24,7 +24,7 @@ def direct(extras: list[str]) -> list[Requirement]:
     """What the project asks for itself, in its extras as well."""
     asked = [*PROJECT["dependencies"], *(each for extra in extras for each in OPTIONAL[extra])]
     requirements = list(map(Requirement, asked))
-    nested = [extra for each in requirements if each.name == "appo" for extra in each.extras]
+    nested = [extra for each in requirements if each.name == "appo" for extra in sorted(each.extras)]  # of a set
     return [each for each in requirements if each.name != "appo"] + (direct(nested) if nested else [])
 
 
