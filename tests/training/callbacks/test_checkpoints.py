@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from appo.distributed import comm
 from appo.training.callbacks import IterationCheckpoints
+from appo.training.callbacks.checkpoints import LastCheckpoint
 from tests.small_run import run
 
 
@@ -68,3 +71,18 @@ def test_one_that_is_told_when_to_save_is_left_alone():
     trainer.check_val_every_n_epoch = 4
     with pytest.raises(ValueError, match=r"check_val_every_n_epoch must not exceed trainer.max_epochs, 3, .* got 4"):
         IterationCheckpoints().setup(trainer, L.LightningModule(), "fit")
+
+
+def test_a_checkpoint_has_a_phase_of_its_own_so_that_a_lost_rank_is_named(tmp_path, monkeypatch):
+    done = []
+
+    @contextmanager
+    def phase(name):
+        done.append(f"begin {name}")
+        yield
+        done.append(f"end {name}")
+
+    monkeypatch.setattr(comm, "phase", phase)
+    monkeypatch.setattr(ModelCheckpoint, "on_train_epoch_end", lambda *arguments: done.append("write"))
+    LastCheckpoint(tmp_path).on_train_epoch_end(None, None)
+    assert done == ["begin checkpoint", "write", "end checkpoint"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from appo.distributed import comm
 from appo.training.callbacks.common import run_folder
 
 _FOLDER = "checkpoints"
@@ -24,6 +25,10 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / _FOLDER, filename="{epoch}", save_last="link", save_on_train_epoch_end=True)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        with comm.phase("checkpoint"):  # Lightning's own barriers name no rank that is lost
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 class IterationCheckpoints(L.Callback):
