@@ -15,11 +15,12 @@ OPTIONS = ["--trainer.max_epochs=1", "--rollout.reward=tests.small_run.EvenToken
 
 @pytest.fixture
 def messages(caplog):
-    """Starts over with what the summary logs, and returns it."""
+    """Starts over with what the summary logs but for warnings, and returns it."""
     caplog.set_level(logging.INFO, logger="appo.training.callbacks.summary")
 
     def logged() -> list[str]:
-        texts = [record.getMessage() for record in caplog.records if record.name == "appo.training.callbacks.summary"]
+        records = (record for record in caplog.records if record.name == "appo.training.callbacks.summary")
+        texts = [record.getMessage() for record in records if record.levelno == logging.INFO]
         caplog.clear()
         return texts
 
