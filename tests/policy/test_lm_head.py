@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from appo.policy.lm_head import find_lm_head
-from tests.policy.tf32 import tf32
+from appo.policy.precision import float32_products
 
 SIZES = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -100,7 +100,7 @@ def test_logits_are_compared_with_all_digits_of_float32_and_the_setting_comes_ba
     model, seen = model_of(FAMILIES["untied"]), []
     for module in (model, model.get_output_embeddings()):
         module.register_forward_pre_hook(lambda module, args: seen.append(torch.backends.cuda.matmul.fp32_precision))
-    with tf32():
+    with float32_products("tf32"):
         assert find_lm_head(model) is not None
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     # The model, its head, and the head alone.

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from appo.policy.packing import SequenceForward, padded_spans
-from tests.policy.tf32 import tf32
+from appo.policy.precision import float32_products
 
 SIZES = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -214,7 +214,7 @@ def test_rows_are_compared_with_all_digits_of_float32_and_the_setting_comes_back
     model.get_decoder().register_forward_pre_hook(
         lambda module, args: seen.append(torch.backends.cuda.matmul.fp32_precision)
     )
-    with tf32():
+    with float32_products("tf32"):
         assert SequenceForward(model, model.get_decoder()).packs
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     assert {*seen} == {"ieee"}

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import lightning as L
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -174,8 +175,7 @@ class RunFolderCLI(LightningCLI):
         folder = Path(config.default_root_dir)
         if config.logger in (None, True):
             config.logger = [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")]
-        given = config.callbacks or ()
-        callbacks = [given] if isinstance(given, L.Callback) else list(given)
+        callbacks = _callbacks(config)
         # Beside those that a user adds, or a run that is cut off could not go on.
         keeps_last = any(isinstance(callback, ModelCheckpoint) and callback.save_last for callback in callbacks)
         if config.enable_checkpointing is not False and not keeps_last:
@@ -203,8 +203,7 @@ class AppoCLI(RunFolderCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self.config_init.trainer
-        given = config.callbacks or ()
-        check_trainer_options(config, [given] if isinstance(given, L.Callback) else given)
+        check_trainer_options(config, _callbacks(config))
         timeout_s = max(_CONNECTING_S, self.config_init.rollout.rank_timeout_s)
         timeout = timedelta(seconds=timeout_s)
         if config.strategy == "ddp":
@@ -254,3 +253,9 @@ class SupervisedCLI(RunFolderCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.link_arguments("model.policy", "data.tokenizer")
+
+
+def _callbacks(trainer: Namespace) -> list[L.Callback]:
+    """Those that the options of the trainer name: one, several or none."""
+    given = trainer.callbacks or ()
+    return [given] if isinstance(given, L.Callback) else list(given)

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
 
-from appo.environments.names import CITIES, COUNTRIES, FIRST_NAMES, LAST_NAMES
+from appo.environments.names import (
+    CITIES,
+    COUNTRIES,
+    FIRST_NAMES,
+    LAST_NAMES,
+    MORE_FIRST_NAMES,
+    MORE_LAST_NAMES,
+)
 
 Kind = Literal["person", "city", "country", "number", "sign", "metal", "shape"]
 """What a value is."""
@@ -144,3 +151,16 @@ class World:
         if relation.name == "capital":
             return rng.choice([city for city, country in country_of.items() if country == subject])
         return rng.choice([entity for entity in self.entities[relation.value] if entity != subject])
+
+
+@dataclass(frozen=True)
+class PeopleWorld(World):
+    """Many people, and nothing of countries."""
+
+    first_names: ClassVar[tuple[str, ...]] = FIRST_NAMES + MORE_FIRST_NAMES
+    last_names: ClassVar[tuple[str, ...]] = LAST_NAMES + MORE_LAST_NAMES
+
+    num_people: int = 2000
+    """People, at least 2."""
+    num_countries: int = 1
+    """Countries, at least 1; nothing is known of them."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from appo.functional import LogitTransform, linear_log_probs
-from appo.policy.precision import full_precision
+from appo.policy.precision import float32_products
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ def find_lm_head(model: PreTrainedModel) -> LMHead | None:
     probe = torch.arange(4, device=linear.weight.device).unsqueeze(0)
     was_training = model.training
     model.eval()  # with dropout, no two passes are equal
-    with torch.compiler.set_stance("force_eager"), full_precision():
+    with torch.compiler.set_stance("force_eager"), float32_products("ieee"):
         hidden = model.get_decoder()(input_ids=probe, use_cache=False)[0]
         expected = model(input_ids=probe, use_cache=False).logits
         fits = hidden.shape[-1] == linear.in_features

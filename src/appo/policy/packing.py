@@ -16,7 +16,7 @@ from transformers.masking_utils import sdpa_mask
 
 from appo.distributed.fsdp import is_sharded
 from appo.policy.attention import without_cudnn
-from appo.policy.precision import full_precision
+from appo.policy.precision import float32_products
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,11 @@ class SequenceForward:
         device = next(model.get_input_embeddings().parameters()).device
         token_ids = torch.arange(8, device=device).view(2, 4)
         is_wanted = token_ids != 7
-        with torch.autocast(device.type, enabled=False), torch.compiler.set_stance("force_eager"), full_precision():
+        with (
+            torch.autocast(device.type, enabled=False),
+            torch.compiler.set_stance("force_eager"),
+            float32_products("ieee"),
+        ):
             padded = self._padded(token_ids, is_wanted, [4, 3], is_wanted)
             model.set_attn_implementation(_PACKED_SDPA)
             packed = self._packed(token_ids, is_wanted, [4, 3], is_wanted)

@@ -13,28 +13,38 @@ from appo.environments.problems import WorldProblems
 from appo.prompts.base import PROMPT_SOURCES, PromptSource, Question, Split
 
 
+class GeneratedQuestions(PromptSource):
+    """Asks the problems of an environment.
+
+    Attributes:
+        problems: what is asked.
+    """
+
+    problems: Problems[Any]
+
+    def load(self, split: Split) -> Sequence[Question]:
+        return [
+            Question(problem.id, problem.messages, (problem.answer,), problem.family)
+            for problem in self.problems.draw(split)
+        ]
+
+
 @PROMPT_SOURCES.register
 @dataclass(frozen=True)
-class WorldQuestions(PromptSource):
+class WorldQuestions(GeneratedQuestions):
     """Problems whose answers need tools: look-ups in a generated world, calculations, and mixtures of both."""
 
     problems: WorldProblems = field(default_factory=WorldProblems)
     """What is asked."""
 
-    def load(self, split: Split) -> Sequence[Question]:
-        return _questions(self.problems, split)
-
 
 @PROMPT_SOURCES.register
 @dataclass(frozen=True)
-class GateQuestions(PromptSource):
+class GateQuestions(GeneratedQuestions):
     """Walks on which every turn is a decision, and signs say which way is right."""
 
     problems: GateProblems = field(default_factory=GateProblems)
     """What is asked."""
-
-    def load(self, split: Split) -> Sequence[Question]:
-        return _questions(self.problems, split)
 
     def decisions(self, question: str, tokens: Sequence[str], is_sampled: Sequence[bool]) -> Sequence[Decision]:
         turns = find_turns(question, tokens, is_sampled, self.problems.world)
@@ -43,21 +53,12 @@ class GateQuestions(PromptSource):
 
 @PROMPT_SOURCES.register
 @dataclass(frozen=True)
-class HouseQuestions(PromptSource):
+class HouseQuestions(GeneratedQuestions):
     """Houses with a door that every key opens, and clues that say which key is right."""
 
     problems: HouseProblems = field(default_factory=HouseProblems)
     """What is asked."""
 
-    def load(self, split: Split) -> Sequence[Question]:
-        return _questions(self.problems, split)
-
     def decisions(self, question: str, tokens: Sequence[str], is_sampled: Sequence[bool]) -> Sequence[Decision]:
         choices = find_choices(question, tokens, is_sampled, self.problems.world)
         return [Decision(choice.position, choice.clue, choice.is_right) for choice in choices]
-
-
-def _questions(problems: Problems[Any], split: Split) -> list[Question]:
-    return [
-        Question(problem.id, problem.messages, (problem.answer,), problem.family) for problem in problems.draw(split)
-    ]

@@ -13,9 +13,10 @@ from typing import Any, Literal
 from appo.core.foreign_json import is_encodable, parse_json
 from appo.core.registry import Registry
 from appo.core.trajectory import Segment
-from appo.environments.demonstrations import Demonstration, WorldDemonstrations
+from appo.environments.demonstrations import WorldDemonstrations
 from appo.environments.gates import GateDemonstrations
 from appo.environments.houses import HouseDemonstrations
+from appo.environments.straying import StrayingDemonstrations
 from appo.prompts.base import is_message
 
 ConversationSplit = Literal["train", "validation"]
@@ -70,45 +71,48 @@ class ConversationSource(ABC):
 CONVERSATION_SOURCES: Registry[ConversationSource] = Registry("conversation source", group="appo.conversations")
 
 
+class DemonstratedConversations(ConversationSource):
+    """Conversations about the problems of an environment.
+
+    Attributes:
+        demonstrations: what is demonstrated, and how well.
+    """
+
+    demonstrations: WorldDemonstrations | StrayingDemonstrations[Any]
+
+    def load(self, split: ConversationSplit) -> Sequence[Conversation]:
+        conversations = []
+        for demonstration in self.demonstrations.draw(split):
+            asked = [Message(m["role"], (Segment(m["content"], False),)) for m in demonstration.problem.messages]
+            conversations.append(Conversation((*asked, Message("assistant", demonstration.segments))))
+        return conversations
+
+
 @CONVERSATION_SOURCES.register
 @dataclass(frozen=True)
-class WorldConversations(ConversationSource):
+class WorldConversations(DemonstratedConversations):
     """Demonstrations about a generated world."""
 
     demonstrations: WorldDemonstrations = field(default_factory=WorldDemonstrations)
     """What is demonstrated, and how well."""
 
-    def load(self, split: ConversationSplit) -> Sequence[Conversation]:
-        return [_conversation(demonstration) for demonstration in self.demonstrations.draw(split)]
-
 
 @CONVERSATION_SOURCES.register
 @dataclass(frozen=True)
-class GateConversations(ConversationSource):
+class GateConversations(DemonstratedConversations):
     """Walks through gates, with wrong turns among them."""
 
     demonstrations: GateDemonstrations = field(default_factory=GateDemonstrations)
     """What is demonstrated, and how well."""
 
-    def load(self, split: ConversationSplit) -> Sequence[Conversation]:
-        return [_conversation(demonstration) for demonstration in self.demonstrations.draw(split)]
-
 
 @CONVERSATION_SOURCES.register
 @dataclass(frozen=True)
-class HouseConversations(ConversationSource):
+class HouseConversations(DemonstratedConversations):
     """Visits to houses, with wrong keys among them."""
 
     demonstrations: HouseDemonstrations = field(default_factory=HouseDemonstrations)
     """What is demonstrated, and how well."""
-
-    def load(self, split: ConversationSplit) -> Sequence[Conversation]:
-        return [_conversation(demonstration) for demonstration in self.demonstrations.draw(split)]
-
-
-def _conversation(demonstration: Demonstration) -> Conversation:
-    asked = [Message(m["role"], (Segment(m["content"], False),)) for m in demonstration.problem.messages]
-    return Conversation((*asked, Message("assistant", demonstration.segments)))
 
 
 @CONVERSATION_SOURCES.register

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -22,6 +21,7 @@ from appo.commands.doctor.result import Figures, Machine, SkipStepError, StepErr
 from appo.distributed.fsdp import decoder_layers
 from appo.policy.loading import compile_layers
 from appo.policy.log_probs import PolicyLogProbs
+from appo.policy.precision import float32_products
 
 
 @dataclass(frozen=True)
@@ -132,18 +132,8 @@ def _settings() -> dict[str, AbstractContextManager[None]]:
     return {
         "by the math kernel": sdpa_kernel(SDPBackend.MATH),
         "by the efficient kernel": sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION),
-        "with TF32": _tf32(),
+        "with TF32": float32_products("tf32"),
     }
-
-
-@contextmanager
-def _tf32() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def compiled(machine: Machine, figures: Figures) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cache, lru_cache
 
 from appo.core.trajectory import Trajectory
+from appo.environments.decisions import influence_of_stakes
 from appo.environments.gates.problems import Route
 from appo.environments.gates.turns import Turn, find_turns
 from appo.environments.gates.world import HOME, GateWorld
+
+_world = lru_cache(maxsize=4)(GateWorld)
 
 
 def success(
@@ -79,13 +81,11 @@ def influence(
     Raises:
         ValueError: if the question is none of the gates.
     """
-    world = _world(seed, num_people, num_cities)
+    world = _world(seed=seed, num_people=num_people, num_cities=num_cities)
     route = Route.parse(trajectory.prompt.question)
-    values = [0.0] * len(trajectory)
-    for turn in find_turns(trajectory.prompt.question, tokens, trajectory.response_mask.tolist(), world):
-        sampled = math.exp(float(trajectory.behavior_log_probs[turn.position]))
-        values[turn.position] = sampled * (1.0 - sampled) * _stake(route, world, turn, right_turn, restart) ** 2
-    return values
+    turns = find_turns(trajectory.prompt.question, tokens, trajectory.response_mask.tolist(), world)
+    stakes = ((turn.position, _stake(route, world, turn, right_turn, restart)) for turn in turns)
+    return influence_of_stakes(trajectory, stakes)
 
 
 def _stake(route: Route, world: GateWorld, turn: Turn, right_turn: float, restart: float) -> float:
@@ -110,8 +110,3 @@ def _answer(route: Route, world: GateWorld, person: str) -> str:
     for _ in range(route.num_gates):
         person = world.move(person, world.ways(person)[0])
     return world.value(HOME, person)
-
-
-@lru_cache(maxsize=4)
-def _world(seed: int, num_people: int, num_cities: int) -> GateWorld:
-    return GateWorld(seed=seed, num_people=num_people, num_cities=num_cities)

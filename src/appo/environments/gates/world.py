@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import permutations
 from typing import ClassVar
 
-from appo.environments.names import FIRST_NAMES, LAST_NAMES, MORE_FIRST_NAMES, MORE_LAST_NAMES
+from appo.environments.decisions import read_sign, signs
 from appo.environments.search import WorldSearch
-from appo.environments.world import Kind, Relation, World
+from appo.environments.world import Kind, PeopleWorld, Relation
 from appo.tools.search.tool import SEARCH_BACKENDS
 
 SIGN, HOME = "sign", "home"
@@ -22,7 +21,7 @@ APPROACHES = ("teacher", "doctor", "neighbor")
 
 
 @dataclass(frozen=True)
-class GateWorld(World):
+class GateWorld(PeopleWorld):
     """People with a sign, a home, and others that they lead to."""
 
     relations: ClassVar[tuple[Relation, ...]] = (
@@ -31,24 +30,14 @@ class GateWorld(World):
         *(Relation(name, "person", "person") for name in (*TURNS, *APPROACHES)),
     )
 
-    first_names: ClassVar[tuple[str, ...]] = FIRST_NAMES + MORE_FIRST_NAMES
-    last_names: ClassVar[tuple[str, ...]] = LAST_NAMES + MORE_LAST_NAMES
-
-    num_people: int = 2000
-    """People, at least 2."""
-    num_countries: int = 1
-    """Countries, at least 1; nothing is known of them."""
-
     @cached_property
     def entities(self) -> dict[Kind, tuple[str, ...]]:
         """Those that exist, by what they are; a sign names a right and a wrong way."""
-        signs = tuple(f"{right}, not {wrong}" for right, wrong in permutations(TURNS, 2))
-        return {**super().entities, "sign": signs}
+        return {**super().entities, "sign": signs(TURNS)}
 
     def ways(self, person: str) -> tuple[str, str]:
         """The right way and the wrong one, as a person's sign names them."""
-        right, wrong = self.value(SIGN, person).split(", not ")
-        return right, wrong
+        return read_sign(self.value(SIGN, person))
 
     def move(self, person: str, turn: str) -> str:
         """Whom a turn or an approach leads to.

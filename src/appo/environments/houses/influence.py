@@ -8,9 +8,12 @@ from functools import lru_cache
 from itertools import product
 
 from appo.core.trajectory import Trajectory
+from appo.environments.decisions import influence_of_stakes
 from appo.environments.houses.problems import person_of
 from appo.environments.houses.records import find_choices
 from appo.environments.houses.world import METAL, PARTS, SHAPE, HouseWorld
+
+_world = lru_cache(maxsize=4)(HouseWorld)
 
 
 def success(person: str, world: HouseWorld, right_choice: float, chosen: Mapping[str, bool] | None = None) -> float:
@@ -64,20 +67,14 @@ def influence(
     Raises:
         ValueError: if the question is none of the houses.
     """
-    world = _world(seed, num_people, num_cities, tuple(rooms))
+    world = _world(seed=seed, num_people=num_people, num_cities=num_cities, rooms=tuple(rooms))
     person = person_of(trajectory.prompt.question)
-    values = [0.0] * len(trajectory)
+    stakes: list[tuple[int, float]] = []
     chosen: dict[str, bool] = {}
     for choice in find_choices(trajectory.prompt.question, tokens, trajectory.response_mask.tolist(), world):
-        sampled = math.exp(float(trajectory.behavior_log_probs[choice.position]))
         right, wrong = (
             success(person, world, right_choice, {**chosen, choice.clue: is_right}) for is_right in (True, False)
         )
-        values[choice.position] = sampled * (1.0 - sampled) * (right - wrong) ** 2
+        stakes.append((choice.position, right - wrong))
         chosen[choice.clue] = choice.leads_right
-    return values
-
-
-@lru_cache(maxsize=4)
-def _world(seed: int, num_people: int, num_cities: int, rooms: tuple[int, ...]) -> HouseWorld:
-    return HouseWorld(seed=seed, num_people=num_people, num_cities=num_cities, rooms=rooms)
+    return influence_of_stakes(trajectory, stakes)

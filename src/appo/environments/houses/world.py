@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import permutations, product
+from itertools import product
 from math import prod
 from typing import ClassVar
 
-from appo.environments.names import FIRST_NAMES, LAST_NAMES, MORE_FIRST_NAMES, MORE_LAST_NAMES
+from appo.environments.decisions import read_sign, signs
 from appo.environments.search import WorldSearch
-from appo.environments.world import Kind, Relation, World
+from appo.environments.world import Kind, PeopleWorld, Relation
 from appo.tools.search.tool import SEARCH_BACKENDS
 
 METAL, SHAPE = "metal", "shape"
@@ -30,7 +30,7 @@ DOOR = "door"
 
 
 @dataclass(frozen=True)
-class HouseWorld(World):
+class HouseWorld(PeopleWorld):
     """People and their houses: clues to the key, rooms with coins, and a door."""
 
     relations: ClassVar[tuple[Relation, ...]] = (
@@ -38,13 +38,6 @@ class HouseWorld(World):
         Relation(SHAPE, "person", "shape"),
     )
 
-    first_names: ClassVar[tuple[str, ...]] = FIRST_NAMES + MORE_FIRST_NAMES
-    last_names: ClassVar[tuple[str, ...]] = LAST_NAMES + MORE_LAST_NAMES
-
-    num_people: int = 2000
-    """People, at least 2; each has a house."""
-    num_countries: int = 1
-    """Countries, at least 1; nothing is known of them."""
     rooms: tuple[int, ...] = (2, 6)
     """Numbers of rooms to enter before the door; houses have each as often."""
     max_coins: int = 4
@@ -64,7 +57,7 @@ class HouseWorld(World):
     @cached_property
     def entities(self) -> dict[Kind, tuple[str, ...]]:
         """Those that exist, by what they are; a clue names what is right and what is wrong."""
-        return {**super().entities, "metal": _clues(PARTS[METAL]), "shape": _clues(PARTS[SHAPE])}
+        return {**super().entities, "metal": signs(PARTS[METAL]), "shape": signs(PARTS[SHAPE])}
 
     def ways(self, clue: str, person: str) -> tuple[str, str]:
         """What is right and what is wrong, as a clue to the key of a person's house names them.
@@ -72,8 +65,7 @@ class HouseWorld(World):
         Raises:
             KeyError: if that is not known.
         """
-        right, wrong = self.value(clue, person).split(", not ")
-        return right, wrong
+        return read_sign(self.value(clue, person))
 
     def num_rooms(self, person: str) -> int:
         """How many rooms of a person's house are entered before the door."""
@@ -105,7 +97,3 @@ class HouseSearch(WorldSearch):
 
     world: HouseWorld = field(default_factory=HouseWorld)
     """Where the clues come from."""
-
-
-def _clues(words: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{right}, not {wrong}" for right, wrong in permutations(words, 2))
