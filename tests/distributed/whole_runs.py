@@ -23,6 +23,9 @@ TRAINED = [
     "--model.max_tokens_per_microbatch=128",
     "--rollout.reward=tests.small_run.EvenTokens",
     "--rollout.advantage=GlobalBatchAdvantage",
+    # Branches of branches.
+    "--rollout.branching.rounds=2",
+    "--rollout.branching.num_trajectories=8",
     "--rollout.sampling.lag=1",
     "--trainer.max_epochs=3",
     "--trainer.check_val_every_n_epoch=3",

@@ -71,9 +71,13 @@ def test_the_reward_rises_on_a_toy_task(tmp_path, policy_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lag", [0, 1])
-def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(tmp_path, policy_folder, lag):
-    options = ["--rollout.reward=tests.small_run.EvenTokens", f"--rollout.sampling.lag={lag}"]
+@pytest.mark.parametrize(("lag", "rounds"), [(0, 1), (1, 2)])
+def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_stopped(tmp_path, policy_folder, lag, rounds):
+    """With a lag it stops with roots whose trees are yet to grow."""
+    options = [
+        "--rollout.reward=tests.small_run.EvenTokens", f"--rollout.sampling.lag={lag}",
+        f"--rollout.branching.rounds={rounds}", f"--rollout.branching.num_trajectories={4 + 2 * rounds}",
+    ]  # fmt: skip
     whole = run("fit", tmp_path / "whole", policy_folder, "--trainer.max_epochs=3", *options)
     stopped = tmp_path / "stopped"
     # Stopped after the first iteration by its budget of tokens, as a user would stop it.
