@@ -124,6 +124,7 @@ def test_training_on_one_source_is_validated_on_a_benchmark(tmp_path, policy_fol
     folder = run(
         "fit", tmp_path / "run", policy_folder, "--config", str(tmp_path / "mixed.yaml"), "--trainer.max_epochs=4",
         "--trainer.check_val_every_n_epoch=2", "--rollout.reward=tests.small_run.EvenTokens",
+        "--rollout.syntax.instructions=null",
     )  # fmt: skip
     validated = [int(row["epoch"]) for row in metrics(folder) if row.get("validation/accuracy/aime24")]
     assert validated == [1, 3]

@@ -261,6 +261,7 @@ def fit(sampler, tmp_path_factory) -> Path:
             "--rollout.tools=[{class_path: tests.examples.calculator.Add}]",
             "--rollout.reward=tests.examples.calculator.IsSum",
             "--rollout.syntax=TagSyntax", "--rollout.syntax.result_format=<result>{result}</result>",
+            "--rollout.syntax.instructions=null",
             f"--rollout.limits.max_response_tokens={one_file.MAX_TOKENS - 6}", "--trainer.max_epochs=1",
             "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
             f"--trainer.default_root_dir={folder / 'run'}",

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -7,13 +8,18 @@ from tokenizers.processors import TemplateProcessing
 
 from appo.core.trajectory import Prompt
 from appo.policy.text import decode, encode
-from appo.prompts import ChatEncoder, PromptStore, Question
+from appo.prompts import ChatEncoder, PromptStore, Question, ToolInstructions
+from appo.tools import TagSyntax
 
 SYSTEM = {"role": "system", "content": "Think."}
 USER = {"role": "user", "content": "Who is it?"}
 SCHEMA = {
     "type": "function",
-    "function": {"name": "search", "parameters": {"type": "object", "properties": {"query": {"type": "string"}}}},
+    "function": {
+        "name": "search",
+        "description": "Finds.",
+        "parameters": {"type": "object", "properties": {"query": {"type": "string"}}},
+    },
 }
 TOOL_TEMPLATE = (
     "{% if tools %}<tools>{{ tools | tojson }}</tools>{% endif %}"
@@ -70,6 +76,38 @@ def test_a_system_prompt_for_all_stands_in_the_place_of_each_ones_own(tokenizer)
     first, second = encoder.render([question(SYSTEM, USER), question(USER)])
     assert first == second
     assert first.startswith("<|system|>Use tools.\n\nMark stages.<|end|><|user|>")
+
+
+INSTRUCTIONS = ToolInstructions(TagSyntax(instructions="Tools:{tools}"), [SCHEMA])
+TOLD = "Tools:<search>query</search>: Finds."
+
+
+def test_tools_are_told_behind_the_system_message(tokenizer):
+    encoder = ChatEncoder(tokenizer, system_addition="Mark stages.", tool_instructions=INSTRUCTIONS)
+    (text,) = encoder.render([question(SYSTEM, USER)])
+    assert text.startswith(f"<|system|>Think.\n\nMark stages.\n\n{TOLD}<|end|>")
+    (text,) = ChatEncoder(tokenizer, tool_instructions=INSTRUCTIONS).render([question()])
+    assert text.startswith(f"<|system|>{TOLD}<|end|><|user|>Who is it?")
+
+
+def test_what_needs_no_word_of_tools_gets_none(tokenizer):
+    encoder = ChatEncoder(tokenizer, tool_instructions=INSTRUCTIONS)
+    named = question({"role": "user", "content": "Ask with <search>."})
+    untold = replace(question(), tool_instructions=False)
+    assert encoder.render([named, untold]) == ChatEncoder(tokenizer).render([named, untold])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}",
+        "{% for message in messages if message.role == 'user' %}{{ message.content }}{% endfor %}",
+    ],
+)
+def test_a_template_without_system_messages_has_the_user_tell(tokenizer, template):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template
+    assert ChatEncoder(tokenizer, tool_instructions=INSTRUCTIONS).render([question()]) == [f"{TOLD}\n\nWho is it?"]
 
 
 def test_tools_reach_a_template_that_takes_them(tool_tokenizer):

@@ -1,6 +1,7 @@
 import pytest
 
-from appo.tools import CALL_SYNTAXES, TOOLS, ParsedCall, PythonTool, SearchTool, TagSyntax
+from appo.tools import CALL_SYNTAXES, TOOLS, FunctionTool, ParsedCall, PythonTool, SearchTool, TagSyntax
+from tests.tools.functions import shout
 
 TOOL_NAMES = ("python", "search")
 
@@ -61,3 +62,43 @@ def test_components_are_registered_under_their_names():
     assert TOOLS["PythonTool"] is PythonTool
     assert TOOLS["SearchTool"] is SearchTool
     assert CALL_SYNTAXES["TagSyntax"] is TagSyntax
+
+
+def double(number: int) -> int:
+    """Doubles a number.
+
+    Args:
+        number: that is doubled.
+    """
+    return 2 * number
+
+
+SCHEMAS = [FunctionTool(shout).schema, FunctionTool(double).schema]
+
+
+def test_tools_are_described_as_they_are_called():
+    told = TagSyntax().describe(SCHEMAS, "You are a mathematician.")
+    text, other = told.splitlines()[-2:]
+    assert "<result>\n...\n</result>" in told
+    assert text.startswith("<shout>text</shout>: ")
+    assert other.startswith(
+        '<double>{"number": ...}</double>: Doubles a number. It takes a JSON object of the schema {'
+    )
+    assert '"that is doubled."' in other
+
+
+def test_a_tool_that_a_prompt_names_is_not_described_again():
+    syntax = TagSyntax(instructions="Tools: {tools}")
+    assert "<shout>" not in syntax.describe(SCHEMAS, "Write <shout>hey</shout>.")
+    assert syntax.describe(SCHEMAS, "Write <shout>hey</shout> or <double>{}</double>.") == ""
+    assert TagSyntax(instructions=None).describe(SCHEMAS, "") == ""
+
+
+def test_what_describes_a_tool_stands_as_it_is():
+    schema = {"type": "function", "function": {"name": "x", "description": "{result} {tools}", "parameters": {}}}
+    assert TagSyntax(instructions="{tools}|{result}").describe([schema], "").startswith("<x>{}</x>: {result} {tools}")
+
+
+def test_instructions_name_the_tools():
+    with pytest.raises(ValueError, match=r"instructions must contain \{tools\}, got 'Call them\.'"):
+        TagSyntax(instructions="Call them.")

@@ -270,6 +270,7 @@ def test_a_run_lists_its_skipped_rows_and_resumes_its_order(tmp_path, policy_fol
     options = [
         "--data.source=JsonlQuestions", f"--data.source.train={path}", "--data.unusable_rows=skip",
         "--rollout.reward=tests.small_run.EvenTokens", "--trainer.check_val_every_n_epoch=1",
+        "--rollout.syntax.instructions=null",
     ]  # fmt: skip
     first = run("fit", tmp_path / "first", policy_folder, "--trainer.max_epochs=2", *options)
     (skipped,) = [json.loads(line) for line in (first / "skipped_rows_train.jsonl").read_text().splitlines()]

@@ -2,7 +2,7 @@
 
 from appo.prompts.base import PROMPT_SOURCES, PromptSource, Question, Split, UnusableRow
 from appo.prompts.benchmarks import BENCHMARKS, Benchmark, BenchmarkQuestions
-from appo.prompts.chat import ChatEncoder
+from appo.prompts.chat import ChatEncoder, ToolInstructions
 from appo.prompts.contamination import BenchmarkIndex, ContaminatedRow, normalize_question
 from appo.prompts.files import CsvQuestions, JsonlQuestions, JsonQuestions, ParquetQuestions, ReleaseQuestions
 from appo.prompts.huggingface import DatasetQuestions
@@ -38,6 +38,7 @@ __all__ = [
     "ReleaseQuestions",
     "Split",
     "TableQuestions",
+    "ToolInstructions",
     "UnusableRow",
     "WorldQuestions",
     "normalize_question",

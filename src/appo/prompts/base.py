@@ -40,6 +40,7 @@ class Question:
         origin: file or dataset it was read from; empty for what is generated.
         row: its number in `origin`; lines of text count from 1, rows of tables from 0.
         is_public: whether logs and files may hold its text, and that of responses to it.
+        tool_instructions: whether its prompt holds what the call syntax says of tools.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Question:
     origin: str = ""
     row: int | None = None
     is_public: bool = True
+    tool_instructions: bool = True
 
     @property
     def text(self) -> str:

@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from appo.prompts.base import Question, with_system_prompt
+from appo.tools.tag_syntax import CallSyntax
+
+_MARK = "a system message"
+
+
+@dataclass(frozen=True)
+class ToolInstructions:
+    """Tells of tools in the words of a call syntax.
+
+    Attributes:
+        syntax: how calls are written.
+        schemas: of the tools.
+    """
+
+    syntax: CallSyntax
+    schemas: Sequence[Mapping[str, Any]]
+
+    def __call__(self, conversation: str) -> str:
+        """What a prompt that says so much already must say besides; empty if it is nothing."""
+        return self.syntax.describe(self.schemas, conversation)
 
 
 class ChatEncoder:
@@ -21,6 +43,8 @@ class ChatEncoder:
         tool_schemas: descriptions of the tools, as chat templates take them in ``tools=``; None for templates without.
         template_options: further variables of the chat template.
         system_prompt: system message of every conversation, in place of its own; None leaves that.
+        tool_instructions: what is put behind the system message where a conversation does not say it, or in front of
+            the first message where the chat template takes no system message; None for nothing.
 
     Raises:
         ValueError: if the tokenizer has no chat template, or one that leaves `tool_schemas` out.
@@ -33,12 +57,14 @@ class ChatEncoder:
         tool_schemas: Sequence[Mapping[str, Any]] | None = None,
         template_options: Mapping[str, Any] | None = None,
         system_prompt: str | None = None,
+        tool_instructions: ToolInstructions | None = None,
     ) -> None:
         if tokenizer.chat_template is None:
             raise ValueError("the tokenizer of model.policy must have a chat template, got none")
         self.tokenizer = tokenizer
         self.system_addition = system_addition
         self.system_prompt = system_prompt
+        self.tool_instructions = tool_instructions
         self.template_options = dict(template_options or {})
         self.tool_schemas: list[dict[str, Any]] | None = None
         if tool_schemas:
@@ -88,8 +114,28 @@ class ChatEncoder:
         messages = list(question.messages)
         if self.system_prompt is not None:
             messages = with_system_prompt(messages, self.system_prompt)
-        if self.system_addition is None:
+        messages = _with_addition(messages, self.system_addition or "")
+        if self.tool_instructions is None or not question.tool_instructions:
             return messages
-        if messages[0]["role"] != "system":
-            return [{"role": "system", "content": self.system_addition}, *messages]
-        return [{**messages[0], "content": f"{messages[0]['content']}\n\n{self.system_addition}"}, *messages[1:]]
+        told = self.tool_instructions("\n".join(message["content"] for message in messages))
+        if told and messages[0]["role"] != "system" and not self._takes_system_messages:
+            return [{**messages[0], "content": f"{told}\n\n{messages[0]['content']}"}, *messages[1:]]
+        return _with_addition(messages, told)
+
+    @cached_property
+    def _takes_system_messages(self) -> bool:
+        """Whether the chat template shows a system message in front of the user's; some raise, some leave it out."""
+        probe = [{"role": "system", "content": _MARK}, {"role": "user", "content": "?"}]
+        try:
+            return _MARK in str(self.tokenizer.apply_chat_template(probe, tokenize=False, **self.template_options))
+        except jinja2.TemplateError:
+            return False
+
+
+def _with_addition(messages: list[dict[str, str]], addition: str) -> list[dict[str, str]]:
+    """The conversation with a text behind its system message, or as one; an empty text adds nothing."""
+    if not addition:
+        return messages
+    if messages[0]["role"] != "system":
+        return [{"role": "system", "content": addition}, *messages]
+    return [{**messages[0], "content": f"{messages[0]['content']}\n\n{addition}"}, *messages[1:]]

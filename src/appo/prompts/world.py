@@ -18,13 +18,16 @@ class GeneratedQuestions(PromptSource):
 
     Attributes:
         problems: what is asked.
+        tool_instructions: whether prompts hold what the call syntax says of tools.
     """
 
     problems: Problems[Any]
+    tool_instructions: bool
 
     def load(self, split: Split) -> Sequence[Question]:
+        told = self.tool_instructions
         return [
-            Question(problem.id, problem.messages, (problem.answer,), problem.family)
+            Question(problem.id, problem.messages, (problem.answer,), problem.family, tool_instructions=told)
             for problem in self.problems.draw(split)
         ]
 
@@ -36,6 +39,8 @@ class WorldQuestions(GeneratedQuestions):
 
     problems: WorldProblems = field(default_factory=WorldProblems)
     """What is asked."""
+    tool_instructions: bool = False
+    """Whether prompts hold what the call syntax says of tools; a policy that its demonstrations taught does without."""
 
 
 @PROMPT_SOURCES.register
@@ -45,6 +50,8 @@ class GateQuestions(GeneratedQuestions):
 
     problems: GateProblems = field(default_factory=GateProblems)
     """What is asked."""
+    tool_instructions: bool = False
+    """Whether prompts hold what the call syntax says of tools; a policy that its demonstrations taught does without."""
 
     def decisions(self, question: str, tokens: Sequence[str], is_sampled: Sequence[bool]) -> Sequence[Decision]:
         turns = find_turns(question, tokens, is_sampled, self.problems.world)
@@ -58,6 +65,8 @@ class HouseQuestions(GeneratedQuestions):
 
     problems: HouseProblems = field(default_factory=HouseProblems)
     """What is asked."""
+    tool_instructions: bool = False
+    """Whether prompts hold what the call syntax says of tools; a policy that its demonstrations taught does without."""
 
     def decisions(self, question: str, tokens: Sequence[str], is_sampled: Sequence[bool]) -> Sequence[Decision]:
         choices = find_choices(question, tokens, is_sampled, self.problems.world)

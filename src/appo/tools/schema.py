@@ -30,9 +30,7 @@ class SchemaTool(Tool):
         # An empty registry: a schema that refers to another one on the network does not get it.
         dialect = validator_for(parameters, default=Draft202012Validator)
         self._validator = dialect(parameters, registry=Registry())
-        properties = parameters.get("properties", {})
-        texts = [name for name, schema in properties.items() if schema.get("type") == "string"]
-        self._text_name = texts[0] if len(properties) == len(texts) == 1 else None
+        self._text_name = text_parameter(parameters)
 
     @abstractmethod
     def call(self, arguments: dict[str, Any]) -> str:
@@ -84,3 +82,14 @@ class SchemaTool(Tool):
             raise ToolArgumentError(
                 f"Error: {self.name} does not take such arguments:{place and place + ':'} {error.message}"
             )
+
+
+def text_parameter(parameters: Mapping[str, Any]) -> str | None:
+    """The one parameter of a tool that takes a text and nothing else; None if it takes others.
+
+    Args:
+        parameters: JSON schema of the arguments, an object.
+    """
+    properties = parameters.get("properties", {})
+    texts = [key for key, value in properties.items() if isinstance(value, Mapping) and value.get("type") == "string"]
+    return texts[0] if len(properties) == len(texts) == 1 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appo.core.registry import Registry
+from appo.tools.schema import text_parameter
 
 RenderChat = Callable[..., str]
 """The policy's chat template: takes messages, and as keywords `add_generation_prompt` and options of the template."""
@@ -39,6 +41,15 @@ class CallSyntax(ABC):
     # Without an annotation, or the command line would take it for an option.
     describes_tools = False
     """Whether prompts must describe the tools, through ``tools=`` of the chat template."""
+
+    def describe(self, schemas: Sequence[Mapping[str, Any]], conversation: str) -> str:
+        """What a prompt says of tools in words; empty if it says nothing, or the chat template describes them.
+
+        Args:
+            schemas: of the tools, as `Tool.schema`.
+            conversation: all that the prompt says already.
+        """
+        return ""
 
     @property
     def thought_tags(self) -> tuple[str, ...]:
@@ -73,6 +84,11 @@ class CallSyntax(ABC):
         """
 
 
+_INSTRUCTIONS = """\
+You can call tools in the middle of your answer: write what a tool takes between its tags, and stop there. What it \
+returns follows as {result}, and you go on from there. You can call tools as often as you need them.
+{tools}"""
+
 CALL_SYNTAXES: Registry[CallSyntax] = Registry("call syntax", group="appo.call_syntaxes")
 
 
@@ -87,9 +103,25 @@ class TagSyntax(CallSyntax):
     result_format: str = " <result>\n{result}\n</result>"
     """Text around a result; ``{result}`` stands for what the tool answered."""
 
+    instructions: str | None = _INSTRUCTIONS
+    """What is put behind the system message of every prompt; ``{tools}`` stands for a line a tool, ``{result}`` for how
+    a result looks. A tool whose tag the prompt holds already is left out, and nothing is added where all are. `null`:
+    nothing is ever added."""
+
     def __post_init__(self) -> None:
         if "{result}" not in self.result_format:
             raise ValueError(f"result_format must contain {{result}}, got {self.result_format!r}")
+        if self.instructions is not None and "{tools}" not in self.instructions:
+            raise ValueError(f"instructions must contain {{tools}}, got {self.instructions!r}")
+
+    def describe(self, schemas: Sequence[Mapping[str, Any]], conversation: str) -> str:
+        functions = [schema["function"] for schema in schemas]
+        unnamed = [function for function in functions if f"<{function['name']}>" not in conversation]
+        if self.instructions is None or not unnamed:
+            return ""
+        lines = {"{tools}": "\n".join(map(_described, unnamed)), "{result}": self.format_result("...").strip()}
+        # In one go: what stands for one may hold the mark of the other.
+        return re.sub(r"\{(?:tools|result)\}", lambda mark: lines[mark[0]], self.instructions)
 
     def stop_strings(self, tools: Sequence[str]) -> tuple[str, ...]:
         return tuple(f"</{tool}>" for tool in tools)
@@ -111,3 +143,15 @@ class TagSyntax(CallSyntax):
     def format_result(self, result: str) -> str:
         """One answer in its tags."""
         return self.result_format.replace("{result}", result)
+
+
+def _described(function: Mapping[str, Any]) -> str:
+    """One tool: how a call of it is written, what it does and what it takes."""
+    name, parameters = function["name"], function["parameters"]
+    taken = parameters.get("properties", {})
+    if (text := text_parameter(parameters)) is not None:
+        what, told = text, taken[text].get("description", "")
+        return f"<{name}>{text}</{name}>: {function['description']}{f' {what}: {told}' if told else ''}"
+    call = f"<{name}>{{{', '.join(f'{json.dumps(key)}: ...' for key in taken)}}}</{name}>"
+    schema = json.dumps(parameters, ensure_ascii=False)
+    return f"{call}: {function['description']} It takes a JSON object of the schema {schema}"

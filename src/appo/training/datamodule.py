@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from appo.core.batch import TrajectoryBatch
@@ -17,8 +16,18 @@ from appo.distributed import comm
 from appo.distributed.balancing import balance_groups, expected_tokens, response_tokens
 from appo.monitoring.evaluation_metrics import Evaluated
 from appo.policy.loading import load_tokenizer
-from appo.prompts import ChatEncoder, PromptLoader, PromptSource, PromptStore, PromptStream, Split, write_account
+from appo.prompts import (
+    ChatEncoder,
+    PromptLoader,
+    PromptSource,
+    PromptStore,
+    PromptStream,
+    Split,
+    ToolInstructions,
+    write_account,
+)
 from appo.rollouts import RolloutBuffer
+from appo.training.data_options import check_positive, loader, num_minibatches
 from appo.training.module import APPOModule
 
 
@@ -44,7 +53,7 @@ class RolloutDataModule(L.LightningDataModule):
             source has. `null`: as it is.
         system_addition: text that is put behind every system prompt; a conversation without one gets it as its own.
         tool_schemas: descriptions of the tools for chat templates that take them (``tools=``), in the JSON form of
-            function calls. `null`: the system prompt tells of them.
+            function calls, in place of what `rollout.syntax` says of them. `null`: it says so itself.
         template_options: further variables of the chat template, such as ``{enable_thinking: false}``.
         contamination_sources: sources whose validation and test questions training questions are compared with. Those
             that are equal but for case, white space and punctuation are counted in the log and listed, without
@@ -78,17 +87,19 @@ class RolloutDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         minibatch = prompts_per_minibatch or prompts_per_iteration
-        _check_positive("prompts_per_iteration", prompts_per_iteration)
-        _check_positive("prompts_per_minibatch", minibatch)
-        _check_positive("update_epochs", update_epochs)
-        _check_positive("max_prompt_tokens", max_prompt_tokens)
-        _check_positive("prompts_per_evaluation_batch", prompts_per_evaluation_batch)
-        _check_positive("num_validation", 1 if num_validation is None else num_validation)
-        _check_positive("num_test", 1 if num_test is None else num_test)
+        check_positive(
+            prompts_per_iteration=prompts_per_iteration,
+            prompts_per_minibatch=minibatch,
+            update_epochs=update_epochs,
+            max_prompt_tokens=max_prompt_tokens,
+            prompts_per_evaluation_batch=prompts_per_evaluation_batch,
+            num_validation=num_validation,
+            num_test=num_test,
+        )
         self.source = source
         self.tokenizer_folder = tokenizer
         self.prompts_per_iteration = prompts_per_iteration
-        self.num_minibatches = _num_minibatches(prompts_per_iteration, minibatch)
+        self.num_minibatches = num_minibatches(prompts_per_iteration, minibatch)
         self.update_epochs = update_epochs
         self.max_prompt_tokens = max_prompt_tokens
         self.unusable_rows = unusable_rows
@@ -110,6 +121,7 @@ class RolloutDataModule(L.LightningDataModule):
         self._shares: dict[int, list[int]] = {}
         """Numbers of this process's prompts, by iteration: the next one's are sampled ahead."""
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._tool_instructions: ToolInstructions | None = None
         self.is_evaluated = False
         """Whether somebody, such as `EvaluationCallback`, fills `evaluation_buffers`; without, nothing is validated."""
 
@@ -148,21 +160,24 @@ class RolloutDataModule(L.LightningDataModule):
         if stage == "fit" and self._stream is None:
             self._open_stream()
 
-    def describe_tools(self, schemas: Sequence[Mapping[str, Any]]) -> None:
+    def describe_tools(
+        self, schemas: Sequence[Mapping[str, Any]], instructions: ToolInstructions | None = None
+    ) -> None:
         """Puts descriptions of tools that are known only now into prompts, in place of `tool_schemas`.
 
         Prompts that are loaded are made anew; call it before training and evaluation begin.
 
         Args:
             schemas: descriptions as chat templates take them in ``tools=``; none takes them out.
+            instructions: what prompts say of tools in words.
 
         Raises:
             ValueError: if the chat template leaves them out, or a prompt becomes too long.
         """
         described = [dict(schema) for schema in schemas]
-        if described == (self.tool_schemas or []):
+        if described == (self.tool_schemas or []) and instructions == self._tool_instructions:
             return
-        self.tool_schemas = described
+        self.tool_schemas, self._tool_instructions = described, instructions
         loaded = list(self._prompts)
         self._prompts.clear()
         for split in loaded:
@@ -238,17 +253,17 @@ class RolloutDataModule(L.LightningDataModule):
         return [used[i : i + size] for i in range(0, num_used, size)]
 
     def train_dataloader(self) -> Any:
-        return _loader(self.buffer)
+        return loader(self.buffer)
 
     def val_dataloader(self) -> Any:
         has_batches = self.is_evaluated and "validation" in self.evaluation_buffers
-        return _loader(self.evaluation_buffers["validation"]) if has_batches else []
+        return loader(self.evaluation_buffers["validation"]) if has_batches else []
 
     def test_dataloader(self) -> Any:
-        return _loader(self.evaluation_buffers["test"])
+        return loader(self.evaluation_buffers["test"])
 
     def predict_dataloader(self) -> Any:
-        return _loader(self.evaluation_buffers["test"])
+        return loader(self.evaluation_buffers["test"])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device) if isinstance(batch, TrajectoryBatch) else batch
@@ -261,9 +276,8 @@ class RolloutDataModule(L.LightningDataModule):
     def _load(self, split: Split) -> None:
         if split in self._prompts:
             return
-        encode = ChatEncoder(
-            self.tokenizer, self.system_addition, self.tool_schemas, self.template_options, self.system_prompt
-        )
+        options, told = self.template_options, self._tool_instructions
+        encode = ChatEncoder(self.tokenizer, self.system_addition, self.tool_schemas, options, self.system_prompt, told)
         load = PromptLoader(
             encode, self.max_prompt_tokens, self.unusable_rows, self.contamination_sources, self.contaminated_rows
         )
@@ -274,21 +288,3 @@ class RolloutDataModule(L.LightningDataModule):
             write_account(loaded, split, self.contaminated_rows == "remove", folder)
         if split != "train":
             self.evaluation_buffers[split] = RolloutBuffer(len(self.evaluation_batches(split)))
-
-
-def _loader(buffer: RolloutBuffer[Any]) -> DataLoader[Any]:
-    return DataLoader(buffer, batch_size=None)
-
-
-def _num_minibatches(prompts_per_iteration: int, prompts_per_minibatch: int) -> int:
-    if prompts_per_iteration % prompts_per_minibatch:
-        raise ValueError(
-            f"data.prompts_per_minibatch must divide data.prompts_per_iteration = {prompts_per_iteration}, "
-            f"got {prompts_per_minibatch}"
-        )
-    return prompts_per_iteration // prompts_per_minibatch
-
-
-def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"data.{name} must be positive, got {value}")

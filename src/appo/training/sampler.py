@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from copy import deepcopy
 
 from lightning.pytorch.profilers import Profiler
@@ -9,6 +10,7 @@ from lightning.pytorch.profilers import Profiler
 from appo.distributed import comm
 from appo.engines import Engine
 from appo.policy.text import encode
+from appo.prompts import ToolInstructions
 from appo.rewards import RewardRunner
 from appo.rollouts import (
     Agent,
@@ -29,6 +31,8 @@ from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 from appo.training.options import RewardOptions, SamplingOptions
 from appo.training.tool_checks import check_token_ids, check_tools, warn_of_endless_turns, warn_of_unnamed_tools
+
+log = logging.getLogger(__name__)
 
 _PROBE_TEXT = "The weights that sample must be the weights that are trained: 3 + 4 = 7."
 
@@ -97,9 +101,7 @@ class Sampler:
         """
         self.reward.start()
         self.tools.start()
-        if self.syntax.describes_tools and data.tool_schemas is None:
-            # Servers of tools say only now which they have.
-            data.describe_tools(inert_schemas(data.tokenizer, self.tools.schemas()))
+        self._describe_tools(data)
         warn_of_endless_turns(data.tokenizer)
         prompts = data.first_prompts(_FIRST_PROMPTS)
         check_token_ids(prompts, module.policy_folder)
@@ -114,6 +116,17 @@ class Sampler:
             self._agent = AsyncAgent(loop, self.timer)
         else:
             self._agent = AgentLoop(self.engine, data.tokenizer, self.tools, self.syntax, self.limits, self.timer)
+
+    def _describe_tools(self, data: RolloutDataModule) -> None:
+        """Puts what there is to say of tools into prompts; servers of tools say only now which they have."""
+        if data.tool_schemas is not None:
+            return
+        schemas = inert_schemas(data.tokenizer, self.tools.schemas())
+        if self.syntax.describes_tools:
+            data.describe_tools(schemas)
+        elif told := self.syntax.describe(schemas, conversation=""):
+            log.info("prompts that do not name the tools say behind the system message:\n%s", told)
+            data.describe_tools([], ToolInstructions(self.syntax, schemas))
 
     def stop(self) -> None:
         """Ends everything; what is in flight is given up. Does nothing if nothing was started."""

@@ -83,7 +83,8 @@ def warn_of_unnamed_tools(
     if texts and unnamed:
         log.warning(
             "no prompt names %s: unless it was taught to, the policy does not know that it may call %s; "
-            "data.system_addition tells it how",
+            "data.system_addition tells it how, or the instructions of rollout.syntax, which generated questions leave "
+            "out unless data.source.tool_instructions is true",
             " or ".join(unnamed),
             "it" if len(unnamed) == 1 else "them",
         )

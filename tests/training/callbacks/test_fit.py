@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from appo.commands import cli
@@ -258,8 +259,16 @@ def test_a_file_of_training_questions_is_enough_to_train(tmp_path, policy_folder
     folder = run(
         "fit", tmp_path / "run", policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.small_run.EvenTokens",
         "--data.source=JsonlQuestions", f"--data.source.train={questions}", "--trainer.check_val_every_n_epoch=1",
+        "--data.max_prompt_tokens=480",
     )  # fmt: skip
     assert len(history(folder)) == 1
+    (record, *_) = read_trajectories(folder / "trajectories/iteration_00000.jsonl.zst")
+    prompt = AutoTokenizer.from_pretrained(policy_folder).decode(record["prompt"]["token_ids"]).replace(" ", "")
+    # The policy is told of its tools, in words that the saved configuration holds.
+    assert "<python>code</python>:RunsPythoncode" in prompt
+    assert "<search>query</search>:" in prompt
+    saved = yaml.safe_load((folder / "config.yaml").read_text())
+    assert "{tools}" in saved["rollout"]["syntax"]["init_args"]["instructions"]
 
 
 @pytest.mark.slow
@@ -272,6 +281,7 @@ def test_predict_writes_the_trajectories_of_a_data_file_and_a_checkpoint(tmp_pat
     folder = run(
         "predict", tmp_path / "predict", policy_folder, "--data.source=JsonlQuestions",
         f"--data.source.test={questions}", f"--ckpt_path={fitted / 'checkpoints/last.ckpt'}",
+        "--data.max_prompt_tokens=480",
     )  # fmt: skip
     records = list(read_trajectories(folder / "trajectories/predict_00000.jsonl.zst"))
     assert [record["prompt"]["question"] for record in records] == ["Who?", "Where?"]
