@@ -30,7 +30,8 @@ def evaluate(tmp_path, policy_folder):
             "test", tmp_path / "run", policy, "--config", str(training), "--config", str(FOLDER / f"{name}.yaml"),
             f"--model.policy={policy}", f"--trainer.default_root_dir={tmp_path / 'run'}",
             f"--data.source.folder={files}",
-            "--data.max_prompt_tokens=160", "--rollout.limits.max_response_tokens=24", *options,
+            "--data.max_prompt_tokens=160", "--rollout.limits.max_response_tokens=24",
+            "--rollout.syntax.instructions=null", *options,
         )  # fmt: skip
 
     return evaluate_on

@@ -32,12 +32,13 @@ def test_failed_calls_are_counted_by_kind_and_made_up_names_are_not_names_of_met
         return ToolCall(tool, "", "", failure, 0.0, 4)
 
     calls = (call("python", None), call("python", "timeout"), call("pyhton", "unknown"), call("", "malformed"))
-    trajectory = replace(parent_trajectory(), tool_calls=calls)
+    trajectory = replace(parent_trajectory(), tool_calls=calls, invented_results=3)
     columns = trajectory_columns([trajectory, replace(trajectory, tool_calls=())])
     sums = {name: float(column.sum()) for name, column in columns.items()}
     by_tool = {name: value for name, value in sums.items() if name.startswith("calls of ")}
     assert (sums["tool_calls"], by_tool) == (4.0, {"calls of python": 2.0})
     assert sums["calls_made"] == 4.0
+    assert sums["invented_results"] == 6.0
     by_kind = {name: value for name, value in sums.items() if name.startswith("failures ")}
     assert sums["tool_failures"] == 3.0
     assert by_kind == {"failures timeout": 1.0, "failures unknown": 1.0, "failures malformed": 1.0}

@@ -185,3 +185,38 @@ def test_a_repeated_call_may_be_answered_from_its_own_trajectory_unless_it_faile
 def test_rules_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Limits(**options)
+
+
+UNKNOWN = "Error: no tool is named 'wiki'; there are: a, b"
+
+
+@pytest.mark.parametrize("behind", ["", EOS, f" ok{EOS}", f" <result>\nRome\n</result> ok{EOS}", " <a>x</a>"])
+def test_a_call_of_a_tool_that_there_is_not_is_answered_so(tokenizer, runner, prompt, behind):
+    written = "<wiki>Italy</wiki>"
+    answered_so = f"{written} <result>\n{UNKNOWN}\n</result>"
+    script = {"Q?": written + behind, f"Q?{answered_so}": f"ok{EOS}"}
+    loop = AgentLoop(ScriptedEngine(tokenizer, script), tokenizer, runner, TagSyntax(), Limits(5000, 10, 100))
+    (trajectory,) = loop.run([RolloutRequest(prompt, 0)], None)
+    # What was sampled behind the call is dropped: the policy wrote it without the answer.
+    assert _response(tokenizer, trajectory) == f"{answered_so}ok{EOS}"
+    (call,) = trajectory.tool_calls
+    assert (call.tool, call.argument, call.failure) == ("wiki", "Italy", "unknown")
+    assert trajectory.invented_results == behind.count("<result>")
+    assert runner.tools["a"].calls == []
+
+
+def test_results_that_the_policy_makes_up_are_counted(tokenizer, runner, prompt):
+    results = " <result>\n1\n</result>"
+    script = {"Q?": f"{results * 2}<a>x</a>", f"Q?{results * 2}<a>x</a>{results}": f"ok{results}{EOS}"}
+    loop = AgentLoop(ScriptedEngine(tokenizer, script), tokenizer, runner, TagSyntax(), Limits(5000, 10, 100))
+    (trajectory,) = loop.run([RolloutRequest(prompt, 0)], None)
+    assert (trajectory.invented_results, len(trajectory.tool_calls)) == (3, 1)
+
+
+def test_so_they_are_in_the_syntax_of_a_chat_template(runner):
+    chat = make_chat_tokenizer()
+    prompt = ask(chat, runner)
+    script = {chat.decode(prompt.token_ids): f"<tool_response>\n1\n</tool_response>ok{END}"}
+    loop = AgentLoop(ScriptedEngine(chat, script), chat, runner, ChatTemplateSyntax(), Limits(2000, 10, 100))
+    (trajectory,) = loop.run([RolloutRequest(prompt, 0)], None)
+    assert (trajectory.invented_results, trajectory.tool_calls) == (1, ())

@@ -28,15 +28,46 @@ def test_first_complete_call_is_found(text, call):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "2 < 3", "<python>1", "1</python>", "<python>1</search>", "</python><python>", "<bash>ls</bash>", "</>"],
+    ["", "2 < 3", "<python>1", "1</python>", "<python>1</search>", "</python><python>", "<b>ls</b>", "</>"],
 )
 def test_anything_else_is_no_call(text):
     assert TagSyntax().parse(text, TOOL_NAMES, 9) == ()
 
 
-def test_only_the_tools_given_can_be_called():
-    text = "<search>a</search><python>1</python>"
-    assert TagSyntax().parse(text, ("python",), 9) == (ParsedCall("python", "1", len(text)),)
+@pytest.mark.parametrize(
+    ("text", "call"),
+    [
+        ("<search>a</search><python>1</python>", ("search", "a", 18)),
+        ("<search> a </search> <answer>7</answer>", ("search", "a", 20)),
+        ("<Python>1</Python>", ("Python", "1", 18)),
+        ("<oracle>a</oracle>\n<result>\n5", ("oracle", "a", 18)),
+        ("Is <python> of use? <search>a</search><python>1</python>", ("search", "a", 38)),
+        ("<python>print('<search>a</search>')</python>", ("python", "print('<search>a</search>')", 44)),
+    ],
+)
+def test_a_call_of_a_tool_that_there_is_not_is_a_call(text, call):
+    assert TagSyntax().parse(text, ("python",), 9) == (ParsedCall(*call),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<b>7</b> is <plan>a</plan>",
+        "<think>a</think> <result>b</result>",
+        "<answer>a</answer><result>",
+        "<result>a</result> <result>b</result>",
+        "<python>print('<search>a</search>",
+        "search>a</search>",
+    ],
+)
+def test_other_tags_call_nothing(text):
+    assert TagSyntax().parse(text, ("python",), 9) == ()
+
+
+def test_which_names_are_calls_is_a_matter_of_options():
+    text = "<search>a</search><plan>b</plan>"
+    assert TagSyntax(other_tools=()).parse(text, ("python",), 9) == ()
+    assert TagSyntax(other_tools=("plan",)).parse(text, ("python",), 9) == (ParsedCall("plan", "b", len(text)),)
 
 
 def test_tool_names_are_taken_literally():

@@ -98,6 +98,7 @@ class Trajectory:
         reused_tokens: reusable ones that were served from the prefix cache.
         sampling_log_probs: ``[T]`` float32, of the sampled tokens under the trainer's copy of the policy that sampled
             them; 0 elsewhere. None where it was not asked before it was updated.
+        invented_results: results of tools that the policy wrote itself, those that were dropped behind a call included.
     """
 
     prompt: Prompt
@@ -113,6 +114,7 @@ class Trajectory:
     reusable_tokens: int = 0
     reused_tokens: int = 0
     sampling_log_probs: Tensor | None = None
+    invented_results: int = 0
 
     def __post_init__(self) -> None:
         length = self.token_ids.shape

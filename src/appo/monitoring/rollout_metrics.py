@@ -115,7 +115,7 @@ def column_metrics(columns: Mapping[str, Tensor]) -> dict[str, float]:
     metrics["calls_made"] = float(columns["calls_made"].sum())
     metrics["tool_failures"] = float(columns["tool_failures"].sum()) / calls_made
     metrics["tool_seconds"] = float(columns["tool_seconds"].sum()) / calls_made
-    metrics["finished"] = _mean(columns["finished"])
+    metrics |= {name: _mean(columns[name]) for name in ("finished", "invented_results")}
     metrics |= {f"tool_calls_{name}": float(column.sum()) / number for name, column in _named(columns, _OF_TOOL)}
     for kind, column in _named(columns, _FAILURE):
         metrics[f"tool_failures_{kind}"] = float(column.sum()) / calls_made
@@ -153,6 +153,7 @@ def trajectory_columns(trajectories: Sequence[Trajectory]) -> Columns:
         "calls_made": to_column(trajectory.num_own_calls for trajectory in trajectories),
         "tool_failures": to_column(call.failure is not None for call in calls),
         "tool_seconds": to_column(call.duration_s for call in calls),
+        "invented_results": to_column(trajectory.invented_results for trajectory in trajectories),
         "finished": to_column(trajectory.finish_reason == "eos" for trajectory in trajectories),
         "reusable_tokens": to_column(trajectory.reusable_tokens for trajectory in trajectories),
         "reused_tokens": to_column(trajectory.reused_tokens for trajectory in trajectories),

@@ -40,6 +40,7 @@ def trajectory_record(
         "cached_tokens": trajectory.cached_tokens,
         "reusable_tokens": trajectory.reusable_tokens,
         "reused_tokens": trajectory.reused_tokens,
+        "invented_results": trajectory.invented_results,
         "branch_position": None if origin is None else origin.position,
         "branch_score": None if origin is None else origin.score,
         "token_ids": trajectory.token_ids.tolist(),
@@ -97,6 +98,7 @@ def trajectory_from_record(record: Record, origin: BranchPoint | None = None) ->
         cached_tokens=record["cached_tokens"],
         reusable_tokens=record["reusable_tokens"],
         reused_tokens=record["reused_tokens"],
+        invented_results=record.get("invented_results", 0),  # files of earlier versions have none
         sampling_log_probs=None if log_probs is None else torch.tensor(log_probs),
     )
 

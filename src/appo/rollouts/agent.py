@@ -232,20 +232,22 @@ class AgentLoop:
 
     def _trajectory(self, episode: Episode) -> Trajectory:
         assert episode.finish_reason is not None
-        prompt = episode.request.prompt
+        prompt, turns = episode.request.prompt, self._turns
+        segments = tuple(turns.text.segments(episode.token_ids, episode.response_mask, len(prompt.token_ids)))
         return Trajectory(
             prompt=prompt,
             token_ids=torch.tensor(episode.token_ids),
             response_mask=torch.tensor(episode.response_mask),
             behavior_log_probs=torch.tensor(episode.log_probs),
             policy_versions=torch.tensor(episode.versions),
-            segments=tuple(self._turns.text.segments(episode.token_ids, episode.response_mask, len(prompt.token_ids))),
+            segments=segments,
             tool_calls=tuple(episode.tool_calls),
             finish_reason=episode.finish_reason,
             origin=episode.request.origin,
             cached_tokens=episode.cached_tokens,
             reusable_tokens=episode.reusable_tokens,
             reused_tokens=episode.reused_tokens,
+            invented_results=turns.num_invented_results(episode, segments),
         )
 
 

@@ -88,6 +88,8 @@ class Episode:
     answers: dict[int, ToolAnswer] = field(default_factory=dict)
     """What is known of them, likewise."""
     finish_reason: FinishReason | None = None
+    invented_results: int = 0
+    """Results that the policy wrote itself, among the tokens that were dropped behind a call."""
 
     @property
     def response_length(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from appo.core.trajectory import NOT_SAMPLED, ToolCall
+from appo.core.trajectory import NOT_SAMPLED, Segment, ToolCall
 from appo.engines import Completion
 from appo.policy.text import decode, encode
 from appo.rollouts.episode import Episode, Limits
@@ -18,6 +18,9 @@ from appo.rollouts.response_text import ResponseText
 from appo.tools import CallSyntax, ParsedCall, RenderChat, TokenCodec, ToolAnswer, ToolRunner
 
 _ANSWER_TAGS = ("<answer>",)
+
+_MARK = "\N{END OF TRANSMISSION BLOCK}result\N{END OF TRANSMISSION BLOCK}"
+"""Stands for a result where one is shown."""
 
 
 class ToolTurns:
@@ -48,6 +51,8 @@ class ToolTurns:
         shown = syntax.format_results(["."], "", self._render)
         own = (*syntax.thought_tags, *_ANSWER_TAGS, *(f"<{tool}>" for tool in runner.tools))
         self._inert = InertText(tokenizer, (*own, *(closing(tag) for tag in own), *tags_of(shown)))
+        before, mark, _ = syntax.format_results([_MARK], "", self._render).partition(_MARK)
+        self._result_tag = next(iter(reversed(tags_of(before))), "") if mark else ""
         self._numbers = count()
 
     def of_prefix(self, episode: Episode) -> Sequence[ParsedCall]:
@@ -60,12 +65,13 @@ class ToolTurns:
         return self._find(episode) if self.stop_strings or is_over else ()
 
     def of_completion(self, episode: Episode, completion: Completion) -> Sequence[ParsedCall]:
-        """The calls that this completion ends, if any; engines see no stop string that began before the completion."""
+        """The calls of the turn so far, if any.
+
+        Engines stop neither at a string that began before the completion, nor behind the call of a tool that does not
+        exist.
+        """
         if not self.stop_strings:
             return self._find(episode) if completion.finish_reason == "eos" else ()
-        is_whole_turn = episode.turn_start == len(episode.token_ids) - len(completion.token_ids)
-        if completion.finish_reason != "stop" and is_whole_turn:
-            return ()
         calls = self._find(episode)
         if not calls and completion.finish_reason == "stop":
             episode.turn_start = len(episode.token_ids)  # a closing tag without an opening one calls nothing
@@ -141,9 +147,25 @@ class ToolTurns:
         found = self.syntax.parse(opening + self._decode(turn), tuple(self.runner.tools), most)
         calls = [replace(call, end=call.end - len(opening)) for call in found]
         if calls:
-            episode.cut(episode.turn_start + self._tokens_until(turn, calls[-1]))
+            kept = self._tokens_until(turn, calls[-1])
+            num_kept = self._num_results(self._decode(turn[:kept]))
+            episode.invented_results += self._num_results(self._decode(turn)) - num_kept
+            episode.cut(episode.turn_start + kept)
             episode.finish_reason = None
         return calls
+
+    def num_invented_results(self, episode: Episode, segments: Sequence[Segment]) -> int:
+        """Results that the policy wrote itself, those that were dropped behind a call included.
+
+        Args:
+            episode: that is over.
+            segments: of its response.
+        """
+        written = sum(self._num_results(segment.text) for segment in segments if segment.is_generated)
+        return episode.invented_results + written
+
+    def _num_results(self, text: str) -> int:
+        return text.count(self._result_tag) if self._result_tag else 0
 
     def _opening(self, episode: Episode) -> str:
         """What the turn begins with, though the policy has not written it."""

@@ -89,6 +89,12 @@ You can call tools in the middle of your answer: write what a tool takes between
 returns follows as {result}, and you go on from there. You can call tools as often as you need them.
 {tools}"""
 
+_OTHER_TOOLS = (
+    "python", "search", "tool_call", "tool", "function", "function_call", "code_interpreter", "interpreter", "bash",
+    "shell", "sql", "calculator", "browser", "browse", "web_search", "google", "wiki", "wikipedia", "visit", "fetch",
+    "open_url", "click", "retrieve", "lookup",
+)  # fmt: skip
+
 CALL_SYNTAXES: Registry[CallSyntax] = Registry("call syntax", group="appo.call_syntaxes")
 
 
@@ -107,6 +113,10 @@ class TagSyntax(CallSyntax):
     """What is put behind the system message of every prompt; ``{tools}`` stands for a line a tool, ``{result}`` for how
     a result looks. A tool whose tag the prompt holds already is left out, and nothing is added where all are. `null`:
     nothing is ever added."""
+
+    other_tools: tuple[str, ...] = _OTHER_TOOLS
+    """Names whose tags are calls where there is no such tool, which is answered with those that there are. So are tags
+    of any other name behind which the policy makes up a result."""
 
     def __post_init__(self) -> None:
         if "{result}" not in self.result_format:
@@ -127,15 +137,33 @@ class TagSyntax(CallSyntax):
         return tuple(f"</{tool}>" for tool in tools)
 
     def parse(self, text: str, tools: Sequence[str], limit: int) -> tuple[ParsedCall, ...]:
+        names = "|".join(map(re.escape, tools))
         # The nearest tag that opens: an earlier one may be a mention of the tool in a thought.
-        opened: dict[str, int] = {}
-        for tag in re.finditer(f"<(/?)({'|'.join(map(re.escape, tools))})>", text):
-            tool = tag[2]
+        opened: dict[str, re.Match[str]] = {}
+        unknown: list[tuple[re.Match[str], re.Match[str]]] = []
+        for tag in re.finditer(rf"<(/?)({names}|[A-Za-z_][\w.-]*)>", text):
+            opening = opened.get(tag[2])
             if not tag[1]:
-                opened[tool] = tag.end()
-            elif tool in opened:
-                return (ParsedCall(tool, text[opened[tool] : tag.start()].strip(), tag.end()),)
-        return ()
+                opened[tag[2]] = tag
+            elif opening is None:
+                continue
+            elif tag[2] in tools:
+                # What looks like a call within this one is a part of what is passed.
+                first = next((pair for pair in unknown if pair[1].end() <= opening.start()), (opening, tag))
+                return (_call(text, *first),)
+            elif self._calls_a_stranger(text, tag, tools):
+                unknown.append((opening, tag))
+        begun = min((opened[tool].start() for tool in tools if tool in opened), default=len(text))
+        return tuple(_call(text, *pair) for pair in unknown[:1] if pair[1].end() <= begun)
+
+    def _calls_a_stranger(self, text: str, closing: re.Match[str], tools: Sequence[str]) -> bool:
+        """Whether a tag that closes ends the call of a tool that does not exist."""
+        if closing[2].casefold() in map(str.casefold, (*self.other_tools, *tools)):
+            return True
+        shown = self.result_format.partition("{result}")[0].strip()
+        if not shown or f"<{closing[2]}>" in (*self.thought_tags, "<answer>", shown):
+            return False
+        return re.compile(rf"\s*{re.escape(shown)}").match(text, closing.end()) is not None
 
     def format_results(self, results: Sequence[str], turn: str, render: RenderChat) -> str:
         return "".join(map(self.format_result, results))
@@ -143,6 +171,10 @@ class TagSyntax(CallSyntax):
     def format_result(self, result: str) -> str:
         """One answer in its tags."""
         return self.result_format.replace("{result}", result)
+
+
+def _call(text: str, opening: re.Match[str], closing: re.Match[str]) -> ParsedCall:
+    return ParsedCall(opening[2], text[opening.end() : closing.start()].strip(), closing.end())
 
 
 def _described(function: Mapping[str, Any]) -> str:

@@ -267,7 +267,7 @@ def test_a_file_of_training_questions_is_enough_to_train(tmp_path, policy_folder
     # The policy is told of its tools, in words that the saved configuration holds.
     assert "<python>code</python>:RunsPythoncode" in prompt
     assert "<search>query</search>:" in prompt
-    saved = yaml.safe_load((folder / "config.yaml").read_text())
+    saved = yaml.safe_load(next(folder.rglob("config.yaml")).read_text())
     assert "{tools}" in saved["rollout"]["syntax"]["init_args"]["instructions"]
 
 
