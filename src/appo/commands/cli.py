@@ -44,6 +44,10 @@ def run(args: list[str]) -> None:
         from appo.commands.report import write_report
 
         _call(command, write_report, options)
+    elif command == "view":
+        from appo.commands.view import view
+
+        _call(command, view, options, as_positional=True)
     elif command == "export":
         from appo.commands.export import export_policy
 
@@ -58,9 +62,11 @@ def run(args: list[str]) -> None:
         _run_trainer(command, options)
 
 
-def _call(command: str, function: Callable[..., Any], options: list[str]) -> None:
+def _call(command: str, function: Callable[..., Any], options: list[str], as_positional: bool = False) -> None:
     """Prints what a function returns whose arguments are the options of a command."""
-    result = auto_cli(function, args=options, as_positional=False, parser_class=AppoParser, prog=f"appo {command}")
+    result = auto_cli(
+        function, args=options, as_positional=as_positional, parser_class=AppoParser, prog=f"appo {command}"
+    )
     sys.stdout.write(f"{result}\n")
 
 

@@ -46,16 +46,15 @@ class CandidateFilter:
         # The last entry stands for tokens that were not sampled, or that the tokenizer does not know.
         self._texts = [*texts, _OTHER]
         self._widths = torch.tensor([len(text) for text in self._texts])
-        self._allowed = torch.tensor(
-            [
-                not (
-                    ("special" in self.exclude and token_id in special)
-                    or ("whitespace" in self.exclude and not text.strip())
-                    or ("punctuation" in self.exclude and _is_punctuation(text))
-                )
-                for token_id, text in enumerate(texts)
-            ]
-        )
+        # By kind, ``[V]`` bool: tokens that are excluded whatever stands around them.
+        self._of_kind = {
+            "special": torch.tensor([token_id in special for token_id in range(len(texts))]),
+            "whitespace": torch.tensor([not text.strip() for text in texts]),
+            "punctuation": torch.tensor([_is_punctuation(text) for text in texts]),
+        }
+        self._allowed = torch.ones(len(texts), dtype=torch.bool)
+        for kind in self.exclude - _SPANS:
+            self._allowed &= ~self._of_kind[kind]
 
     def __call__(self, batch: TrajectoryBatch) -> Tensor:
         """Where a branch may leave.
@@ -73,6 +72,20 @@ class CandidateFilter:
         if kinds := self.exclude & _SPANS:
             candidates &= ~self._inside(batch, kinds)
         return candidates
+
+    def excluded(self, batch: TrajectoryBatch) -> dict[Exclusion, Tensor]:
+        """Why sampled tokens are no branch points: ``[B, T]`` bool of each kind that is excluded.
+
+        Args:
+            batch: possible parents.
+        """
+        ids = batch.token_ids.where(batch.token_ids < len(self._allowed), 0)
+        return {
+            kind: batch.response_mask
+            & (self._inside(batch, frozenset((kind,))) if kind in _SPANS else self._of_kind[kind][ids])
+            for kind in get_args(Exclusion)
+            if kind in self.exclude
+        }
 
     def in_answer(self, batch: TrajectoryBatch) -> Tensor:
         """``[B, T]`` bool, tokens inside the answer that rewards read, whatever is excluded."""
