@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import cached_property
 
 from torch import Tensor
@@ -27,7 +28,8 @@ class PolicyLogProbs:
     """Log-probs and entropies of sampled tokens under a causal language model.
 
     Only hidden states that predict a scored token go through the LM head, a chunk at a time: prompts, tool output and
-    padding cost no logits, and most logits are not kept for the backward pass. A model whose LM head is not one linear
+    padding cost no logits, and most logits are not kept for the backward pass. What rows begin with alike is computed
+    once, also by the LM head, where the model allows it; the gradients of all rows flow through it. A model whose LM head is not one linear
     layer takes the plain path through all logits.
 
     Args:
@@ -60,6 +62,11 @@ class PolicyLogProbs:
         with unsharded(self.model):
             return SequenceForward(self.model, self.model if self._head is None else self.model.get_decoder())
 
+    @property
+    def shares(self) -> bool:
+        """Whether tokens that rows begin with alike are computed once; processes of a sharded model ask together."""
+        return self._sequences.packs and self._sequences.shares
+
     def __call__(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluates the tokens that `mask` selects.
 
@@ -77,13 +84,32 @@ class PolicyLogProbs:
         return log_probs, entropies
 
     def _evaluate(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self._sequences(token_ids, predicting_positions(mask))
-        if self._head is None:
-            log_probs, entropies = token_log_probs(outputs, token_ids[mask], self.temperature)
-        elif self.tensor is None:
-            log_probs, entropies = self._head.log_probs(outputs, token_ids[mask], self.temperature)
+        is_predicting = predicting_positions(mask)
+        tree = self._sequences.tree(token_ids, is_predicting)
+        if tree is None:
+            values = self._score(self._sequences(token_ids, is_predicting), token_ids[mask])
         else:
-            tokens = TokenSplit(self.tensor, len(outputs))
-            own = self._head.log_probs(tokens.shard(outputs), tokens.shard(token_ids[mask]), self.temperature)
-            log_probs, entropies = (tokens.all_gather(values) for values in own)
-        return scatter_scored(log_probs, mask), scatter_scored(entropies, mask)
+            # A token that rows share, with all that it follows, is scored once for all of them.
+            places, scored, of_row = _distinct(tree.places[is_predicting.cpu()], token_ids[mask])
+            outputs = self._sequences.over_tree(token_ids, tree)[places]
+            values = [each[of_row] for each in self._score(outputs, scored)]
+        log_probs, entropies = (scatter_scored(each, mask) for each in values)
+        return log_probs, entropies
+
+    def _score(self, outputs: Tensor, token_ids: Tensor) -> Sequence[Tensor]:
+        """Log-probs and entropies of tokens, ``[N]`` each, from what the decoder, or the model, says before them."""
+        if self._head is None:
+            return token_log_probs(outputs, token_ids, self.temperature)
+        if self.tensor is None:
+            return self._head.log_probs(outputs, token_ids, self.temperature)
+        tokens = TokenSplit(self.tensor, len(outputs))
+        own = self._head.log_probs(tokens.shard(outputs), tokens.shard(token_ids), self.temperature)
+        return [tokens.all_gather(values) for values in own]
+
+
+def _distinct(places: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each pair of a place and a token once: places, tokens, and for each pair given which of those it is."""
+    token_ids, device = token_ids.cpu(), token_ids.device
+    width = int(token_ids.max()) + 1
+    pairs, of_row = (places * width + token_ids).unique(return_inverse=True)
+    return (pairs // width).to(device), (pairs % width).to(device), of_row.to(device)

@@ -1,91 +1,32 @@
-"""Sequences of unlike length through a model, packed one behind the other, or padded where the model forbids that."""
+"""Sequences of unlike length through a model: packed one behind the other, with each prefix that they share once, or
+padded where the model forbids that."""
 
 from __future__ import annotations
 
 import inspect
 import logging
 from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from appo.core.prefix_tree import PrefixTree
 from appo.distributed.fsdp import is_sharded
-from appo.policy.attention import without_cudnn
+from appo.policy.attention import PACKED_SDPA
 from appo.policy.precision import float32_products
+from appo.policy.tree_attention import TreeLayout, tree_sdpa, with_key_places
 
 log = logging.getLogger(__name__)
-
-_PACKED_SDPA = "packed_sdpa"
 
 _MAX_PADDING = 0.05
 """Largest share of padding among the positions that a padded forward pass computes."""
 
 _TOLERANCES = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
 """Relative distance of a packed forward pass from a padded one that rounding may make."""
-
-
-# It would be compiled anew for every number of sequences.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-@without_cudnn()
-def packed_sdpa(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    cu_seq_lens_q: Tensor | None = None,
-    sliding_window: int | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attends causally within each of some packed sequences; an attention function of transformers.
-
-    Without `cu_seq_lens_q` it is the `sdpa` of transformers. Groups of heads that share keys and values have a copy
-    each if the precision is float32: of the kernels of a GPU, the one that computes shared ones in float32 holds the
-    scores of all pairs of tokens.
-
-    Args:
-        module: the attention layer.
-        query: ``[1, heads, T, head size]``, all sequences one behind the other.
-        key: ``[1, heads or groups of them, T, head size]``, likewise.
-        value: likewise.
-        attention_mask: read only without `cu_seq_lens_q`.
-        cu_seq_lens_q: ``[sequences + 1]`` where each begins, and the end of the last; on the CPU.
-        sliding_window: how many positions back a position may look, itself included; None looks at all.
-        **kwargs: for the `sdpa` of transformers.
-
-    Returns:
-        ``[1, T, heads, head size]``, and no weights.
-    """
-    layer: Any = module
-    num_shared = getattr(module, "num_key_value_groups", 1)
-    if num_shared > 1 and query.dtype == torch.float32 and not torch.is_autocast_enabled(query.device.type):
-        key, value = repeat_kv(key, num_shared), repeat_kv(value, num_shared)
-        layer = SimpleNamespace(is_causal=getattr(module, "is_causal", True))
-    if cu_seq_lens_q is None:
-        return sdpa_attention_forward(layer, query, key, value, attention_mask, **kwargs)
-    lengths = cu_seq_lens_q.diff().tolist()
-    sequences = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    outputs = [
-        sdpa_attention_forward(layer, q, k, v, _window_mask(length, sliding_window, query.device), **kwargs)[0]
-        for (q, k, v), length in zip(sequences, lengths, strict=True)
-    ]
-    return torch.cat(outputs, dim=1), None
-
-
-def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    if window is None or length <= window:
-        return None
-    ones = torch.ones(length, length, dtype=torch.bool, device=device)
-    return ones.tril().triu(1 - window)
-
-
-AttentionInterface.register(_PACKED_SDPA, packed_sdpa)
-AttentionMaskInterface.register(_PACKED_SDPA, sdpa_mask)
 
 
 class SequenceForward:
@@ -95,6 +36,9 @@ class SequenceForward:
     sequence by sequence; that none sees another is found out by a probe. Otherwise, and a warning says why, neighbors
     are padded to the longest of them, so few at a time that padding stays within 5 %; in order of their length they
     need the fewest passes. Those of a sharded model are padded all at once.
+
+    A model that packs can also share: tokens that rows begin with alike go through it once, if another probe finds that
+    this changes nothing.
 
     Args:
         model: the causal language model.
@@ -108,8 +52,16 @@ class SequenceForward:
         self.is_flash = "flash" in str(model.config._attn_implementation)
         obstacle = _obstacle(model, module) or ("" if self.is_flash else self._attend_packed(model))
         self.packs = not obstacle
+        self.shares = False
+        """Whether tokens that rows begin with alike go through the model once."""
         if obstacle:
             log.warning("rows of %s are padded instead of packed, which is slower: %s", type(model).__name__, obstacle)
+        elif obstacle := self._attend_to_prefixes(model):
+            log.warning(
+                "rows of %s do not share what they begin with alike, which is slower: %s", type(model).__name__, obstacle
+            )
+        else:
+            self.shares = True
 
     def __call__(self, token_ids: Tensor, is_wanted: Tensor) -> Tensor:
         """Computes no position that nothing wanted depends on.
@@ -122,9 +74,42 @@ class SequenceForward:
             ``[N, ...]`` values of the wanted positions, in row-major order.
         """
         positions = torch.arange(token_ids.shape[1], device=token_ids.device)
-        lengths = ((positions + 1) * is_wanted).amax(-1)
+        lengths = _needed_lengths(is_wanted)
         run = self._packed if self.packs else self._padded
         return run(token_ids, positions < lengths.unsqueeze(-1), lengths.tolist(), is_wanted)
+
+    def tree(self, token_ids: Tensor, is_wanted: Tensor) -> PrefixTree | None:
+        """What rows share of the positions that something wanted depends on; None if nothing, or if it cannot be.
+
+        Args:
+            token_ids: ``[B, T]`` int64, right-padded.
+            is_wanted: ``[B, T]`` bool.
+        """
+        if not (self.packs and self.shares):
+            return None
+        tree = PrefixTree.of(token_ids, _needed_lengths(is_wanted))
+        return tree if tree.is_shared else None
+
+    def over_tree(self, token_ids: Tensor, tree: PrefixTree) -> Tensor:
+        """Computes every distinct token once.
+
+        Args:
+            token_ids: ``[B, T]`` int64 that the tree was made of.
+            tree: from `tree`.
+
+        Returns:
+            ``[N, ...]`` values of the distinct tokens, in the packed order.
+        """
+        rows, positions = (index.to(token_ids.device) for index in tree.rows_and_positions)
+        layout = TreeLayout(tree, token_ids.device)
+        outputs = self.module(
+            input_ids=token_ids[rows, positions].unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            use_cache=False,
+            **(layout.bounds() if self.is_flash else {"prefix_tree": layout, **_no_mask(token_ids.device)}),
+        )
+        values: Tensor = outputs[0][0]
+        return values
 
     def _packed(self, token_ids: Tensor, is_needed: Tensor, lengths: Sequence[int], is_wanted: Tensor) -> Tensor:
         positions = torch.arange(token_ids.shape[1], device=token_ids.device).expand_as(token_ids)
@@ -141,8 +126,7 @@ class SequenceForward:
         """Tells the attention where sequences begin."""
         bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
         if not self.is_flash:
-            # A mask of four dimensions is passed through as it is, and transformers makes none that covers all of them.
-            return {"cu_seq_lens_q": bounds, "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)}
+            return {"cu_seq_lens_q": bounds, **_no_mask(device)}
         bounds, longest = bounds.to(device), max(lengths)
         return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
 
@@ -159,30 +143,77 @@ class SequenceForward:
     @torch.no_grad()
     def _attend_packed(self, model: PreTrainedModel) -> str:
         """Switches the model to `packed_sdpa` if that changes nothing but the padding; says what else has changed."""
-        if model.config._attn_implementation == _PACKED_SDPA:
+        if model.config._attn_implementation == PACKED_SDPA:
             return ""
         if model.config._attn_implementation != "sdpa":
             return f"it attends by {model.config._attn_implementation}, not by sdpa or FlashAttention"
-        was_training = model.training
-        model.eval()
-        # Where the weights are when they are used: a shard may lie on the CPU.
-        device = next(model.get_input_embeddings().parameters()).device
-        token_ids = torch.arange(8, device=device).view(2, 4)
+        token_ids = torch.arange(8, device=_device(model)).view(2, 4)
         is_wanted = token_ids != 7
-        with (
-            torch.autocast(device.type, enabled=False),
-            torch.compiler.set_stance("force_eager"),
-            float32_products("ieee"),
-        ):
+        with _probing(model):
             padded = self._padded(token_ids, is_wanted, [4, 3], is_wanted)
-            model.set_attn_implementation(_PACKED_SDPA)
+            model.set_attn_implementation(PACKED_SDPA)
             packed = self._packed(token_ids, is_wanted, [4, 3], is_wanted)
-        distance, norm = (packed - padded).norm(), padded.norm()
-        model.train(was_training)
-        if distance <= _TOLERANCES[padded.dtype] * norm:
+        if not (difference := _difference(packed, padded)):
             return ""
         model.set_attn_implementation("sdpa")
-        return f"what it makes of packed rows differs by {float(distance / norm):.2g} of what it makes of padded ones"
+        return f"what it makes of packed rows differs by {difference} of what it makes of padded ones"
+
+    @torch.no_grad()
+    def _attend_to_prefixes(self, model: PreTrainedModel) -> str:
+        """Lets FlashAttention read keys where they stand once; says what a tree has changed beside the work."""
+        if self.is_flash:
+            name = model.config._attn_implementation
+            AttentionInterface.register(name, with_key_places(ALL_ATTENTION_FUNCTIONS[name]))
+        # As long as what is shared at least; the tokens behind the fork are others, in rows of unlike length.
+        token_ids = (torch.arange(40, device=_device(model)).view(2, 20) % 20 % 8).contiguous()
+        token_ids[1, 16:] += 1
+        is_wanted = torch.ones_like(token_ids, dtype=torch.bool)
+        is_wanted[1, 18:] = False
+        with _probing(model, self.is_flash):
+            flat = self._packed(token_ids, is_wanted, [20, 18], is_wanted)
+            tree = PrefixTree.of(token_ids, _needed_lengths(is_wanted))
+            shared = self.over_tree(token_ids, tree)[tree.places[is_wanted.cpu()].to(token_ids.device)]
+        if difference := _difference(shared, flat, self.is_flash):
+            return f"what it makes of a tree differs by {difference} of what it makes of its rows"
+        return ""
+
+
+def _needed_lengths(is_wanted: Tensor) -> Tensor:
+    """``[B]``, up to the last wanted position of each row."""
+    positions = torch.arange(is_wanted.shape[1], device=is_wanted.device)
+    return ((positions + 1) * is_wanted).amax(-1)
+
+
+def _no_mask(device: torch.device) -> dict[str, Tensor]:
+    """A mask of four dimensions is passed through as it is, and transformers makes none that covers all tokens."""
+    return {"attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)}
+
+
+def _device(model: PreTrainedModel) -> torch.device:
+    """Where the weights are when they are used: a shard may lie on the CPU."""
+    return next(model.get_input_embeddings().parameters()).device
+
+
+@contextmanager
+def _probing(model: PreTrainedModel, is_flash: bool = False) -> Iterator[None]:
+    """Without noise, and with all digits that the parameters have; FlashAttention takes no float32."""
+    was_training = model.training
+    model.eval()
+    is_mixed = is_flash and model.dtype == torch.float32
+    with (
+        torch.autocast(_device(model).type, torch.bfloat16, enabled=is_mixed),
+        torch.compiler.set_stance("force_eager"),
+        float32_products("ieee"),
+    ):
+        yield
+    model.train(was_training)
+
+
+def _difference(ours: Tensor, right: Tensor, is_flash: bool = False) -> str:
+    """The relative distance; nothing if rounding may have made it."""
+    distance, norm = (ours - right).norm(), right.norm()
+    tolerance = _TOLERANCES[torch.bfloat16 if is_flash else right.dtype]
+    return "" if distance <= tolerance * norm else f"{float(distance / norm):.2g}"
 
 
 def padded_spans(lengths: Sequence[int], max_padding: float) -> Iterator[slice]:
