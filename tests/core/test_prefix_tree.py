@@ -83,7 +83,7 @@ def test_every_token_stands_where_all_that_it_follows_stands_before_it(choices, 
         assert len(packed) == tree.num_tokens == len(tree.places.unique()) - int((tree.places == NOWHERE).any())
     for row, tokens in enumerate(rows):
         places = tree.places[row, : len(tokens)]
-        seen = [s for s in tree.lineage(tree.last_segments[row])]
+        seen = tree.lineage(tree.last_segments[row])
         assert [p for s in seen for p in range(s.first, s.first + len(s))] == places.tolist()
         if tokens:
             assert packed[places].tolist() == tokens

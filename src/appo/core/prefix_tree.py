@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ class PrefixTree:
         rows = token_ids.cpu().numpy().astype(">u4")
         texts = [row[:end].tobytes() for row, end in zip(rows, ends, strict=True)]
         order = sorted(range(len(ends)), key=texts.__getitem__)
-        shared = np.array([0, *(_num_equal(rows[a, : ends[a]], rows[b, : ends[b]]) for a, b in _pairs(order))])
+        shared = np.array([0, *(_num_equal(rows[a, : ends[a]], rows[b, : ends[b]]) for a, b in pairwise(order))])
         segments: list[Segment] = []
         places = np.full(rows.shape, NOWHERE, dtype=np.int64)
         last_segments = [NO_SEGMENT] * len(ends)
@@ -98,7 +99,7 @@ class PrefixTree:
                     last_segments[row] = parent
                 continue
             forks = [first, *_forks(shared, first, last), last]
-            subtrees += [(a, b, begin, parent) for a, b in reversed(list(_pairs(forks)))]
+            subtrees += [(a, b, begin, parent) for a, b in reversed(list(pairwise(forks)))]
         return cls(_with_descendants(segments), torch.from_numpy(places), last_segments)
 
     @property
@@ -160,10 +161,6 @@ class PrefixTree:
             for size, rows in _next_fit(parts[number], max_tokens - segment.end):
                 parts[segment.parent].append((size + len(segment), rows))
         return [rows for _, rows in _next_fit(parts[NO_SEGMENT], max_tokens)]
-
-
-def _pairs(values: Sequence[int]) -> Iterator[tuple[int, int]]:
-    return zip(values[:-1], values[1:], strict=True)
 
 
 def _num_equal(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> int:

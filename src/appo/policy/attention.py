@@ -50,9 +50,9 @@ def packed_sdpa(
 ) -> tuple[Tensor, None]:
     """Attends causally within each of some packed sequences, or of some rows that are packed as a tree.
 
-    An attention function of transformers: without `cu_seq_lens_q` and `prefix_tree` it is their `sdpa`. Groups of heads that share keys and values have a copy
-    each if the precision is float32: of the kernels of a GPU, the one that computes shared ones in float32 holds the
-    scores of all pairs of tokens.
+    An attention function of transformers: without `cu_seq_lens_q` and `prefix_tree` it is their `sdpa`. Groups of heads
+    that share keys and values have a copy each in a tree, and if the precision is float32: of the kernels of a GPU, the
+    one that computes shared ones in float32 holds the scores of all pairs of tokens.
 
     Args:
         module: the attention layer.

@@ -29,8 +29,8 @@ class PolicyLogProbs:
 
     Only hidden states that predict a scored token go through the LM head, a chunk at a time: prompts, tool output and
     padding cost no logits, and most logits are not kept for the backward pass. What rows begin with alike is computed
-    once, also by the LM head, where the model allows it; the gradients of all rows flow through it. A model whose LM head is not one linear
-    layer takes the plain path through all logits.
+    once, also by the LM head, where the model allows it; the gradients of all rows flow through it. A model whose LM
+    head is not one linear layer takes the plain path through all logits.
 
     Args:
         model: the policy or the reference; its attention may be exchanged for one that does not see other sequences.

@@ -1,5 +1,4 @@
-"""Sequences of unlike length through a model: packed one behind the other, with each prefix that they share once, or
-padded where the model forbids that."""
+"""Sequences of unlike length through a model: packed, what they begin with alike only once, or padded."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from appo.core.prefix_tree import PrefixTree
 from appo.distributed.fsdp import is_sharded
 from appo.policy.attention import PACKED_SDPA
 from appo.policy.precision import float32_products
-from appo.policy.tree_attention import TreeLayout, tree_sdpa, with_key_places
+from appo.policy.tree_attention import TreeLayout, with_key_places
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +56,8 @@ class SequenceForward:
         if obstacle:
             log.warning("rows of %s are padded instead of packed, which is slower: %s", type(model).__name__, obstacle)
         elif obstacle := self._attend_to_prefixes(model):
-            log.warning(
-                "rows of %s do not share what they begin with alike, which is slower: %s", type(model).__name__, obstacle
-            )
+            name = type(model).__name__
+            log.warning("rows of %s do not share what they begin with alike, which is slower: %s", name, obstacle)
         else:
             self.shares = True
 

@@ -66,11 +66,17 @@ def with_key_places(attention: Attention) -> Attention:
         return attention
 
     def attend(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, key_places: Tensor | None = None, **kwargs: Any
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *args: Any,
+        key_places: Tensor | None = None,
+        **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
         if key_places is not None:
             key, value = key.index_select(2, key_places), value.index_select(2, key_places)
-        return attention(module, query, key, value, *args, **kwargs)
+        return attention(module, query, key, value, *args, **options)
 
     _TAKES_KEY_PLACES.add(attend)
     return attend
@@ -139,9 +145,9 @@ class _TreeAttention(torch.autograd.Function):
 
     Those stand in one piece, first the segment's own, for which the keys come one by one, then its descendants', which
     see all of them: a causal mask aligned to the begin, and no other mask. What queries get from several segments is
-    weighted by the sums of exponentials of their scores, as the softmax over all of them would do. The kernel's backward
-    pass recomputes the weights of a part from the whole output and the whole sum, so its gradients are those of the
-    part, and add up.
+    weighted by the sums of exponentials of their scores, as the softmax over all of them would do. The kernel's
+    backward pass recomputes the weights of a part from the whole output and the whole sum, so its gradients are those
+    of the part, and add up.
     """
 
     @staticmethod

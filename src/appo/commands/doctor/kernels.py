@@ -18,7 +18,7 @@ from appo.commands.doctor.result import Figures, Machine, StepError
 from appo.engines.base import SamplingParams
 from appo.engines.hf.sampling import SamplingRules, sample
 from appo.functional import linear_log_probs, token_log_probs
-from appo.policy.packing import packed_sdpa
+from appo.policy.attention import packed_sdpa
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.1}
