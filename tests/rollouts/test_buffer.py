@@ -38,6 +38,21 @@ def test_the_source_has_ended_when_its_last_batch_is_drawn():
     assert ended == [True]
 
 
+def test_a_source_may_be_shorter_than_the_buffer_and_is_run_to_its_end_too():
+    ended = []
+
+    def source():
+        yield 1
+        ended.append(True)
+
+    buffer: RolloutBuffer[int] = RolloutBuffer(3)
+    buffer.fill(source(), num_drawn=1)
+    assert next(iter(buffer)) == 1
+    assert ended == [True]
+    with pytest.raises(ValueError, match=r"num_drawn must lie in 1 .. 3, got 4"):
+        buffer.fill([1], num_drawn=4)
+
+
 def test_an_epoch_cannot_train_on_nothing():
     with pytest.raises(RuntimeError, match="read before it was filled"):
         next(iter(RolloutBuffer(1)))

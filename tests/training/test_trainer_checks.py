@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import lightning as L
 import pytest
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 
-from appo.training.trainer_checks import check_trainer_options
+from appo.training.trainer_checks import check_trainer, check_trainer_options
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,13 @@ def test_averages_of_weights_are_refused(callback):
 
 def test_what_changes_nothing_passes():
     check_trainer_options({"accumulate_grad_batches": 1, "gradient_clip_val": None}, [ModelCheckpoint()])
+
+
+def test_a_trainer_that_is_made_already_is_checked_alike():
+    quiet = {"accelerator": "cpu", "logger": False, "enable_model_summary": False}
+    check_trainer(L.Trainer(**quiet))
+    check_trainer(L.Trainer(fast_dev_run=True, **quiet))
+    with pytest.raises(ValueError, match=r"trainer.limit_train_batches must be left out, got 1; data.prompts_per_iter"):
+        check_trainer(L.Trainer(limit_train_batches=1, **quiet))
+    with pytest.raises(ValueError, match=r"trainer.overfit_batches must be left out, got 0.5"):
+        check_trainer(L.Trainer(overfit_batches=0.5, **quiet))

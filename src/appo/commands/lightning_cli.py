@@ -17,7 +17,7 @@ import lightning as L
 import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -173,14 +173,17 @@ class RunFolderCLI(LightningCLI):
         config = self.config_init.trainer
         config.default_root_dir = config.default_root_dir or "runs/appo"
         folder = Path(config.default_root_dir)
-        if config.logger in (None, True):
+        is_tried = bool(config.fast_dev_run or config.barebones)  # leaves nothing
+        if config.logger in (None, True) and not config.barebones:
             config.logger = [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")]
         callbacks = _callbacks(config)
         # Beside those that a user adds, or a run that is cut off could not go on.
         keeps_last = any(isinstance(callback, ModelCheckpoint) and callback.save_last for callback in callbacks)
-        if config.enable_checkpointing is not False and not keeps_last:
+        if config.enable_checkpointing is not False and not keeps_last and not is_tried:
             callbacks.append(LastCheckpoint(folder))
-        config.callbacks = [*callbacks, *self.run_callbacks(with_progress=config.enable_progress_bar is not False)]
+        has_progress = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        with_progress = config.enable_progress_bar is not False and not has_progress
+        config.callbacks = [*callbacks, *self.run_callbacks(with_progress)]
         trainer = super().instantiate_trainer(**kwargs)
         trust_no_checkpoint(trainer.strategy)
         # What an epoch has logged is shown and saved after it was logged.

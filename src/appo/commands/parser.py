@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, _typehints
@@ -33,3 +34,18 @@ def _start_afresh(parser_or_action: Any, previous: Any, value: Any) -> None:
 
 
 _typehints.discard_init_args_on_class_path_change = _start_afresh  # it has no setting for this
+
+
+_rank_of: Callable[[Any], float] = _typehints.union_subtype_sort_key
+
+
+def _numbers_of_things_first(subtype: Any) -> float:
+    """Tries a whole number as one before it is tried as a float, whichever a union names first.
+
+    Python has one union for ``int | float`` and ``float | int``, in the order in which some library has named it first.
+    Lightning takes 1 for one batch, and 1.0 for all of them.
+    """
+    return _rank_of(subtype) - 0.5 * (subtype is int)
+
+
+setattr(_typehints, _rank_of.__name__, _numbers_of_things_first)  # it has no setting for this either

@@ -26,10 +26,21 @@ class RolloutBuffer(IterableDataset[Item], Generic[Item]):
             raise ValueError(f"num_batches must be positive, got {num_batches}")
         self.num_batches = num_batches
         self._batches: Iterable[Item] | None = None
+        self._num_drawn = num_batches
 
-    def fill(self, batches: Iterable[Item]) -> None:
-        """Hands in the batches of the next epoch; those of the last one that were not drawn are forgotten."""
-        self._batches = batches
+    def fill(self, batches: Iterable[Item], num_drawn: int | None = None) -> None:
+        """Hands in the batches of the next epoch; those of the last one that were not drawn are forgotten.
+
+        Args:
+            batches: read one at a time, and to their end along with the last one that is drawn.
+            num_drawn: how many the epoch draws, and `batches` holds. None: all of `num_batches`.
+
+        Raises:
+            ValueError: if that is none, or more than there are.
+        """
+        if num_drawn is not None and not 0 < num_drawn <= self.num_batches:
+            raise ValueError(f"num_drawn must lie in 1 .. {self.num_batches}, got {num_drawn}")
+        self._batches, self._num_drawn = batches, num_drawn or self.num_batches
 
     def __len__(self) -> int:
         return self.num_batches
@@ -42,12 +53,12 @@ class RolloutBuffer(IterableDataset[Item], Generic[Item]):
                 "EvaluationCallback, for all else, among the callbacks?"
             )
         batches, self._batches = iter(self._batches), None
-        for number in range(self.num_batches):
+        for number in range(self._num_drawn):
             batch = next(batches, _END)
             # A loader of known length never asks for more, so the source is run to its end along with its last batch.
-            is_last = number + 1 == self.num_batches
+            is_last = number + 1 == self._num_drawn
             if batch is _END:
-                raise RuntimeError(f"an epoch must hold {self.num_batches} batches, got {number}")
+                raise RuntimeError(f"an epoch must hold {self._num_drawn} batches, got {number}")
             if is_last and next(batches, _END) is not _END:
-                raise RuntimeError(f"an epoch must hold {self.num_batches} batches, got more")
+                raise RuntimeError(f"an epoch must hold {self._num_drawn} batches, got more")
             yield cast(Item, batch)

@@ -101,7 +101,7 @@ class SupervisedModule(L.LightningModule):
         self.log_dict(metrics, batch_size=int(batch.loss_mask.sum()), sync_dist=True)
 
     def on_fit_end(self) -> None:
-        if self.trainer.is_global_zero:
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # not declared
             assert self.policy is not None
             tokenizer = load_tokenizer(self.policy_folder)
             end_turns(self.policy, tokenizer)

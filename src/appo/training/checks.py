@@ -43,22 +43,6 @@ def can_overlap(overlap: bool | None, lag: int, engine: Engine) -> bool:
     return lag == 1 and engine.is_asynchronous and overlap is not False
 
 
-def check_precision(precision: str) -> None:
-    """Refuses precisions in which log-probs and advantages would be rounded, or gradients scaled.
-
-    Args:
-        precision: of the trainer.
-
-    Raises:
-        ValueError: if it is one of them.
-    """
-    if precision not in ("32-true", "32", "bf16-mixed"):
-        raise ValueError(
-            f"trainer.precision must be 32-true or bf16-mixed, got {precision}; model.dtype=bfloat16 keeps weights and "
-            "optimizer state in half precision"
-        )
-
-
 def warn_of_float32(device: torch.device, precision: str, module: APPOModule) -> None:
     """Says so if a GPU is to multiply matrices in float32.
 

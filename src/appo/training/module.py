@@ -28,6 +28,7 @@ from appo.policy.noise import remove_noise
 from appo.policy.saving import named_weights, temporary_folder
 from appo.training.argument_types import AnyPolicy
 from appo.training.gradient import accumulate_gradient
+from appo.training.iterations import end_iteration
 from appo.training.schedules import apply_options, with_scheduler
 
 log = logging.getLogger(__name__)
@@ -202,6 +203,7 @@ class APPOModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.policy_version = checkpoint["policy_version"]
+        end_iteration(checkpoint)
         if not self.strict_loading and (names := checkpoint["state_dict"].keys()) != self.trained().keys():
             raise ValueError(
                 "ckpt_path must hold the adapter that model.lora describes and nothing else, got "

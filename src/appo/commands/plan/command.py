@@ -17,9 +17,10 @@ from appo.distributed.fsdp import Sharding
 from appo.engines import Engine, HFEngine, VLLMEngine, VLLMServerEngine
 from appo.policy.loading import check_policy_folder
 from appo.training.callbacks import RolloutCallback
-from appo.training.checks import check_precision, check_split_policy
+from appo.training.checks import check_split_policy
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
+from appo.training.trainer_checks import check_precision
 
 Strategy = Literal["single", "ddp", "fsdp"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from appo.distributed import comm
 from appo.training.callbacks.common import run_folder
@@ -25,6 +26,11 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / _FOLDER, filename="{epoch}", save_last="link", save_on_train_epoch_end=True)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO):
+            self.save_last = True  # a file that is still to be written cannot be linked
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         with comm.phase("checkpoint"):  # Lightning's own barriers name no rank that is lost

@@ -16,10 +16,20 @@ def run_folder(trainer: L.Trainer) -> Path:
     return Path(trainer.default_root_dir)
 
 
+def leaves_files(trainer: L.Trainer) -> bool:
+    """Whether what a run does now is to be kept: not what ``fast_dev_run`` or the sanity check tries."""
+    return not trainer.fast_dev_run and not trainer.sanity_checking  # type: ignore[attr-defined]  # not declared
+
+
 def trajectory_file(trainer: L.Trainer, stage: str) -> Path:
-    """The file of trajectories of a stage; each of several processes has one of its own."""
+    """The file of trajectories of a stage; each of several processes has one of its own.
+
+    The name has the number of the optimizer steps that were taken where an iteration is validated before its end.
+    """
+    is_within = stage == "validation" and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+    step = f"_step_{trainer.global_step:05d}" if is_within and trainer.state.fn == "fit" else ""
     of_rank = f"_rank_{comm.rank():05d}" if comm.num_ranks() > 1 else ""
-    return run_folder(trainer) / f"trajectories/{stage}_{trainer.current_epoch:05d}{of_rank}.jsonl.zst"
+    return run_folder(trainer) / f"trajectories/{stage}_{trainer.current_epoch:05d}{step}{of_rank}.jsonl.zst"
 
 
 def parts_of(trainer: L.Trainer, pl_module: L.LightningModule) -> tuple[APPOModule, RolloutDataModule]:

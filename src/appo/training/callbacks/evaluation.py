@@ -13,7 +13,7 @@ from appo.distributed import comm
 from appo.monitoring.evaluation_metrics import Evaluated, EvaluationMetrics
 from appo.prompts import Split
 from appo.rollouts import RolloutRequest
-from appo.training.callbacks.common import parts_of, run_folder, trajectory_file
+from appo.training.callbacks.common import leaves_files, parts_of, run_folder, trajectory_file
 from appo.training.callbacks.recording import write_evaluated, write_metrics
 from appo.training.callbacks.rollout import RolloutCallback
 from appo.training.datamodule import RolloutDataModule
@@ -35,13 +35,14 @@ class EvaluationCallback(L.Callback):
         data.is_evaluated = True
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._fill(trainer, pl_module, "validation", "validation")
+        batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        self._fill(trainer, pl_module, "validation", "validation", batches)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._fill(trainer, pl_module, "test", "test")
+        self._fill(trainer, pl_module, "test", "test", trainer.num_test_batches)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._fill(trainer, pl_module, "test", "predict")
+        self._fill(trainer, pl_module, "test", "predict", trainer.num_predict_batches)
 
     def on_validation_batch_end(
         self,
@@ -75,14 +76,28 @@ class EvaluationCallback(L.Callback):
         pl_module.log_dict({f"{stage}/{name}": value for name, value in values.items()})
         self._metrics.reset()
 
-    def _fill(self, trainer: L.Trainer, pl_module: L.LightningModule, split: Split, stage: str) -> None:
-        """Hands the evaluation's batches to the buffer that the loader reads, each sampled when it is drawn."""
+    def _fill(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, split: Split, stage: str, limits: Sequence[float]
+    ) -> None:
+        """Hands the evaluation's batches to the buffer that the loader reads, each sampled when it is drawn.
+
+        Args:
+            trainer: of the run.
+            pl_module: that is evaluated.
+            split: of the questions.
+            stage: name of the evaluation.
+            limits: how many batches the trainer draws, of its one loader; none if it has no loader.
+        """
         module, data = parts_of(trainer, pl_module)
         rollout = rollout_callback(trainer)
-        batches = _evaluated(rollout, module, data, data.evaluation_batches(split), stage)
-        if rollout.save_trajectories:
+        num_drawn = int(sum(limits))
+        if num_drawn == 0:
+            return
+        prompts = data.evaluation_batches(split)[:num_drawn]
+        batches = _evaluated(rollout, module, data, prompts, stage)
+        if rollout.save_trajectories and leaves_files(trainer):
             batches = write_evaluated(trajectory_file(trainer, stage), batches)
-        data.evaluation_buffers[split].fill(batches)
+        data.evaluation_buffers[split].fill(batches, num_drawn)
 
 
 def _evaluated(
@@ -120,5 +135,5 @@ def rollout_callback(trainer: L.Trainer) -> RolloutCallback:
 
 
 def _write(trainer: L.Trainer, split: str) -> None:
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and leaves_files(trainer):
         write_metrics(run_folder(trainer) / f"{split}.json", trainer.callback_metrics)

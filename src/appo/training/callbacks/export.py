@@ -5,16 +5,19 @@ from __future__ import annotations
 import lightning as L
 
 from appo.policy.saving import end_turns, save_policy
-from appo.training.callbacks.common import parts_of, run_folder
+from appo.training.callbacks.common import leaves_files, parts_of, run_folder
 
 
 class ExportPolicy(L.Callback):
     """Writes the policy and its tokenizer to ``policy/`` in the run's folder when the training ends.
 
-    An adapter is merged into it, and stands alone in ``policy/adapter/``, in peft's format.
+    An adapter is merged into it, and stands alone in ``policy/adapter/``, in peft's format. ``fast_dev_run`` writes
+    nothing.
     """
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not leaves_files(trainer):
+            return
         module, data = parts_of(trainer, pl_module)
         assert module.policy is not None
         end_turns(module.policy, data.tokenizer)

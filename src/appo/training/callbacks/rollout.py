@@ -25,20 +25,21 @@ from appo.rollouts import Branching, CandidateFilter, Collector, IterationRunner
 from appo.scorers import BranchingScore, as_scorer
 from appo.tools import CallSyntax, TagSyntax
 from appo.training.argument_types import AnyReward, AnyScorer, AnyTools
-from appo.training.callbacks.common import parts_of, trajectory_file
+from appo.training.callbacks.common import leaves_files, parts_of, trajectory_file
 from appo.training.callbacks.recording import write_collected
 from appo.training.checks import (
     check_engine_device,
     check_positions,
-    check_precision,
     check_ranks,
     check_tensor_parallel,
     warn_of_float32,
 )
 from appo.training.datamodule import RolloutDataModule
+from appo.training.iterations import restart_iterations
 from appo.training.module import APPOModule
 from appo.training.options import EvaluationOptions, RewardOptions, SamplingOptions
 from appo.training.sampler import Sampler
+from appo.training.trainer_checks import check_trainer
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +120,8 @@ class RolloutCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         module, data = parts_of(trainer, pl_module)
+        check_trainer(trainer)
         module.set_temperature(self.sampling.temperature)
-        check_precision(str(trainer.precision))
         warn_of_float32(trainer.strategy.root_device, str(trainer.precision), module)
         check_ranks(trainer, module, data, self.scorer)
         check_engine_device(self.sampler.engine, trainer.strategy.root_device, trainer.world_size)
@@ -181,6 +182,7 @@ class RolloutCallback(L.Callback):
         if (meshes := Meshes.of(pl_module.device_mesh)) is not None:
             for group in meshes.groups:
                 comm.set_timeout(group)
+        restart_iterations(trainer)
         self._first_epoch = trainer.current_epoch
         self.iteration.pending = [trajectory_from_record(record) for record in self._restored_pending]
         self._restored_pending = []
@@ -215,7 +217,7 @@ class RolloutCallback(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module, data = parts_of(trainer, pl_module)
         collected = self.iteration.collected
-        if self.save_trajectories:
+        if self.save_trajectories and leaves_files(trainer):
             with self.sampler.timer("writing"):
                 write_collected(trajectory_file(trainer, "iteration"), collected)
         self.iteration.join()
