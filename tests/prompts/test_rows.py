@@ -17,7 +17,7 @@ from appo.prompts import (
     UnusableRow,
 )
 from appo.prompts.base import refusal, summarize, to_messages
-from appo.prompts.rows import is_balanced, lookup, repair_commands, to_text
+from appo.prompts.fields import is_balanced, lookup, repair_commands, to_text
 
 FORMATS = {
     "questions.jsonl": JsonlQuestions,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, SupportsFloat
+from typing import Any, Literal, SupportsFloat
 
 from torch import Tensor
 
@@ -30,6 +30,7 @@ class Prompt:
         answers: accepted answers; any of them is right.
         source: the part of the data it comes from; metrics are also reported by source.
         is_public: whether logs and files may hold its text, and that of responses to it.
+        columns: further fields of its row, by name, for rewards; no file holds them.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Prompt:
     answers: tuple[str, ...]
     source: str = ""
     is_public: bool = True
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

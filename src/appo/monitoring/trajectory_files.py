@@ -32,7 +32,7 @@ def trajectory_record(
     """
     prompt, origin = trajectory.prompt, trajectory.origin
     record: Record = {
-        "prompt": {**vars(prompt), "token_ids": list(prompt.token_ids), "answers": list(prompt.answers)},
+        "prompt": {**_shown(prompt), "token_ids": list(prompt.token_ids), "answers": list(prompt.answers)},
         "text": trajectory.text,
         "segments": [vars(segment) for segment in trajectory.segments],
         "tool_calls": [vars(call) for call in trajectory.tool_calls],
@@ -56,6 +56,11 @@ def trajectory_record(
         finite = values.isfinite().tolist()
         record[name] = [value if ok else None for value, ok in zip(values.tolist(), finite, strict=True)]
     return record
+
+
+def _shown(prompt: Prompt) -> Record:
+    """All fields but the columns of the row, which may be large, or no JSON."""
+    return {name: value for name, value in vars(prompt).items() if name != "columns"}
 
 
 def without_text(record: Record) -> Record:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from appo.core.foreign_json import is_encodable
@@ -34,13 +34,14 @@ class Question:
     Attributes:
         id: unique in its source and stable over runs.
         messages: the conversation so far, ``{"role": ..., "content": ...}`` each, as chat templates take it.
-        answers: accepted answers, at least one.
+        answers: accepted answers; none where the source is one `without_answers`, else at least one.
         source: the part of the data it comes from; metrics are also reported by source.
         part: the part of a mixture it is drawn with; see `PromptSource.weights`.
         origin: file or dataset it was read from; empty for what is generated.
         row: its number in `origin`; lines of text count from 1, rows of tables from 0.
         is_public: whether logs and files may hold its text, and that of responses to it.
         tool_instructions: whether its prompt holds what the call syntax says of tools.
+        columns: further fields of its row, by name, for rewards.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Question:
     row: int | None = None
     is_public: bool = True
     tool_instructions: bool = True
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def text(self) -> str:
@@ -136,6 +138,10 @@ class PromptSource(ABC):
             is_sampled: whether the policy sampled it.
         """
         return ()
+
+    def without_answers(self) -> PromptSource:
+        """The same source for those who only ask: a row without an answer is a question as well, if it can be."""
+        return self
 
     def rows(self, split: Split) -> Iterator[Question | UnusableRow]:
         """The rows of one split, in a fixed order: each is a question, or the reason why it is none.

@@ -12,7 +12,8 @@ from appo.core.csv_fields import long_fields
 from appo.core.extras import import_extra
 from appo.core.foreign_json import parse_json
 from appo.prompts.base import PROMPT_SOURCES, Split
-from appo.prompts.rows import MISSING, Record, TableQuestions, lookup
+from appo.prompts.fields import MISSING, lookup
+from appo.prompts.rows import Record, TableQuestions
 
 BATCH_ROWS = 1024
 """Rows that are decoded at once."""

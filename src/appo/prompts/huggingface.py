@@ -58,7 +58,7 @@ class DatasetQuestions(TableQuestions):
     def records(self, split: Split) -> Iterator[Record]:
         dataset = self._open(split)
         columns = dataset.column_names or []  # a stream may not know them ahead
-        used = [self.question_key, self.answer_key, *filter(None, [self.id_key, self.source_key])]
+        used = [self.question_key, self.answer_key, *filter(None, [self.id_key, self.source_key]), *self.columns]
         wanted = [column for column in columns if any(key == column or key.startswith(f"{column}.") for key in used)]
         if wanted:
             # Others, images say, are not decoded.

@@ -7,11 +7,11 @@ import logging
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from appo.core.trajectory import Prompt
 from appo.prompts.base import PromptSource, Question, Split, UnusableRow, refusal, summarize, usable
@@ -33,6 +33,7 @@ class PromptStore:
         self._answers: list[tuple[str, ...]] = []
         self._sources: list[str] = []
         self._are_public = array("b")
+        self._columns: list[Mapping[str, Any]] = []
         self._token_ids = array("i")
         self._ends = array("q", [0])
 
@@ -44,6 +45,7 @@ class PromptStore:
         self._answers.append(question.answers)
         self._sources.append(sys.intern(question.source))
         self._are_public.append(question.is_public)
+        self._columns.append(question.columns)
         self._token_ids.extend(token_ids)
         self._ends.append(len(self._token_ids))
 
@@ -61,6 +63,7 @@ class PromptStore:
             self._answers[number],
             self._sources[number],
             bool(self._are_public[number]),
+            self._columns[number],
         )
 
     def __iter__(self) -> Iterator[Prompt]:

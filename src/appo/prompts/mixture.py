@@ -56,6 +56,9 @@ class MixedQuestions(PromptSource):
             weights |= {f"{name}/{part}": weight * share / total for part, share in parts.items()}
         return weights
 
+    def without_answers(self) -> MixedQuestions:
+        return replace(self, sources={name: source.without_answers() for name, source in self.sources.items()})
+
     def load(self, split: Split) -> list[Question]:
         return only_questions(self.rows(split))
 

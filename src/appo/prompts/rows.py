@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any, ClassVar
 
-from appo.core.foreign_json import beginning
 from appo.prompts.base import (
     PromptSource,
     Question,
     Split,
-    UnusableReason,
     UnusableRow,
     UnusableRowError,
     check_encodable,
@@ -25,14 +23,9 @@ from appo.prompts.base import (
     to_messages,
     with_system_prompt,
 )
+from appo.prompts.fields import MISSING, Fields, is_balanced, lookup, repair_commands, to_text
 
 log = logging.getLogger(__name__)
-
-MISSING = object()
-"""What a record has under a key that it lacks."""
-
-DAMAGED_COMMANDS = {"\b" + "oxed": r"\boxed", "\f" + "rac": r"\frac"}
-"""LaTeX commands whose backslash and first letter were once read as the escape of a control character."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +67,8 @@ class TableQuestions(PromptSource):
     """Key of the id, a text or a number unique in the file; `null`: the number of the row."""
     source_key: str | None = None
     """Key of the part of the data a question comes from, by which metrics are also reported."""
+    columns: Sequence[str] = ()
+    """Keys of further fields, which rewards get by the last part of the key; a row without one has None there."""
     system_prompt: str | None = None
     """System message of every conversation, in place of that of the row; `null`: the row's, if it has one."""
     answer_pattern: str | None = None
@@ -88,7 +83,12 @@ class TableQuestions(PromptSource):
     """Whether messages about unusable rows quote them, and the trajectories that an evaluation saves hold their text;
     both give row numbers or ids in any case."""
 
+    needs_answers: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
+        names = [key.rpartition(".")[2] for key in self.columns]
+        if not all(map(str.isidentifier, names)) or len(set(names)) < len(names):
+            raise ValueError(f"columns must end in different names that a function can have, got {list(self.columns)}")
         if self.answer_pattern is not None:
             try:
                 num_groups = re.compile(self.answer_pattern).groups
@@ -140,8 +140,10 @@ class TableQuestions(PromptSource):
         held_out = self._held_out() if split == "train" else {}
         row_of: dict[str, int] = {}
         num_rows = num_repaired = 0
+        found: Counter[str] = Counter()
         for record in self.records(split):
             num_rows += 1
+            found.update(key for key in self.columns if lookup(record.values, key) is not MISSING)
             place = f"{self.unit} {record.number} of {origin}"
             try:
                 question, is_repaired = self._question(record, place)
@@ -156,6 +158,8 @@ class TableQuestions(PromptSource):
                 yield replace(question, origin=origin, row=record.number)
         if not num_rows:
             raise ValueError(f"{split} must hold at least one question, got the empty {self.place} {origin}")
+        if absent := [key for key in self.columns if not found[key]]:
+            raise ValueError(f"columns must name fields of {self.unit}s, got {absent[0]!r}, which none of {origin} has")
         if num_repaired:
             log.info(r"%s: restored \boxed or \frac in %d rows", origin, num_repaired)
 
@@ -176,6 +180,7 @@ class TableQuestions(PromptSource):
             answers=self._answers(fields),
             source="" if self.source_key is None else sys.intern(fields.text(self.source_key, "no_source")),
             is_public=self.quote_rows,
+            columns={key.rpartition(".")[2]: _value(fields, key) for key in self.columns},
         )
         check_encodable(question, place)
         return question, repaired != messages
@@ -185,8 +190,15 @@ class TableQuestions(PromptSource):
         # Rows mostly share their system message: it is kept once.
         return sys.intern(content) if message["role"] == "system" else content
 
+    def without_answers(self) -> TableQuestions:
+        source = copy(self)
+        object.__setattr__(source, "needs_answers", False)
+        return source
+
     def _answers(self, fields: Fields) -> tuple[str, ...]:
         value = fields[self.answer_key]
+        if value is MISSING and not self.needs_answers:
+            return ()
         answers = [to_text(answer) for answer in (value if isinstance(value, list | tuple) else [value])]
         rule = "be a text, a number, or a list of them, none empty"
         if self.answer_pattern is not None:
@@ -218,83 +230,6 @@ class TableQuestions(PromptSource):
         return found
 
 
-def lookup(record: Mapping[str, Any], key: str) -> Any:
-    """The field under a key, or along a path of keys with dots between them; `MISSING` if there is none."""
-    if key in record:
-        return record[key]
-    found: Any = record
-    for name in key.split("."):
-        if not isinstance(found, Mapping) or name not in found:
-            return MISSING
-        found = found[name]
-    return found
-
-
-def to_text(value: object) -> str:
-    """The text of a text or a finite number; empty for anything else. A boolean counts as neither."""
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
-        return ""
-    return str(value)
-
-
-def repair_commands(text: str) -> str:
-    r"""Puts ``\boxed`` and ``\frac`` back where a control character stands for their beginning."""
-    for damaged, command in DAMAGED_COMMANDS.items():
-        text = text.replace(damaged, command)
-    return text
-
-
-def is_balanced(answer: str) -> bool:
-    r"""Whether an answer closes every bracket that it opens.
-
-    Braces nest, escaped ones aside. Round and square brackets count as one kind and need not nest: ``(0, 1]`` and
-    ``]0, 1[`` are intervals.
-    """
-    text = re.sub(r"\\[{}\\]", "", answer)
-    depth = 0
-    for brace in re.findall(r"[{}]", text):
-        depth += 1 if brace == "{" else -1
-        if depth < 0:
-            return False
-    num_opened, num_closed = (sum(map(text.count, brackets)) for brackets in ("([", ")]"))
-    return depth == 0 and num_opened == num_closed
-
-
-@dataclass(frozen=True)
-class Fields:
-    """A record whose fields say what is wrong with them.
-
-    Attributes:
-        values: the fields by key.
-        place: what messages call the record, as in ``line 3 of train.jsonl``.
-        quote: whether messages quote values; without, they only say of what kind one is.
-    """
-
-    values: Mapping[str, Any]
-    place: str
-    quote: bool
-
-    def __getitem__(self, key: str) -> Any:
-        return lookup(self.values, key)
-
-    def text(self, key: str, reason: UnusableReason) -> str:
-        """The text of a field that must be a text or a number.
-
-        Raises:
-            UnusableRowError: if it is neither.
-        """
-        text = to_text(self[key])
-        if not text:
-            raise self.unusable(reason, key, "be a text or a number")
-        return text
-
-    def unusable(self, reason: UnusableReason, key: str, rule: str) -> UnusableRowError:
-        """The error of a field that breaks a rule."""
-        value = self[key]
-        if value is MISSING:
-            got = f"none among the keys {', '.join(map(str, self.values))}"
-        else:
-            got = beginning(value) if self.quote else f"a {type(value).__name__}"
-        return UnusableRowError(reason, f"{key} in {self.place} must {rule}, got {got}")
+def _value(fields: Fields, key: str) -> Any:
+    value = fields[key]
+    return None if value is MISSING else value
