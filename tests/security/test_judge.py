@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -36,6 +37,40 @@ def test_a_refused_answer_costs_itself(endpoint, make_judge, status, order):
     assert [rewards[number].reward for number in range(3)] == [1.0, 0.25, 1.0]
     assert [rewards[number].parts["unparsable"] for number in range(3)] == [0.0, 1.0, 0.0]
     assert f"refused with status {status}: too long" in rewards[1].reason
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [1, 0, 2]])
+def test_an_answer_that_breaks_the_judge_costs_itself(endpoint, make_judge, order):
+    answers = [boxed("Paris"), boxed("word " * 300), boxed("Rome")]
+    endpoint.answer = refusing(500, most_chars=len(TEMPLATE) + 100)
+    judge = make_judge(unparsable_score=0.25, max_attempts=2, first_pause_s=0.001)
+    results = RewardRunner(judge)([answers[number] for number in order])
+    rewards = dict(zip(order, results, strict=True))
+    assert [rewards[number].reward for number in range(3)] == [1.0, 0.25, 1.0]
+    assert [rewards[number].parts["unparsable"] for number in range(3)] == [0.0, 1.0, 0.0]
+    assert "failed 2 times: status 500: too long" in rewards[1].reason
+
+
+def test_so_does_one_that_it_ponders_for_ever(endpoint, make_judge):
+    over = threading.Event()
+    endpoint.server.handle_error = lambda *arguments: None  # nobody waits for that reply
+    endpoint.answer = lambda number, body: (
+        reply("CORRECT") if "Paris" not in str(body["messages"]) else over.wait(30) or reply("CORRECT")
+    )
+    try:
+        result = make_judge(template="{answer}", timeout_s=1.0)(boxed("Paris"))
+    finally:
+        over.set()
+    assert (result.reward, result.parts["unparsable"]) == (0.0, 1.0)
+    assert "failed 1 times: no answer in time" in result.reason
+
+
+def test_a_judge_that_breaks_after_it_answered_ends_the_run(endpoint, make_judge):
+    endpoint.answer = lambda number, body: reply("CORRECT") if number == 0 else (503, {}, b"down")
+    judge = make_judge(max_attempts=2, first_pause_s=0.001)
+    assert judge(boxed("Paris")).reward == 1.0
+    with pytest.raises(RewardError, match=r"the judge at .* failed 2 times: status 503: down"):
+        judge(boxed("Rome"))
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422])

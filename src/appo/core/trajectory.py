@@ -191,8 +191,8 @@ class RewardResult:
         reward: the return that is trained on; finite.
         parts: what it was made of, for logs and metrics; `accuracy` in [0, 1] is the share of the answer that is right.
         reason: in words, for people.
-        answer: what was taken for the trajectory's answer, in a form in which equal answers are equal; a majority vote
-            counts these. None if there is none.
+        answer: what was taken for the trajectory's answer; a majority vote counts those that mean the same as one. None
+            if there is none.
     """
 
     reward: float

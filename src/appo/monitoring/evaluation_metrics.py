@@ -6,12 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb, sqrt
+from statistics import fmean
 
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.distributed import comm
+from appo.rewards.final import answer_groups
 
-Evaluated = Sequence[tuple[Trajectory, RewardResult]]
-"""Finished trajectories with what the reward says of them; all those of a prompt stand in one batch."""
+Evaluated = Sequence[tuple[Trajectory, RewardResult | None]]
+"""Finished trajectories with what the reward says of them, None where no answer is known; all those of a prompt are in
+one batch."""
 
 _Z95 = 1.959963984540054
 """Standard deviations on each side of the mean of a normal distribution that hold 95 % of it."""
@@ -74,9 +77,11 @@ class EvaluationMetrics:
         self._moments: dict[str, Moments] = defaultdict(Moments)
 
     def update(self, batch: Evaluated) -> None:
-        """Takes in finished trajectories."""
+        """Takes in finished trajectories; those that are not scored do not count."""
         by_prompt: dict[str, list[RewardResult]] = defaultdict(list)
         for trajectory, result in batch:
+            if result is None:
+                continue
             by_prompt[trajectory.prompt.id].append(result)
             tools = Counter(f"{_OF_TOOL}{call.tool}" for call in trajectory.tool_calls)
             for name, value in {**_values(trajectory, result), **tools}.items():
@@ -87,10 +92,12 @@ class EvaluationMetrics:
 
     def _update_prompt(self, results: Sequence[RewardResult]) -> None:
         num_right = sum(result.parts["accuracy"] >= _RIGHT for result in results)
+        votes = answer_groups([result.answer for result in results])
+        accuracies = [result.parts["accuracy"] for result in results]
         for k in _ks(len(results)):
             self._moments[f"pass@{k}"].add(pass_at_k(num_right, len(results), k))
-            if k > 1 and any(result.answer is not None for result in results):
-                self._moments[f"maj@{k}"].add(majority_accuracy(results[:k]))
+            if k > 1 and any(vote is not None for vote in votes):
+                self._moments[f"maj@{k}"].add(majority_accuracy(votes[:k], accuracies[:k]))
 
     def compute(self) -> dict[str, float]:
         """The values since the last `reset`, by name, over all processes, which call it together."""
@@ -137,17 +144,21 @@ def productivity(accuracy: float, calls: float) -> float:
     return 100.0 * accuracy * calls / (calls + 0.1)
 
 
-def majority_accuracy(results: Sequence[RewardResult]) -> float:
-    """Accuracy of the answer that most trajectories give; the mean over those that are tied.
+def majority_accuracy(votes: Sequence[int | None], accuracies: Sequence[float]) -> float:
+    """Accuracy of the answer that most trajectories of a prompt give; the mean over those that are tied.
 
     Args:
-        results: of one prompt; those without an answer do not vote, and without any vote the accuracy is 0.
+        votes: number of the answer that each gives, as `answer_groups` counts them; those without one do not vote, and
+            without any vote the accuracy is 0.
+        accuracies: of each; that of an answer is the mean over those that give it.
     """
-    votes = Counter(result.answer for result in results if result.answer is not None)
-    most = max(votes.values(), default=0)
-    tied = {answer for answer, count in votes.items() if count == most}
-    accuracy = {result.answer: result.parts["accuracy"] for result in results if result.answer in tied}
-    return sum(accuracy.values()) / max(1, len(accuracy))
+    by_answer: dict[int, list[float]] = defaultdict(list)
+    for vote, accuracy in zip(votes, accuracies, strict=True):
+        if vote is not None:
+            by_answer[vote].append(accuracy)
+    most = max(map(len, by_answer.values()), default=0)
+    tied = [fmean(given) for given in by_answer.values() if len(given) == most]
+    return fmean(tied) if tied else 0.0
 
 
 def _values(trajectory: Trajectory, result: RewardResult) -> dict[str, float]:

@@ -5,6 +5,7 @@ from appo.rewards.answer_grading import Grading
 from appo.rewards.base import REWARDS, Reward, RewardError, RewardTimeoutError
 from appo.rewards.composite import CompositeReward
 from appo.rewards.exact_match import ExactMatchReward
+from appo.rewards.final import final_answer, same_answer
 from appo.rewards.function import FunctionReward, as_reward
 from appo.rewards.judge import JudgeReward
 from appo.rewards.mathematics import MathReward
@@ -27,4 +28,6 @@ __all__ = [
     "RewardRunner",
     "RewardTimeoutError",
     "as_reward",
+    "final_answer",
+    "same_answer",
 ]

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 
 from appo.core.trajectory import RewardResult, Trajectory
-from appo.rewards.answer_text import normalize_answer
 from appo.rewards.base import REWARDS, Reward
 from appo.rewards.mathematics import MathReward
 from appo.rewards.release_rules import released_answer, released_f1, released_normalization
@@ -73,7 +72,7 @@ class AnswerReward(Reward):
         word = "right" if is_right else "partly right" if f1 > 0.0 else "wrong"
         accepted = " or ".join(map(repr, trajectory.prompt.answers))
         reason = f"{word}: answered {boxed!r}, accepted {accepted}"
-        return RewardResult(f1 + bonus, parts, reason, answer=normalize_answer(boxed) or None)
+        return RewardResult(f1 + bonus, parts, reason, answer=self._vote(boxed))
 
     @property
     def max_parallel(self) -> int | None:
@@ -101,6 +100,10 @@ class AnswerReward(Reward):
             return max((released_f1(boxed, answer) for answer in accepted), default=0.0), is_right
         is_right, f1 = agreement(boxed, accepted, self._decides if self._mathematics else None)
         return f1, is_right
+
+    def _vote(self, boxed: str) -> str | None:
+        """The answer as a majority vote counts it."""
+        return (released_normalization(boxed) if self.released_rules else boxed.strip()) or None
 
     def _decides(self, boxed: str, accepted: str) -> bool:
         assert self._mathematics is not None

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Literal
 
 from appo.core.trajectory import RewardResult, Trajectory
-from appo.rewards.answer_text import normalize_answer
 from appo.rewards.response_format import FormatError, boxed_answer, final_answer
 from appo.rewards.verdicts import agreement
 
@@ -89,7 +88,6 @@ class Grading:
             unanswered = {"accuracy": 0.0, "exact_match": 0.0, "f1": 0.0, "format": form, "answered": 0.0, **parts}
             return RewardResult(self.no_answer, unanswered, f"there is no answer{flaw}")
         scored = score(answer)
-        normalized = normalize_answer(answer)
         is_match, f1 = agreement(answer, trajectory.prompt.answers)
         common = {
             "accuracy": scored.score,
@@ -105,5 +103,5 @@ class Grading:
             scored.score * right + (1.0 - scored.score) * wrong,
             {**common, **parts, **scored.parts},
             f"{word}: answered {answer!r}, accepted {accepted}{flaw}",
-            answer=normalized or None,
+            answer=answer,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from appo.core.registry import Registry
 from appo.core.trajectory import RewardResult, Trajectory
@@ -24,7 +25,7 @@ class Reward(ABC):
 
     @abstractmethod
     def __call__(self, trajectory: Trajectory) -> RewardResult:
-        """Scores by `trajectory.segments` and `trajectory.prompt.answers`; must not depend on other trajectories.
+        """Scores by `trajectory.segments` and `trajectory.prompt`; must not depend on other trajectories.
 
         Raises:
             RewardError: if there is no saying what the trajectory is worth.
@@ -34,6 +35,27 @@ class Reward(ABC):
     def max_parallel(self) -> int | None:
         """Most trajectories that are scored at once; None leaves the number to the caller."""
         return None
+
+    @property
+    def num_ahead(self) -> int | None:
+        """Trajectories that `score_ahead` takes at once; None if it does nothing."""
+        return None
+
+    def score_ahead(self, trajectories: Sequence[Trajectory]) -> None:
+        """Scores trajectories together of which each is then asked about by itself.
+
+        Args:
+            trajectories: at most `num_ahead`.
+
+        Raises:
+            Exception: whatever goes wrong; each trajectory is then scored by itself.
+        """
+        return
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Names of the fields in ``trajectory.prompt.columns`` that it cannot do without."""
+        return frozenset()
 
     def start(self) -> None:
         """Prepares for calls: worker processes, connections; does nothing if the reward is started."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -63,6 +64,18 @@ class CompositeReward(Reward):
     @property
     def max_parallel(self) -> int | None:
         return min((reward.max_parallel for reward in self.parts.values() if reward.max_parallel), default=None)
+
+    @property
+    def num_ahead(self) -> int | None:
+        return min((reward.num_ahead for reward in self.parts.values() if reward.num_ahead), default=None)
+
+    def score_ahead(self, trajectories: Sequence[Trajectory]) -> None:
+        for reward in self.parts.values():
+            reward.score_ahead(trajectories)
+
+    @property
+    def columns(self) -> frozenset[str]:
+        return frozenset().union(*(reward.columns for reward in self.parts.values()))
 
     def start(self) -> None:
         with ExitStack() as started:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, SupportsFloat
 
@@ -12,13 +12,22 @@ from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.base import REWARDS, Reward
 from appo.workers.processes import ProcessPool
 
+_OF_MANY = ("trajectories", "prompts", "completions")
+"""A function with one of these parameters takes many trajectories at once."""
+
 
 @REWARDS.register
 @dataclass(eq=False)
 class FunctionReward(Reward):
-    """Calls a function: ``function(trajectory, **options)``.
+    """Calls a function, for one trajectory or for many at once. Its signature is checked when the reward is made.
 
-    It returns a number, or a `RewardResult` to report parts too. Its signature is checked when the reward is made.
+    ``function(trajectory, **options)`` returns a number, or a `RewardResult` to report parts too. Further parameters
+    are fields of the row, by the names of `data.source.columns`.
+
+    A function with a parameter `completions`, `prompts` or `trajectories` is called with lists by name, an item a
+    trajectory, and returns as many values; None counts as 0. It may take `trajectories`, `prompts` (the questions),
+    `completions` (the responses as text, tool output included), `completion_ids` (their tokens), `answers` (lists of
+    accepted ones), columns, and options, which are no lists.
     """
 
     function: str | Callable[..., Any]
@@ -27,14 +36,19 @@ class FunctionReward(Reward):
     """Passed by name to every call."""
     num_processes: int = 0
     """Processes that run the function, one trajectory each, killed at `timeout_s` whatever it does; 0 runs it in
-    threads, which costs less and cannot interrupt one long operation, such as a regular expression that backtracks."""
+    threads, which costs less and cannot interrupt one long operation, such as a regular expression that backtracks. For
+    many trajectories at once there is one call at a time, and one process at most."""
     timeout_s: float = 30.0
     """Seconds that a call may take in a process; in a thread, ``rollout.rewards.timeout_s`` is the limit."""
     memory_mb: int = 8192
     """Address space of each process in MiB."""
+    batch_size: int = 64
+    """Trajectories of one call, at most, of a function that takes many."""
 
     _function: Callable[..., Any] = field(init=False, repr=False)
+    _parameters: Mapping[str, inspect.Parameter] = field(init=False, repr=False)
     _pool: ProcessPool | None = field(init=False, repr=False, default=None)
+    _ahead: dict[int, tuple[Trajectory, RewardResult]] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.num_processes < 0:
@@ -43,9 +57,15 @@ class FunctionReward(Reward):
             raise ValueError(f"timeout_s must be positive, got {self.timeout_s}")
         if self.memory_mb < 1024:
             raise ValueError(f"memory_mb must be at least 1024, which a process needs for itself, got {self.memory_mb}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {self.batch_size}")
         self._function = as_function(self.function)
         try:
-            inspect.signature(self._function).bind(None, **self.options)
+            signature = inspect.signature(self._function)
+            self._parameters = signature.parameters
+            of_many = {name: None for name in self._of_many([]) if name in signature.parameters}
+            needed = dict.fromkeys(self.columns) | self.options
+            signature.bind(**of_many, **needed) if of_many else signature.bind(None, **needed)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"function must take a trajectory and the options {self.options}, got {self.function!r} ({error})"
@@ -53,34 +73,116 @@ class FunctionReward(Reward):
         if self.num_processes:
             if not isinstance(self.function, str):
                 raise ValueError(f"function must be an import path to run in processes, got {self.function!r}")
+            if self._takes_many and self.num_processes > 1:
+                raise ValueError(
+                    f"num_processes must be 0 or 1 for a function of many trajectories, got {self.num_processes}"
+                )
             self._pool = ProcessPool(self.function, self.num_processes, self.memory_mb)
 
     def __call__(self, trajectory: Trajectory) -> RewardResult:
-        if self._pool is None:
-            value = self._function(trajectory, **self.options)
-        else:
-            value = self._pool.call(self.timeout_s, trajectory, **self.options)
-        if isinstance(value, RewardResult):
-            return value
-        if not isinstance(value, SupportsFloat):
-            raise TypeError(f"{self.function} must return a number or a RewardResult, got {value!r}")
-        return RewardResult(float(value))
+        known = self._ahead.pop(id(trajectory), None)
+        if known is not None and known[0] is trajectory:
+            return known[1]
+        if self._takes_many:
+            return self._score_many([trajectory])[0]
+        return self._result(self._run(trajectory, **self._columns_of(trajectory), **self.options))
+
+    def score_ahead(self, trajectories: Sequence[Trajectory]) -> None:
+        if self._takes_many:
+            results = self._score_many(trajectories)
+            self._ahead |= {id(t): (t, result) for t, result in zip(trajectories, results, strict=True)}
+
+    @property
+    def num_ahead(self) -> int | None:
+        return self.batch_size if self._takes_many else None
 
     @property
     def max_parallel(self) -> int | None:
         return self.num_processes or None
+
+    @property
+    def columns(self) -> frozenset[str]:
+        return frozenset(
+            name for name in self._own_names() if self._parameters[name].default is inspect.Parameter.empty
+        )
 
     def start(self) -> None:
         if self._pool is not None:
             self._pool.start()
 
     def stop(self) -> None:
+        self._ahead.clear()
         if self._pool is not None:
             self._pool.stop()
 
+    @property
+    def _takes_many(self) -> bool:
+        return any(name in self._parameters for name in _OF_MANY)
 
-def as_reward(reward: Reward | Callable[[Trajectory], float | RewardResult]) -> Reward:
-    """The reward; a plain function of a trajectory becomes one.
+    def _own_names(self) -> list[str]:
+        """Parameters that neither the trajectories nor the options fill."""
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names = [name for name, parameter in self._parameters.items() if parameter.kind in kinds]
+        filled = {*self.options, *(self._of_many([]) if self._takes_many else names[:1])}
+        return [name for name in names if name not in filled]
+
+    def _columns_of(self, trajectory: Trajectory) -> dict[str, Any]:
+        """The fields of a row that the function takes.
+
+        Raises:
+            TypeError: if one is missing that it needs.
+        """
+        found = trajectory.prompt.columns
+        if missing := sorted(self.columns - found.keys()):
+            raise TypeError(
+                f"{self.function} needs the column {missing[0]!r}, which data.source.columns must list, got "
+                f"{', '.join(found) or 'none'} for prompt {trajectory.prompt.id!r}"
+            )
+        takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self._parameters.values())
+        names = (found.keys() if takes_all else found.keys() & set(self._own_names())) - self.options.keys()
+        return {name: found[name] for name in found if name in names}
+
+    def _score_many(self, trajectories: Sequence[Trajectory]) -> list[RewardResult]:
+        rows = [self._columns_of(trajectory) for trajectory in trajectories]
+        columns = {
+            name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)
+        }
+        of_many, takes_all = self._of_many(trajectories), self._parameters
+        takes_all_names = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes_all.values())
+        passed = {name: value for name, value in of_many.items() if takes_all_names or name in self._parameters}
+        values = self._run(**{**columns, **passed, **self.options})
+        if not isinstance(values, Iterable) or len(results := list(values)) != len(trajectories):
+            raise TypeError(
+                f"{self.function} must return a value a trajectory, {len(trajectories)}, got {values!r:.200}"
+            )
+        return [RewardResult(0.0) if value is None else self._result(value) for value in results]
+
+    @staticmethod
+    def _of_many(trajectories: Sequence[Trajectory]) -> dict[str, list[Any]]:
+        """What a function of many is told of them, beside columns and options."""
+        return {
+            "trajectories": list(trajectories),
+            "prompts": [trajectory.prompt.question for trajectory in trajectories],
+            "completions": [trajectory.text for trajectory in trajectories],
+            "completion_ids": [t.token_ids[t.prompt_length :].tolist() for t in trajectories],
+            "answers": [list(trajectory.prompt.answers) for trajectory in trajectories],
+        }
+
+    def _run(self, *arguments: Any, **options: Any) -> Any:
+        if self._pool is None:
+            return self._function(*arguments, **options)
+        return self._pool.call(self.timeout_s, *arguments, **options)
+
+    def _result(self, value: object) -> RewardResult:
+        if isinstance(value, RewardResult):
+            return value
+        if not isinstance(value, SupportsFloat):
+            raise TypeError(f"{self.function} must return a number or a RewardResult, got {value!r}")
+        return RewardResult(float(value))
+
+
+def as_reward(reward: Reward | Callable[..., Any]) -> Reward:
+    """The reward; a plain function, of one trajectory or of many, becomes one.
 
     Raises:
         ValueError: if it is neither.

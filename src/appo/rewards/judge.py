@@ -53,7 +53,7 @@ class JudgeReward(Reward):
 
     Its parts are `accuracy`, `exact_match` and `f1` (of the words), `format`, `answered` and `unparsable`: 1 where the
     reply does not end with a verdict, or there is none to such an answer: a judge that takes other answers and refuses
-    this one, with a status such as 400, costs the answer and not the run.
+    this one, with a status such as 400, or fails at it in all attempts, costs the answer and not the run.
     """
 
     model: str
@@ -164,8 +164,9 @@ class JudgeReward(Reward):
         try:
             reply, is_whole = self._ask(self._question(trajectory, answer, trajectory.text))
         except _RefusedError as refusal:
-            if not self._has_answered:
-                self._check_judge(trajectory)
+            # That it answered before says nothing of one that fails now.
+            if not self._has_answered or isinstance(refusal, _FailedError):
+                self._check_judge(trajectory, refusal)
             return self._no_verdict(str(refusal))
         score = self._read(reply) if is_whole else None
         return (
@@ -183,16 +184,21 @@ class JudgeReward(Reward):
             response=quoted(response),
         )
 
-    def _check_judge(self, trajectory: Trajectory) -> None:
-        """Asks about a harmless answer: a judge that refuses that too refuses us.
+    def _check_judge(self, trajectory: Trajectory, refusal: _RefusedError) -> None:
+        """Asks about a harmless answer: a judge that refuses that too, or fails, serves nobody.
 
         Raises:
             RewardError: if it does.
         """
+        has_failed = isinstance(refusal, _FailedError)
+        question = self._question(trajectory, _HARMLESS, _HARMLESS)
         try:
-            self._ask(self._question(trajectory, _HARMLESS, _HARMLESS))
-        except _RefusedError as refusal:
-            raise RewardError(f"{refusal}; it refuses every answer") from refusal
+            # Of one that fails, all attempts were made; what is left of the time of a reward must do.
+            self._ask(question, 1, self.timeout_s / 2.0) if has_failed else self._ask(question)
+        except _FailedError as error:
+            raise RewardError(str(refusal if has_failed else error)) from error
+        except _RefusedError as error:
+            raise RewardError(f"{error}; it refuses every answer") from error
 
     def _read(self, reply: str) -> float | None:
         """What the last line says; None if it is no verdict."""
@@ -209,12 +215,13 @@ class JudgeReward(Reward):
             return None
         return float(score) if 0.0 <= score <= 1.0 else None
 
-    def _ask(self, question: str) -> tuple[str, bool]:
+    def _ask(self, question: str, max_attempts: int | None = None, timeout_s: float | None = None) -> tuple[str, bool]:
         """The judge's reply, and whether it ended by itself.
 
         Raises:
+            _FailedError: if it broke, or did not reply in time, in all attempts.
             _RefusedError: if it refuses what it was asked.
-            RewardError: if there is none, after all attempts or for a reason that lasts.
+            RewardError: if it is out of reach in all attempts, or gives no reply for a reason that lasts.
         """
         messages = [{"role": "system", "content": self.system}] if self.system else []
         body = {
@@ -224,14 +231,16 @@ class JudgeReward(Reward):
             "max_tokens": self.max_tokens,
             **self.extra_body,
         }
-        deadline = time.monotonic() + self.timeout_s
+        timeout_s = timeout_s or self.timeout_s
+        deadline = time.monotonic() + timeout_s
         back_off = BackOff(self.first_pause_s, _LONGEST_PAUSE_S)
-        attempts = retrying(back_off, self.max_attempts, self.timeout_s, self._is_stopped)
+        attempts = retrying(back_off, max_attempts or self.max_attempts, timeout_s, self._is_stopped)
         try:
             return attempts(self._request, body, deadline)
         except PassingError as error:
             number = attempts.statistics["attempt_number"]
-            raise RewardError(f"the judge at {self.address} failed {number} times: {error}") from error
+            kind = _FailedError if isinstance(error, _BrokenError) else RewardError
+            raise kind(f"the judge at {self.address} failed {number} times: {error}") from error
         except StoppedError as error:
             raise RewardError("the reward was stopped") from error
 
@@ -243,7 +252,7 @@ class JudgeReward(Reward):
         try:
             answer = self._client.ask("POST", url, timeout_s=left_s, max_bytes=_MAX_REPLY_BYTES, json=body)
         except TimeoutError as error:
-            raise PassingError("no answer in time") from error
+            raise _BrokenError("no answer in time") from error
         except httpx.TransportError as error:
             raise PassingError(f"{type(error).__name__}: {error}") from error
         except BadAnswerError as error:
@@ -251,7 +260,8 @@ class JudgeReward(Reward):
         # A server may repeat the key that it refuses.
         text = without_secrets(answer.text[:500], self.headers)
         if is_passing(answer.status):
-            raise PassingError(f"status {answer.status}: {text}", retry_after_s(answer.retry_after))
+            passing = _BrokenError if answer.status >= 500 else PassingError
+            raise passing(f"status {answer.status}: {text}", retry_after_s(answer.retry_after))
         if not answer.is_success:
             kind = _RefusedError if answer.status in _REFUSALS else RewardError
             raise kind(f"the judge at {self.address} refused with status {answer.status}: {text}")
@@ -268,5 +278,13 @@ class JudgeReward(Reward):
         return content, finish_reason != "length"
 
 
+class _BrokenError(PassingError):
+    """An attempt failed in a way that need not last, and may be due to the answer."""
+
+
 class _RefusedError(RewardError):
     """The judge refused a request, which may be due to the answer in it."""
+
+
+class _FailedError(_RefusedError):
+    """The judge failed as often as it was asked, which may be due to the answer, too."""

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.base import Reward, RewardError, RewardTimeoutError
@@ -34,9 +34,10 @@ class RewardRunner:
     A trajectory that outlasts the limit is given up, which takes a reward that lets other threads run.
 
     Args:
-        reward: scores each trajectory; the runner starts and stops it. A plain function of a trajectory will do.
+        reward: scores each trajectory; the runner starts and stops it. A plain function will do.
         num_workers: trajectories scored at once; `Reward.max_parallel` may make them fewer.
-        timeout_s: seconds that one trajectory may take, from the moment its turn comes.
+        timeout_s: seconds that one trajectory may take, from the moment its turn comes, or a batch of them where the
+            reward scores many at once.
         on_failure: `error` ends the call with the first failure; `zero` gives a trajectory that cannot be scored 0 for
             its reward and for every part, and adds the parts `reward_failed` and `reward_timed_out` to all rewards.
 
@@ -46,7 +47,7 @@ class RewardRunner:
 
     def __init__(
         self,
-        reward: Reward | Callable[[Trajectory], float | RewardResult],
+        reward: Reward | Callable[..., Any],
         num_workers: int = 16,
         timeout_s: float = 120.0,
         on_failure: OnFailure = "error",
@@ -114,8 +115,11 @@ class RewardRunner:
         results: list[_Result] = [None] * len(trajectories)
         pool: ThreadPool[RewardResult | None] = ThreadPool(min(self.num_workers, len(trajectories)), "appo-reward")
         try:
-            for number, trajectory in enumerate(trajectories):
-                pool.submit(number, partial(score, trajectory), self.timeout_s)
+            self._score_ahead(pool, trajectories, results)
+            has_failed_ahead = stops_at_failure and any(results)
+            for number, trajectory in enumerate(() if has_failed_ahead else trajectories):
+                if results[number] is None:
+                    pool.submit(number, partial(score, trajectory), self.timeout_s)
             while pool.num_in_flight:
                 for number, result in pool.finished(None).items():
                     results[number] = (
@@ -128,6 +132,22 @@ class RewardRunner:
         finally:
             pool.close()
         return results
+
+    def _score_ahead(
+        self, pool: ThreadPool[RewardResult | None], trajectories: Sequence[Trajectory], results: list[_Result]
+    ) -> None:
+        """Has batches scored one after the other, by rewards that score many at once.
+
+        What goes wrong with a batch goes wrong again with the trajectory that is to blame, and with no other; those of
+        a batch that takes too long are given up together.
+        """
+        size = self.reward.num_ahead or max(1, len(trajectories))
+        for start in range(0, len(trajectories) if self.reward.num_ahead else 0, size):
+            batch = trajectories[start : start + size]
+            pool.submit(-1, partial(self.reward.score_ahead, batch), self.timeout_s)
+            if isinstance(pool.finished(None)[-1], GivenUpError):
+                what = f"a batch of {len(batch)} took longer than rollout.rewards.timeout_s = {self.timeout_s:g}"
+                results[start : start + size] = [RewardTimeoutError(what) for _ in batch]
 
     def _failure(self, number: int, trajectories: Sequence[Trajectory], error: BaseException) -> str:
         prompt = trajectories[number].prompt

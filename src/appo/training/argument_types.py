@@ -22,10 +22,10 @@ else:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from appo.core.batch import TrajectoryBatch
-    from appo.core.trajectory import RewardResult, Trajectory
+    from appo.core.trajectory import RewardResult
     from appo.scorers import Scores
 
     AnyPolicy = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
-    AnyReward = Reward | Callable[[Trajectory], float | RewardResult]
+    AnyReward = Reward | Callable[..., float | RewardResult | Sequence[float | RewardResult | None]]
     AnyScorer = Scorer | Callable[[TrajectoryBatch, Generator], Tensor | Scores]
     AnyTools = Sequence[ToolProvider | Callable[..., Any]]

@@ -10,10 +10,12 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from transformers import AutoConfig, PreTrainedConfig
 
+from appo.core.trajectory import Prompt
 from appo.distributed.fsdp import OFFLOADING_BACKENDS, Meshes
 from appo.distributed.tensor_parallel import check_split
 from appo.engines import Engine
 from appo.policy.loading import max_positions
+from appo.rewards import Reward
 from appo.rollouts import Limits
 from appo.scorers import Scorer
 from appo.training.datamodule import RolloutDataModule
@@ -155,4 +157,22 @@ def check_positions(module: APPOModule, data: RolloutDataModule, engine: Engine,
             raise ValueError(
                 f"data.max_prompt_tokens + rollout.limits.max_response_tokens must not exceed {name.format(limit)}, "
                 f"got {data.max_prompt_tokens} + {limits.max_response_tokens}"
+            )
+
+
+def check_columns(prompts: Iterable[Prompt], reward: Reward) -> None:
+    """Refuses a reward that needs fields of rows which prompts do not bring.
+
+    Args:
+        prompts: a few of those that will be sampled from.
+        reward: what a trajectory is worth.
+
+    Raises:
+        ValueError: if one lacks a field.
+    """
+    for prompt in prompts:
+        if missing := sorted(reward.columns - prompt.columns.keys()):
+            raise ValueError(
+                f"rollout.reward must get what its parameters name from options, or from rows by data.source.columns, "
+                f"got {', '.join(prompt.columns) or 'no column'} with prompt {prompt.id!r} for {missing[0]!r}"
             )

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from appo.core.batch import TrajectoryBatch
 from appo.core.trajectory import Prompt, Trajectory
 from appo.distributed import comm
-from appo.distributed.balancing import balance_groups, expected_tokens, response_tokens
+from appo.distributed.balancing import response_tokens
 from appo.monitoring.evaluation_metrics import Evaluated
 from appo.policy.loading import load_tokenizer
 from appo.prompts import (
@@ -27,7 +27,7 @@ from appo.prompts import (
     write_account,
 )
 from appo.rollouts import RolloutBuffer
-from appo.training.data_options import check_positive, loader, num_minibatches
+from appo.training.data_options import check_positive, loader, num_minibatches, own_share, with_columns
 from appo.training.module import APPOModule
 
 
@@ -122,6 +122,8 @@ class RolloutDataModule(L.LightningDataModule):
         """Numbers of this process's prompts, by iteration: the next one's are sampled ahead."""
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._tool_instructions: ToolInstructions | None = None
+        self._asks_only = False
+        """Whether rows need no answers."""
         self.is_evaluated = False
         """Whether somebody, such as `EvaluationCallback`, fills `evaluation_buffers`; without, nothing is validated."""
 
@@ -154,6 +156,9 @@ class RolloutDataModule(L.LightningDataModule):
             "test": ("test",),
             "predict": ("test",),
         }
+        if (asks_only := stage == "predict") != self._asks_only:
+            self._asks_only = asks_only
+            self._prompts.pop("test", None)
         for split in stages[stage]:
             if stage != "fit" or split == "train" or split in self.source.splits:
                 self._load(split)
@@ -202,7 +207,8 @@ class RolloutDataModule(L.LightningDataModule):
         if iteration not in self._shares:
             size = len(numbers) // self.num_minibatches
             minibatches = [numbers[start : start + size] for start in range(0, len(numbers), size)]
-            drawn = [number for minibatch in minibatches for number in self._own_share(minibatch)]
+            prompts, known = self._prompts["train"], self._response_tokens
+            drawn = [number for minibatch in minibatches for number in own_share(minibatch, prompts, known)]
             self._shares = {iteration: drawn, **{i: share for i, share in self._shares.items() if i == iteration - 1}}
         return [self._prompts["train"][number] for number in self._shares[iteration]]
 
@@ -216,13 +222,9 @@ class RolloutDataModule(L.LightningDataModule):
             for part in comm.all_gather(response_tokens(trajectories)):
                 self._response_tokens |= part
 
-    def _own_share(self, minibatch: Sequence[int]) -> Sequence[int]:
-        """Of the prompts of a mini-batch, by their numbers, those of this process."""
-        if len(minibatch) % comm.num_ranks():
-            return comm.shard(minibatch)
-        prompts = [self._prompts["train"][number] for number in minibatch]
-        shares = balance_groups(expected_tokens(prompts, self._response_tokens), comm.num_ranks())
-        return [minibatch[i] for i in shares[comm.rank()]]
+    def with_columns(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+        """Trajectories of a checkpoint, which holds no columns of rows, with those of their training questions."""
+        return with_columns(trajectories, self._prompts["train"])
 
     def state_dict(self) -> dict[str, Any]:
         if self._stream is None:
@@ -281,7 +283,7 @@ class RolloutDataModule(L.LightningDataModule):
         load = PromptLoader(
             encode, self.max_prompt_tokens, self.unusable_rows, self.contamination_sources, self.contaminated_rows
         )
-        loaded = load(self.source, split)
+        loaded = load(self.source.without_answers() if self._asks_only else self.source, split)
         self._prompts[split] = loaded.prompts
         if self.trainer is None or self.trainer.is_global_zero:
             folder = None if self.trainer is None else Path(self.trainer.default_root_dir)

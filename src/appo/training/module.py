@@ -288,9 +288,9 @@ class APPOModule(L.LightningModule):
 
     test_step = validation_step
 
-    def predict_step(self, batch: Evaluated, batch_idx: int) -> list[dict[str, str | float]]:
+    def predict_step(self, batch: Evaluated, batch_idx: int) -> list[dict[str, str | float | None]]:
         """Prompt, text and reward of every trajectory; the files of the run's folder hold the rest."""
-        return [{"prompt": t.prompt.id, "text": t.text, "reward": result.reward} for t, result in batch]
+        return [{"prompt": t.prompt.id, "text": t.text, "reward": None if r is None else r.reward} for t, r in batch]
 
     def _log(self, metrics: Mapping[str, Tensor | float]) -> None:
         # All ranks have the same values already, on the CPU, where a strategy of GPUs could not sum them up.

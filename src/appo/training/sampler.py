@@ -26,7 +26,7 @@ from appo.rollouts import (
 from appo.rollouts.inert_text import inert_schemas
 from appo.tools import CallSyntax, ToolRunner
 from appo.training.argument_types import AnyReward, AnyTools
-from appo.training.checks import can_overlap
+from appo.training.checks import can_overlap, check_columns
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 from appo.training.options import RewardOptions, SamplingOptions
@@ -105,6 +105,7 @@ class Sampler:
         warn_of_endless_turns(data.tokenizer)
         prompts = data.first_prompts(_FIRST_PROMPTS)
         check_token_ids(prompts, module.policy_folder)
+        check_columns(prompts, self.reward.reward)
         warn_of_unnamed_tools(data.tokenizer, prompts, self.tools.tools)
         check_tools(data.tokenizer, self.syntax, self.tools, self.limits)
         self.engine.start(module.policy_folder)

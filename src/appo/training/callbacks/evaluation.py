@@ -8,10 +8,11 @@ from typing import Any
 import lightning as L
 
 from appo.core.seeding import derive_seed
-from appo.core.trajectory import Prompt
+from appo.core.trajectory import Prompt, Trajectory
 from appo.distributed import comm
 from appo.monitoring.evaluation_metrics import Evaluated, EvaluationMetrics
 from appo.prompts import Split
+from appo.rewards import RewardRunner
 from appo.rollouts import RolloutRequest
 from appo.training.callbacks.common import leaves_files, parts_of, run_folder, trajectory_file
 from appo.training.callbacks.recording import write_evaluated, write_metrics
@@ -117,8 +118,14 @@ def _evaluated(
                     for number in range(rollout.evaluation.samples)
                 ]
                 trajectories = rollout.sampler.agent.run(requests, rollout.evaluation.params)
-                evaluated = list(zip(trajectories, rollout.sampler.reward(trajectories), strict=True))
+                evaluated = _scored(trajectories, rollout.sampler.reward)
         yield evaluated
+
+
+def _scored(trajectories: Sequence[Trajectory], reward: RewardRunner) -> Evaluated:
+    """Rewards trajectories, but for those of prompts without an accepted answer."""
+    results = iter(reward([trajectory for trajectory in trajectories if trajectory.prompt.answers]))
+    return [(trajectory, next(results) if trajectory.prompt.answers else None) for trajectory in trajectories]
 
 
 def rollout_callback(trainer: L.Trainer) -> RolloutCallback:

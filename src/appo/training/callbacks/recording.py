@@ -52,7 +52,7 @@ def write_evaluated(path: Path, batches: Iterable[Evaluated]) -> Iterator[Evalua
             yield batch
 
 
-def _evaluated_record(trajectory: Trajectory, result: RewardResult) -> Record:
+def _evaluated_record(trajectory: Trajectory, result: RewardResult | None) -> Record:
     record = trajectory_record(trajectory, result)
     return record if trajectory.prompt.is_public else without_text(record)
 

@@ -179,13 +179,13 @@ class RolloutCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Not before: a sharded checkpoint is restored after `on_fit_start`.
         comm.set_timeout()
-        if (meshes := Meshes.of(pl_module.device_mesh)) is not None:
-            for group in meshes.groups:
-                comm.set_timeout(group)
+        meshes = Meshes.of(pl_module.device_mesh)
+        for group in () if meshes is None else meshes.groups:
+            comm.set_timeout(group)
         restart_iterations(trainer)
         self._first_epoch = trainer.current_epoch
-        self.iteration.pending = [trajectory_from_record(record) for record in self._restored_pending]
-        self._restored_pending = []
+        records, self._restored_pending = self._restored_pending, []
+        self.iteration.pending = parts_of(trainer, pl_module)[1].with_columns([*map(trajectory_from_record, records)])
         # A run that had spent its budget before it was interrupted has only to write what it ends with.
         trainer.should_stop = trainer.should_stop or self.is_budget_spent
 
