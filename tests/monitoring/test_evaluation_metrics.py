@@ -76,12 +76,22 @@ def test_k_are_powers_of_two_and_the_number_of_trajectories():
 
 
 def test_a_majority_needs_answers():
-    right, wrong, none = (
-        RewardResult(0.0, {"accuracy": a}, answer=t) for a, t in ((1.0, "4"), (0.0, "5"), (0.0, None))
+    assert majority_accuracy([None, None, 0], [0.0, 0.0, 1.0]) == 1.0
+    assert majority_accuracy([None], [0.0]) == 0.0
+    assert majority_accuracy([0, 1, 1], [1.0, 0.0, 0.0]) == 0.0
+
+
+def test_a_majority_is_of_answers_that_mean_the_same():
+    # Of four, two say -x in different ways, one x, one something else: what is spelled alike otherwise is no majority.
+    values = measured(
+        [
+            sample("a", True, answer="-x"),
+            sample("a", False, answer="x"),
+            sample("a", True, answer=r"$-x$"),
+            sample("a", False, answer="2x"),
+        ]
     )
-    assert majority_accuracy([none, none, right]) == 1.0
-    assert majority_accuracy([none]) == 0.0
-    assert majority_accuracy([right, wrong, wrong]) == 0.0
+    assert (values["maj@2"], values["maj@4"]) == (0.5, 1.0)
 
 
 def test_without_accuracy_there_is_nothing_to_pass():

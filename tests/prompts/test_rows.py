@@ -12,6 +12,7 @@ from appo.prompts import (
     DatasetQuestions,
     JsonlQuestions,
     JsonQuestions,
+    MixedQuestions,
     ParquetQuestions,
     Question,
     UnusableRow,
@@ -49,6 +50,38 @@ def test_every_format_gives_the_same_questions(write_rows, name):
     assert first.origin == path
     # Lines count from 1, as editors count them; rows of tables from 0, as pandas counts them.
     assert [first.row, second.row] == ([1, 2] if name.endswith("jsonl") else [0, 1])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_further_columns_go_along(write_rows, name):
+    rows = [{"question": f"{i}?", "answer": "x", "level": f"{i}", "rest": "r"} for i in range(2)]
+    source = FORMATS[name](test=write_rows(rows, name), columns=["level", "answer"])
+    assert [question.columns for question in source.load("test")] == [
+        {"level": f"{i}", "answer": "x"} for i in range(2)
+    ]
+
+
+def test_columns_may_be_nested_and_absent_in_some_rows(write_rows):
+    rows = [{"question": "a?", "answer": "x", "info": {"level": [1]}}, {"question": "b?", "answer": "x"}]
+    path = write_rows(rows, "t.jsonl")
+    first, second = JsonlQuestions(train=path, columns=["info.level"]).load("train")
+    assert (first.columns, second.columns) == ({"level": [1]}, {"level": None})
+    with pytest.raises(
+        ValueError, match=r"columns must name fields of lines, got 'levle', which none of .*t.jsonl has"
+    ):
+        JsonlQuestions(train=path, columns=["levle"]).load("train")
+    with pytest.raises(ValueError, match=r"columns must end in different names .*, got \['a.level', 'level'\]"):
+        JsonlQuestions(train=path, columns=["a.level", "level"])
+
+
+def test_who_only_asks_needs_no_answers(write_rows):
+    rows = [{"question": "a?"}, {"question": "b?", "answer": "x"}, {"question": "c?", "answer": None}]
+    source = JsonlQuestions(test=write_rows(rows, "t.jsonl"))
+    assert [question.answers for question in source.without_answers().load("test")] == [(), ("x",), ()]
+    mixed = MixedQuestions({"own": source}).without_answers()
+    assert [question.answers for question in mixed.load("test")] == [(), ("x",), ()]
+    _, unusable = rows_of(source, "test")
+    assert [row.reason for row in unusable] == ["no_answer", "no_answer"]
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -66,3 +66,24 @@ def without_arguments() -> float:
 
 async def later(trajectory: Trajectory) -> float:
     return 0.0
+
+
+def easier(trajectory: Trajectory, level: int, bonus: float = 0.0) -> float:
+    return float(level) + bonus
+
+
+def all_at_once(completions: list[str], level: list[int], scale: float = 1.0, **kwargs: object) -> list[float | None]:
+    """As functions of other trainers are: lists by name, a value each, None where it has nothing to say."""
+    assert {"prompts", "completion_ids", "answers", "trajectories"} <= kwargs.keys()
+    if any("bad" in text for text in completions):
+        raise ValueError("bad")
+    return [None if text == "-" else scale * number for text, number in zip(completions, level, strict=True)]
+
+
+def too_few(completions: list[str]) -> list[float]:
+    return [0.0]
+
+
+def hangs_together(trajectories: list[Trajectory]) -> list[float]:
+    threading.Event().wait(30.0 if len(trajectories) > 1 else 0.0)
+    return [0.0] * len(trajectories)

@@ -156,10 +156,10 @@ def test_reward_is_registered():
     assert REWARDS["AnswerReward"] is AnswerReward
 
 
-def test_equal_answers_are_named_alike_and_a_bad_form_names_none():
+def test_the_answer_is_named_and_a_bad_form_names_none():
     def answer(text: str) -> str | None:
         return AnswerReward()(trajectory(rf"<think>a</think><answer>\boxed{{{text}}}</answer>")).answer
 
-    assert answer(r"\text{The Answer}") == answer("answer") == "answer"
+    assert answer(" -x ") == "-x"
     assert answer("") is None
     assert AnswerReward()(trajectory("no answer")).answer is None

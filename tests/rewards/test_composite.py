@@ -112,5 +112,5 @@ def test_options_that_make_no_sense_are_refused(options, message):
 
 def test_the_answer_is_that_of_the_part_whose_accuracy_counts():
     reward = CompositeReward({"length": OverlongPenalty(10, 4), "exact": ExactMatchReward()})
-    assert reward(boxed(r"\text{New York}")).answer == "new york"
+    assert reward(boxed(r"\text{New York}")).answer == r"\text{New York}"
     assert CompositeReward({"length": OverlongPenalty(10, 4)})(boxed("Paris")).answer is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -117,5 +118,86 @@ def test_a_function_that_does_not_judge_is_an_error(function, message):
     ],
 )
 def test_a_function_that_cannot_work_is_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        FunctionReward(**options)
+
+
+def leveled(text: str, level: int | None) -> Trajectory:
+    """A response to a question whose row has a level."""
+    made = trajectory(text)
+    return replace(made, prompt=replace(made.prompt, columns={"level": level, "other": "o"}))
+
+
+def test_parameters_are_fields_of_the_row():
+    reward = FunctionReward(f"{MODULE}:easier", {"bonus": 0.5})
+    assert reward.columns == {"level"}
+    assert reward(leveled("a", 2)).reward == 2.5
+    # An option goes before a field, and a field before a default.
+    assert FunctionReward(f"{MODULE}:easier", {"level": 7})(leveled("a", 2)).reward == 7.0
+    assert CompositeReward({"length": FunctionReward(f"{MODULE}:length"), "level": reward}).columns == {"level"}
+    with pytest.raises(
+        TypeError, match=r"easier needs the column 'level', which data.source.columns must list, got none"
+    ):
+        reward(trajectory("a"))
+
+
+def test_a_function_of_many_is_called_with_lists():
+    seen: list[int] = []
+
+    def many(trajectories, completions, answers, level):
+        seen.append(len(trajectories))
+        return [float(len(c)) + n + len(a) for c, n, a in zip(completions, level, answers, strict=True)]
+
+    reward = FunctionReward(many, batch_size=2)
+    texts = ["a", "bb", "ccc", "dddd", "eeeee"]
+    results = RewardRunner(reward)([leveled(text, 10 * i) for i, text in enumerate(texts)])
+    assert [result.reward for result in results] == [2.0, 13.0, 24.0, 35.0, 46.0]
+    assert seen == [2, 2, 1]
+    # By itself, as a part of a sum beside others that score one by one.
+    seen.clear()
+    whole = CompositeReward({"many": FunctionReward(many), "length": FunctionReward(f"{MODULE}:length")})
+    assert [r.reward for r in RewardRunner(whole)([leveled(text, 0) for text in texts])] == [3.0, 5.0, 7.0, 9.0, 11.0]
+    assert seen == [5]
+
+
+@pytest.mark.parametrize("num_processes", [0, 1])
+def test_a_function_of_another_trainer_is_a_reward_as_it_is(num_processes):
+    reward = FunctionReward(f"{MODULE}:all_at_once", {"scale": 2.0}, num_processes=num_processes)
+    runner = RewardRunner(reward, on_failure="zero")
+    runner.start()
+    try:
+        results = runner([leveled("a", 1), leveled("-", 2), leveled("bad", 3)])
+    finally:
+        runner.stop()
+    # One that fails fails alone; a value that is None adds nothing.
+    assert [result.reward for result in results] == [2.0, 0.0, 0.0]
+    assert [result.parts["reward_failed"] for result in results] == [0.0, 0.0, 1.0]
+
+
+def test_a_batch_that_takes_too_long_is_given_up():
+    runner = RewardRunner(FunctionReward(f"{MODULE}:hangs_together", batch_size=2), timeout_s=0.2, on_failure="zero")
+    results = runner([trajectory(text) for text in "abc"])
+    assert [result.parts["reward_timed_out"] for result in results] == [1.0, 1.0, 0.0]
+    runner = RewardRunner(FunctionReward(f"{MODULE}:hangs_together"), timeout_s=0.2)
+    with pytest.raises(RewardError, match=r"a batch of 3 took longer than rollout.rewards.timeout_s = 0.2"):
+        runner([trajectory(text) for text in "abc"])
+
+
+def test_a_function_of_many_returns_as_many_values():
+    with pytest.raises(RewardError, match=r"must return a value a trajectory, 1, got 0.5"):
+        RewardRunner(FunctionReward(lambda completions: 0.5))([trajectory("a")])
+    with pytest.raises(TypeError, match=r"too_few must return a value a trajectory, 2, got \[0.0\]"):
+        FunctionReward(f"{MODULE}:too_few").score_ahead([trajectory("a"), trajectory("b")])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"function": f"{MODULE}:too_few", "batch_size": 0}, "batch_size must be positive, got 0"),
+        ({"function": f"{MODULE}:too_few", "num_processes": 2}, "num_processes must be 0 or 1 for a function of many"),
+        ({"function": f"{MODULE}:too_few", "options": {"level": 1}}, "options {'level': 1}, .*unexpected keyword"),
+    ],
+)
+def test_options_of_a_function_of_many_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         FunctionReward(**options)

@@ -197,7 +197,7 @@ class TableQuestions(PromptSource):
 
     def _answers(self, fields: Fields) -> tuple[str, ...]:
         value = fields[self.answer_key]
-        if value is MISSING and not self.needs_answers:
+        if not self.needs_answers and (value is MISSING or value in (None, "", [])):
             return ()
         answers = [to_text(answer) for answer in (value if isinstance(value, list | tuple) else [value])]
         rule = "be a text, a number, or a list of them, none empty"

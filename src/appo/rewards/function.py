@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, SupportsFloat
 
 from appo.core.functions import as_function
@@ -12,8 +13,17 @@ from appo.core.trajectory import RewardResult, Trajectory
 from appo.rewards.base import REWARDS, Reward
 from appo.workers.processes import ProcessPool
 
-_OF_MANY = ("trajectories", "prompts", "completions")
-"""A function with one of these parameters takes many trajectories at once."""
+_OF_MANY: Mapping[str, Callable[[Trajectory], Any]] = {
+    "trajectories": lambda trajectory: trajectory,
+    "prompts": lambda trajectory: trajectory.prompt.question,
+    "completions": lambda trajectory: trajectory.text,
+    "completion_ids": lambda trajectory: trajectory.token_ids[trajectory.prompt_length :].tolist(),
+    "answers": lambda trajectory: list(trajectory.prompt.answers),
+}
+"""What a function of many trajectories is told of each, by name, beside columns and options."""
+
+_SIGNS_OF_MANY = ("trajectories", "prompts", "completions")
+"""A function with one of these parameters takes many at once."""
 
 
 @REWARDS.register
@@ -63,9 +73,8 @@ class FunctionReward(Reward):
         try:
             signature = inspect.signature(self._function)
             self._parameters = signature.parameters
-            of_many = {name: None for name in self._of_many([]) if name in signature.parameters}
-            needed = dict.fromkeys(self.columns) | self.options
-            signature.bind(**of_many, **needed) if of_many else signature.bind(None, **needed)
+            lists = dict.fromkeys(_OF_MANY.keys() & signature.parameters.keys() if self._takes_many else ())
+            signature.bind(*(() if lists else (None,)), **lists, **dict.fromkeys(self.columns), **self.options)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"function must take a trajectory and the options {self.options}, got {self.function!r} ({error})"
@@ -117,13 +126,17 @@ class FunctionReward(Reward):
 
     @property
     def _takes_many(self) -> bool:
-        return any(name in self._parameters for name in _OF_MANY)
+        return any(name in self._parameters for name in _SIGNS_OF_MANY)
+
+    @property
+    def _takes_all(self) -> bool:
+        return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in self._parameters.values())
 
     def _own_names(self) -> list[str]:
         """Parameters that neither the trajectories nor the options fill."""
         kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         names = [name for name, parameter in self._parameters.items() if parameter.kind in kinds]
-        filled = {*self.options, *(self._of_many([]) if self._takes_many else names[:1])}
+        filled = {*self.options, *(_OF_MANY if self._takes_many else names[:1])}
         return [name for name in names if name not in filled]
 
     def _columns_of(self, trajectory: Trajectory) -> dict[str, Any]:
@@ -132,41 +145,29 @@ class FunctionReward(Reward):
         Raises:
             TypeError: if one is missing that it needs.
         """
-        found = trajectory.prompt.columns
-        if missing := sorted(self.columns - found.keys()):
+        columns = trajectory.prompt.columns
+        if missing := sorted(self.columns - columns.keys()):
             raise TypeError(
                 f"{self.function} needs the column {missing[0]!r}, which data.source.columns must list, got "
-                f"{', '.join(found) or 'none'} for prompt {trajectory.prompt.id!r}"
+                f"{', '.join(columns) or 'none'} for prompt {trajectory.prompt.id!r}"
             )
-        takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self._parameters.values())
-        names = (found.keys() if takes_all else found.keys() & set(self._own_names())) - self.options.keys()
-        return {name: found[name] for name in found if name in names}
+        taken = (columns if self._takes_all else columns.keys() & set(self._own_names())) - self.options.keys()
+        return {name: value for name, value in columns.items() if name in taken}
 
     def _score_many(self, trajectories: Sequence[Trajectory]) -> list[RewardResult]:
         rows = [self._columns_of(trajectory) for trajectory in trajectories]
-        columns = {
-            name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)
+        columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain(*rows))}
+        lists = {
+            name: list(map(of, trajectories))
+            for name, of in _OF_MANY.items()
+            if self._takes_all or name in self._parameters
         }
-        of_many, takes_all = self._of_many(trajectories), self._parameters
-        takes_all_names = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes_all.values())
-        passed = {name: value for name, value in of_many.items() if takes_all_names or name in self._parameters}
-        values = self._run(**{**columns, **passed, **self.options})
+        values = self._run(**{**columns, **lists, **self.options})
         if not isinstance(values, Iterable) or len(results := list(values)) != len(trajectories):
             raise TypeError(
                 f"{self.function} must return a value a trajectory, {len(trajectories)}, got {values!r:.200}"
             )
         return [RewardResult(0.0) if value is None else self._result(value) for value in results]
-
-    @staticmethod
-    def _of_many(trajectories: Sequence[Trajectory]) -> dict[str, list[Any]]:
-        """What a function of many is told of them, beside columns and options."""
-        return {
-            "trajectories": list(trajectories),
-            "prompts": [trajectory.prompt.question for trajectory in trajectories],
-            "completions": [trajectory.text for trajectory in trajectories],
-            "completion_ids": [t.token_ids[t.prompt_length :].tolist() for t in trajectories],
-            "answers": [list(trajectory.prompt.answers) for trajectory in trajectories],
-        }
 
     def _run(self, *arguments: Any, **options: Any) -> Any:
         if self._pool is None:

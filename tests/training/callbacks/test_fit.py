@@ -289,6 +289,39 @@ def test_predict_writes_the_trajectories_of_a_data_file_and_a_checkpoint(tmp_pat
     assert {version for record in records for version in record["policy_versions"]} == {-1, 2}
 
 
+@pytest.mark.slow
+def test_rewards_get_columns_of_rows_also_for_what_a_checkpoint_had_sampled_ahead(tmp_path, policy_folder):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(f'{{"question": "{i}?", "answer": "me", "level": {i}}}\n' for i in range(8)))
+    options = [
+        "--data.source=JsonlQuestions", f"--data.source.train={questions}", "--data.source.columns=[level]",
+        "--rollout.sampling.lag=1", "--rollout.syntax.instructions=null", "--trainer.enable_checkpointing=true",
+        "--rollout.reward={class_path: FunctionReward, init_args: {function: 'tests.rewards.functions:easier'}}",
+    ]  # fmt: skip
+    first = run("fit", tmp_path / "first", policy_folder, "--trainer.max_epochs=2", *options)
+    last = f"--ckpt_path={first / 'checkpoints/last.ckpt'}"
+    second = run("fit", tmp_path / "second", policy_folder, "--trainer.max_epochs=4", last, *options)
+    (record, *_) = read_trajectories(second / "trajectories/iteration_00002.jsonl.zst")
+    assert record["reward"] == int(record["prompt"]["question"].removesuffix("?"))
+    assert "columns" not in record["prompt"]
+    # Before anything is sampled it is known whether rows have what a reward needs.
+    with pytest.raises(ValueError, match=r"must get what its parameters name .*, got no column .* for 'level'"):
+        run("fit", tmp_path / "third", policy_folder, *options, "--data.source.columns=[]")
+
+
+def test_predict_needs_no_answers(tmp_path, policy_folder):
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question": "Who?"}\n{"question": "Where?", "answer": "here"}\n')
+    options = ["--data.source=JsonlQuestions", f"--data.source.test={questions}", "--rollout.syntax.instructions=null"]
+    folder = run("predict", tmp_path / "predict", policy_folder, *options)
+    who, where = read_trajectories(folder / "trajectories/predict_00000.jsonl.zst")
+    assert who["prompt"]["answers"] == []
+    assert "reward" not in who
+    assert "reward" in where
+    with pytest.raises(ValueError, match=r"answer in line 1 of .* must be a text, a number"):
+        run("test", tmp_path / "test", policy_folder, *options)
+
+
 def test_a_file_of_conversations_is_enough_for_supervised_fine_tuning(tmp_path, policy_folder):
     conversations = tmp_path / "conversations.jsonl"
     turns = [{"role": "user", "content": "What is 2+3?"}, {"role": "assistant", "content": "It is 5."}]
