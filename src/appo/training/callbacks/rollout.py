@@ -179,9 +179,9 @@ class RolloutCallback(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Not before: a sharded checkpoint is restored after `on_fit_start`.
         comm.set_timeout()
-        meshes = Meshes.of(pl_module.device_mesh)
-        for group in () if meshes is None else meshes.groups:
-            comm.set_timeout(group)
+        if (meshes := Meshes.of(pl_module.device_mesh)) is not None:
+            for group in meshes.groups:
+                comm.set_timeout(group)
         restart_iterations(trainer)
         self._first_epoch = trainer.current_epoch
         records, self._restored_pending = self._restored_pending, []
