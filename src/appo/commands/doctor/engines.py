@@ -56,14 +56,22 @@ def vllm_engine_bf16(machine: Machine, figures: Figures) -> None:
 
 
 def _check_vllm(machine: Machine, figures: Figures, dtype: torch.dtype) -> None:
+    _check(machine, figures, vllm_engine(machine, dtype), dtype)
+
+
+def vllm_engine(machine: Machine, dtype: torch.dtype) -> VLLMEngine:
+    """vLLM on the machine's device, not started.
+
+    Raises:
+        SkipStepError: if vLLM is not installed, or is one for other devices.
+    """
     try:
         on_cpu = runs_on_cpu()
     except ImportError as error:
         raise SkipStepError(str(error)) from error
     if on_cpu == machine.is_gpu:
         raise SkipStepError(f"the installed vLLM is not one for {machine.device.type}")
-    name = str(dtype).removeprefix("torch.")
-    _check(machine, figures, VLLMEngine(dtype=name, gpu_memory_utilization=0.3, max_length=512), dtype)
+    return VLLMEngine(dtype=str(dtype).removeprefix("torch."), gpu_memory_utilization=0.3, max_length=512)
 
 
 def _check(machine: Machine, figures: Figures, engine: Engine, dtype: torch.dtype) -> None:

@@ -16,10 +16,11 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from appo.commands.doctor.configs import write_config
+from appo.commands.doctor.engines import vllm_engine
 from appo.commands.doctor.policies import policy_folder
-from appo.commands.doctor.result import Figures, Machine, StepError
+from appo.commands.doctor.result import Figures, Machine, SkipStepError, StepError
 from appo.commands.doctor.runs import check_resumed, policy_version
-from appo.engines import HFEngine, Request
+from appo.engines import Engine, HFEngine, Request
 
 _LOST_S = 60.0
 """Seconds within which a run must end once one of its processes is lost; a run waits for it for 15."""
@@ -154,25 +155,39 @@ def _lost(machine: Machine, figures: Figures, name: str, signal_number: signal.S
 def engine_stop(machine: Machine, figures: Figures) -> None:
     """Two processes with an engine each go on together after it has stopped, as after an evaluation."""
     machine.needs_several()
-    store = machine.folder / "store"
+    policy_folder(machine)  # written by one process, before two read it
+    _after_engines(machine, "HFEngine")
+    if not machine.is_gpu:
+        return  # two of vLLM for CPUs take minutes to start
+    try:
+        vllm_engine(machine, torch.float32)
+    except SkipStepError as error:
+        figures["VLLMEngine"] = f"left out: {error}"
+    else:
+        _after_engines(machine, "VLLMEngine")
+        figures["VLLMEngine"] = "stopped as well"
+
+
+def _after_engines(machine: Machine, name: str) -> None:
+    store = machine.folder / f"store_{name}"
     store.unlink(missing_ok=True)
-    spawn(_with_engine, (machine, str(store)), nprocs=2)
+    spawn(_with_engine, (machine, name, str(store)), nprocs=2)
 
 
-def _with_engine(rank: int, machine: Machine, store: str) -> None:
+def _with_engine(rank: int, machine: Machine, name: str, store: str) -> None:
     backend = "nccl" if machine.is_gpu else "gloo"
     device = torch.device(machine.device.type, rank) if machine.is_gpu else machine.device
     if machine.is_gpu:
         torch.cuda.set_device(device)
     dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=2)
-    for engine in (HFEngine(device=str(device)),):
-        engine.start(str(policy_folder(machine)))
-        engine.submit(Request(0, (5, 6, 7), 8))
-        while engine.num_in_flight:
-            engine.step()
-        engine.stop()
-        total = torch.full((4,), float(rank + 1), device=device)
-        dist.all_reduce(total)
-        if total.tolist() != [3.0] * 4:
-            raise RuntimeError(f"a sum over two processes after {type(engine).__name__} is {total.tolist()}")
+    engine: Engine = HFEngine(device=str(device)) if name == "HFEngine" else vllm_engine(machine, torch.float32)
+    engine.start(str(policy_folder(machine)))
+    engine.submit(Request(0, (5, 6, 7), 8))
+    while engine.num_in_flight:
+        engine.step()
+    engine.stop()
+    total = torch.full((4,), float(rank + 1), device=device)
+    dist.all_reduce(total)
+    if total.tolist() != [3.0] * 4:
+        raise RuntimeError(f"a sum over two processes after {name} is {total.tolist()}")
     dist.destroy_process_group()

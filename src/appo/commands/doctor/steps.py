@@ -46,7 +46,7 @@ STEPS = (
     Step("ranks-fsdp2", "two processes with shards, and on from their checkpoint", "ranks:fsdp2", 300.0),
     Step("ranks-offload", "two processes with shards that rest on the CPU", "ranks:offload", 240.0),
     Step("ranks-tensor", "two processes of a tensor-parallel group", "ranks:tensor_parallel", 240.0),
-    Step("ranks-engine", "collectives of two processes work after an engine has stopped", "ranks:engine_stop", 240.0),
+    Step("ranks-engine", "collectives of two processes work after an engine has stopped", "ranks:engine_stop", 300.0),
     Step("ranks-kill", "one of two processes is killed: the run ends", "ranks:killed", 240.0),
     Step("ranks-stop", "one of two processes is stopped: the run ends with an error", "ranks:stopped", 240.0),
 )
