@@ -60,7 +60,7 @@ def _check_vllm(machine: Machine, figures: Figures, dtype: torch.dtype) -> None:
 
 
 def vllm_engine(machine: Machine, dtype: torch.dtype) -> VLLMEngine:
-    """vLLM on the machine's device, not started.
+    """An engine of vLLM on the machine's device, not started.
 
     Raises:
         SkipStepError: if vLLM is not installed, or is one for other devices.
