@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _SECTIONS = {
     "branching": ("num_trajectories", "selection", "split", "fallback", "repeat", "exclude"),
-    "sampling": ("temperature", "lag", "overlap", "replacement_rounds", "max_mismatch"),
+    "sampling": ("temperature", "lag", "overlap", "replacement_rounds", "max_mismatch", "deterministic"),
     "limits": ("max_response_tokens", "max_tool_calls", "max_result_tokens", "max_parallel_tools", "tool_attempts"),
 }
 _RENAMED = {

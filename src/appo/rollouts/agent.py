@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from appo.core.seeding import derive_seed
 from appo.core.trajectory import Trajectory
 from appo.engines import Completion, Engine, Request, SamplingParams
+from appo.rollouts.answers import AnswersAtOnce, AnswersInStep
 from appo.rollouts.episode import Episode, Limits, RolloutRequest, open_episode
 from appo.rollouts.timing import PhaseTimer
 from appo.rollouts.tool_turns import ToolTurns
@@ -112,6 +113,8 @@ class AgentLoop:
         syntax: how calls and results are written.
         limits: what one trajectory may use.
         timer: where the seconds of sampling are added up; None keeps them to itself.
+        deterministic: takes up the answers of tools at fixed steps, so that what is generated together does not depend
+            on how fast they are.
     """
 
     is_asynchronous = False
@@ -124,6 +127,7 @@ class AgentLoop:
         syntax: CallSyntax,
         limits: Limits,
         timer: PhaseTimer | None = None,
+        deterministic: bool = False,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -133,6 +137,7 @@ class AgentLoop:
         self.costs = SamplingCosts()
         """Of everything since the last `pop_costs`."""
         self._turns = ToolTurns(tokenizer, runner, syntax, limits)
+        self._answers = AnswersInStep(runner) if deterministic else AnswersAtOnce(runner)
         self._numbers = count()
         self._open: dict[int, tuple[RequestBatch, Episode]] = {}
         """Episodes that have not come to their end, by number."""
@@ -175,7 +180,7 @@ class AgentLoop:
             _append(episode, completion)
             self._continue(completion.id, episode, batch.sampling, self._turns.of_completion(episode, completion))
             self._close_if_over(completion.id)
-        for answer in self.runner.finished(wait_s=0.0 if is_generating else wait_s):
+        for answer in self._answers.take(is_generating, wait_s):
             number = self._waiting.pop(answer.key)
             batch, episode = self._open[number]
             episode.answers[answer.key] = answer
@@ -216,7 +221,9 @@ class AgentLoop:
         if remaining <= 0:
             episode.finish_reason = "length"
         elif calls:
-            self._waiting |= dict.fromkeys(self._turns.submit(episode), number)
+            submitted = self._turns.submit(episode)
+            self._answers.expect(submitted)
+            self._waiting |= dict.fromkeys(submitted, number)
             self._continue_with_results(number, episode, sampling)
         else:
             seed = derive_seed(episode.request.seed, episode.num_turns)

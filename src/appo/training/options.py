@@ -30,6 +30,9 @@ class SamplingOptions:
     """How often the prompts of an iteration that have no gradient, since their rewards do not differ, are replaced by
     others; those that are left then stay. 0 replaces none. Replacements are sampled by the policy as it is, whatever
     `rollout.branching.when` and `rollout.sampling.lag` say."""
+    deterministic: bool = False
+    """Takes up the answers of tools at fixed steps of the engine, so that two runs of one seed, on one machine with as
+    many threads, batch the same sequences and are equal to the last bit; the engine waits for tools that are slow."""
     max_mismatch: float | None = None
     """Largest mean distance, in nats, of log-probs of the engine from the trainer's that a check after each update of
     the weights may find. `null`: 1e-4 in float32, 0.02 in float16 and TF32, and 0.1 in bfloat16."""
@@ -39,6 +42,11 @@ class SamplingOptions:
             raise ValueError(f"rollout.sampling.temperature must be positive, got {self.temperature}")
         if self.replacement_rounds < 0:
             raise ValueError(f"rollout.sampling.replacement_rounds must not be negative, got {self.replacement_rounds}")
+        if self.deterministic and self.overlap:
+            raise ValueError(
+                "rollout.sampling.overlap must not be true with rollout.sampling.deterministic: "
+                "what is sampled beside the training joins when it can"
+            )
         if self.max_mismatch is not None and not self.max_mismatch > 0.0:
             raise ValueError(f"rollout.sampling.max_mismatch must be positive, got {self.max_mismatch}")
         _ = self.params

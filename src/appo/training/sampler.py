@@ -71,7 +71,8 @@ class Sampler:
         self.reward = RewardRunner(reward, rewards.workers, rewards.timeout_s, rewards.on_failure)
         self.sampling = sampling
         self.limits = limits
-        self.overlaps = can_overlap(sampling.overlap, sampling.lag, engine)
+        overlap = False if sampling.deterministic else sampling.overlap
+        self.overlaps = can_overlap(overlap, sampling.lag, engine)
         self.timer = PhaseTimer()
         self._agent: Agent | None = None
         self._sync: WeightSync | None = None
@@ -116,7 +117,15 @@ class Sampler:
             loop = AgentLoop(self.engine, deepcopy(data.tokenizer), self.tools, self.syntax, self.limits)
             self._agent = AsyncAgent(loop, self.timer)
         else:
-            self._agent = AgentLoop(self.engine, data.tokenizer, self.tools, self.syntax, self.limits, self.timer)
+            self._agent = AgentLoop(
+                self.engine,
+                data.tokenizer,
+                self.tools,
+                self.syntax,
+                self.limits,
+                self.timer,
+                self.sampling.deterministic,
+            )
 
     def _describe_tools(self, data: RolloutDataModule) -> None:
         """Puts what there is to say of tools into prompts; servers of tools say only now which they have."""
