@@ -48,6 +48,11 @@ def run(args: list[str]) -> None:
         from appo.commands.view import view
 
         _call(command, view, options, as_positional=True)
+    elif command == "repeat":
+        _configure_logging()
+        from appo.commands.record.repeat import repeat
+
+        _call(command, repeat, options)
     elif command == "export":
         from appo.commands.export import export_policy
 

@@ -27,7 +27,8 @@ from appo.advantages import AdvantageEstimator
 from appo.commands.components import unknown_component
 from appo.commands.errors import in_one_line
 from appo.commands.parser import AppoParser
-from appo.commands.saved_config import SavedConfig, without_environment
+from appo.commands.record.record import RecordedConfig
+from appo.commands.saved_config import without_environment
 from appo.distributed.checkpoint import trust_no_checkpoint
 from appo.distributed.fsdp import OFFLOADING_BACKENDS, FSDP2Strategy
 from appo.losses import Loss
@@ -113,7 +114,7 @@ class RunFolderCLI(LightningCLI):
             parser_class=type("CommandParser", (TrainerParser,), {"command": f"appo {command}"}),
             # Interpolations see the merged config, not one file: an override reaches every ${...} that names it.
             parser_kwargs={"parser_mode": "omegaconf+", "dump_header": [f"appo {__version__}"]},
-            save_config_callback=SavedConfig,
+            save_config_callback=RecordedConfig,
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
         )

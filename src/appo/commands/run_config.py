@@ -21,15 +21,27 @@ def config_of_run(folders: Iterable[Path], rule: str) -> tuple[Path, DictConfig]
     Raises:
         FileNotFoundError: if there is none.
     """
-    folders = list(folders)
-    found = [
-        path for folder in folders for path in (*folder.glob("config.yaml"), *folder.glob("*/version_*/config.yaml"))
-    ]
-    if not found:
-        raise FileNotFoundError(f"{rule}: no config.yaml of a run in {' or '.join(map(str, folders))}")
-    newest = max(found, key=_version)
+    newest = newest_of_run(folders, "config.yaml", rule)
     config = OmegaConf.load(newest)
     return newest, config if isinstance(config, DictConfig) else OmegaConf.create({})
+
+
+def newest_of_run(folders: Iterable[Path], name: str, rule: str) -> Path:
+    """The file of that name that the last start of a run wrote.
+
+    Args:
+        folders: that may be the run's.
+        name: of the file.
+        rule: what the error begins with.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    folders = list(folders)
+    found = [path for folder in folders for path in (*folder.glob(name), *folder.glob(f"*/version_*/{name}"))]
+    if not found:
+        raise FileNotFoundError(f"{rule}: no {name} of a run in {' or '.join(map(str, folders))}")
+    return max(found, key=_version)
 
 
 def instantiate(path: Path, config: DictConfig, key: str, kind: Any, description: str) -> Any:

