@@ -8,6 +8,7 @@ import re
 import signal
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from itertools import takewhile
 from pathlib import Path
@@ -28,6 +29,7 @@ from appo.commands.components import unknown_component
 from appo.commands.errors import in_one_line
 from appo.commands.parser import AppoParser
 from appo.commands.record.record import RecordedConfig
+from appo.commands.run_folder import reserved
 from appo.commands.saved_config import without_environment
 from appo.distributed.checkpoint import trust_no_checkpoint
 from appo.distributed.fsdp import OFFLOADING_BACKENDS, FSDP2Strategy
@@ -37,6 +39,7 @@ from appo.scorers import Scorer
 from appo.sft import SupervisedDataModule, SupervisedModule
 from appo.tools import CallSyntax
 from appo.training.callbacks import (
+    EndOnSignal,
     EvaluationCallback,
     ExportPolicy,
     IterationCheckpoints,
@@ -45,6 +48,7 @@ from appo.training.callbacks import (
     RolloutCallback,
     RunSummary,
 )
+from appo.training.callbacks.termination import was_ended
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 from appo.training.trainer_checks import check_trainer_options
@@ -120,7 +124,14 @@ class RunFolderCLI(LightningCLI):
         )
 
     def run(self) -> None:
-        """Calls the method of the trainer."""
+        """Calls the method of the trainer; a training has its folder for itself."""
+        with ExitStack() as held:
+            if self.method == "fit":
+                with in_one_line():
+                    held.enter_context(reserved(Path(self.trainer.default_root_dir)))
+            self._run()
+
+    def _run(self) -> None:
         if self.config.ckpt_path == "last":
             self._check_last()
         if self.config.ckpt_path:  # of that folder if the run goes on, of another one if it is evaluated
@@ -132,7 +143,7 @@ class RunFolderCLI(LightningCLI):
         except SystemExit:
             if not self.trainer.received_sigterm:
                 raise
-        if self.trainer.received_sigterm:  # Lightning ends as if all had been done
+        if self.trainer.received_sigterm or was_ended(self.trainer):  # Lightning ends as if all had been done
             raise SystemExit(_TERMINATED)
 
     def _check_last(self) -> None:
@@ -222,7 +233,7 @@ class AppoCLI(RunFolderCLI):
         return super().instantiate_trainer(**kwargs)
 
     def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
-        callbacks = [IterationCheckpoints(), EvaluationCallback(), ExportPolicy(), RunSummary()]
+        callbacks = [IterationCheckpoints(), EvaluationCallback(), ExportPolicy(), RunSummary(), EndOnSignal()]
         return [*callbacks, *([IterationProgress()] if with_progress else [])]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import load_file
 
 from appo.distributed import comm
 from appo.training.callbacks import IterationCheckpoints
@@ -41,20 +43,56 @@ def test_nothing_is_evaluated_in_place_of_a_last_checkpoint_that_is_not_there(tm
 
 
 class Terminated(L.Callback):
-    """Tells its own process to end, as a cluster does."""
+    """Tells its own process to end, as a cluster does, at each batch of an iteration."""
 
-    def on_train_batch_start(self, *_) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+    def __init__(self, times: int = 1, in_epoch: int = 0) -> None:
+        self.times = times
+        self.in_epoch = in_epoch
+
+    def on_train_batch_start(self, trainer, *_) -> None:
+        if trainer.current_epoch == self.in_epoch:
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_run_that_is_told_to_end_does_not_end_as_if_it_was_done(tmp_path, policy_folder):
+def _terminated(folder, policy_folder, *options: str) -> None:
     with pytest.raises(SystemExit) as ended:
         run(
-            "fit", tmp_path, policy_folder, "--trainer.max_epochs=2", "--rollout.reward=tests.small_run.Constant",
-            "--trainer.callbacks=tests.training.callbacks.test_checkpoints.Terminated",
+            "fit", folder, policy_folder, "--trainer.max_epochs=3", "--rollout.reward=tests.small_run.EvenTokens",
+            "--trainer.callbacks=tests.training.callbacks.test_checkpoints.Terminated", *options,
         )  # fmt: skip
     assert ended.value.code == 143
-    assert not (tmp_path / "policy").exists()
+    assert not (folder / "policy").exists()
+
+
+def test_a_run_that_is_told_to_end_keeps_its_iteration_and_goes_on_as_if_nothing_had_been(
+    tmp_path, policy_folder, caplog
+):
+    caplog.set_level(logging.INFO, "appo")
+    before = signal.getsignal(signal.SIGTERM)
+    _terminated(tmp_path / "told", policy_folder)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert torch.load(tmp_path / "told/checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
+    assert "told to end: the run ends behind this iteration" in caplog.text
+    assert "--ckpt_path last" in caplog.messages[-1]
+    options = ("--trainer.max_epochs=3", "--rollout.reward=tests.small_run.EvenTokens")
+    run("fit", tmp_path / "told", policy_folder, *options, "--ckpt_path=last")
+    run("fit", tmp_path / "whole", policy_folder, *options)
+    told, whole = (load_file(tmp_path / name / "policy/model.safetensors") for name in ("told", "whole"))
+    assert all(torch.equal(told[name], whole[name]) for name in whole)
+
+
+def test_a_run_that_is_told_again_ends_at_once(tmp_path, policy_folder):
+    _terminated(tmp_path, policy_folder, "--trainer.callbacks.times=2", "--trainer.callbacks.in_epoch=1")
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
+
+
+def test_a_run_that_is_told_to_end_in_its_last_iteration_is_done(tmp_path, policy_folder):
+    run(
+        "fit", tmp_path, policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.small_run.Constant",
+        "--trainer.callbacks=tests.training.callbacks.test_checkpoints.Terminated",
+    )  # fmt: skip
+    assert (tmp_path / "policy/model.safetensors").is_file()
 
 
 def test_one_that_is_told_when_to_save_is_left_alone():

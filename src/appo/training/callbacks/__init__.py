@@ -6,8 +6,10 @@ from appo.training.callbacks.export import ExportPolicy
 from appo.training.callbacks.progress import IterationProgress
 from appo.training.callbacks.rollout import RolloutCallback
 from appo.training.callbacks.summary import RunSummary
+from appo.training.callbacks.termination import EndOnSignal
 
 __all__ = [
+    "EndOnSignal",
     "EvaluationCallback",
     "ExportPolicy",
     "IterationCheckpoints",

@@ -6,17 +6,18 @@ import lightning as L
 
 from appo.policy.saving import end_turns, save_policy
 from appo.training.callbacks.common import leaves_files, parts_of, run_folder
+from appo.training.callbacks.termination import was_ended
 
 
 class ExportPolicy(L.Callback):
     """Writes the policy and its tokenizer to ``policy/`` in the run's folder when the training ends.
 
-    An adapter is merged into it, and stands alone in ``policy/adapter/``, in peft's format. ``fast_dev_run`` writes
-    nothing.
+    One that was told to end before writes none: it is to be resumed. Nor does ``fast_dev_run``. An adapter is merged into
+    it, and stands alone in ``policy/adapter/``, in peft's format.
     """
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not leaves_files(trainer):
+        if was_ended(trainer) or not leaves_files(trainer):
             return
         module, data = parts_of(trainer, pl_module)
         assert module.policy is not None

@@ -11,6 +11,7 @@ import lightning as L
 
 from appo.training.callbacks.common import parts_of, run_folder
 from appo.training.callbacks.evaluation import rollout_callback
+from appo.training.callbacks.termination import was_ended
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 
@@ -54,7 +55,11 @@ class RunSummary(L.Callback):
         if not self._has_trained:
             log.info("this run is finished: %s", _what_ended(trainer))
         log.info("what the run has left\n%s", _table(_results(trainer, log_folder)))
-        commands = _next_commands(trainer, module, data, log_folder / "config.yaml")
+        config = log_folder / "config.yaml"
+        if was_ended(trainer):
+            commands = [_command("fit", "--config", config, "--ckpt_path", "last")] if config.exists() else []
+        else:
+            commands = _next_commands(trainer, module, data, config)
         if commands:
             log.info("what to do next\n%s", "\n".join(f"  {command}" for command in commands))
 
