@@ -126,7 +126,7 @@ class RunFolderCLI(LightningCLI):
     def run(self) -> None:
         """Calls the method of the trainer; a training has its folder for itself."""
         with ExitStack() as held:
-            if self.method == "fit":
+            if self.method == "fit" and not self.trainer.fast_dev_run:
                 with in_one_line():
                     held.enter_context(reserved(Path(self.trainer.default_root_dir)))
             self._run()

@@ -12,8 +12,8 @@ from appo.training.callbacks.termination import was_ended
 class ExportPolicy(L.Callback):
     """Writes the policy and its tokenizer to ``policy/`` in the run's folder when the training ends.
 
-    One that was told to end before writes none: it is to be resumed. Nor does ``fast_dev_run``. An adapter is merged into
-    it, and stands alone in ``policy/adapter/``, in peft's format.
+    One that was told to end before writes none, it is to be resumed; nor does ``fast_dev_run``. An adapter is merged
+    into it, and stands alone in ``policy/adapter/``, in peft's format.
     """
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
