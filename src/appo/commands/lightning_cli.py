@@ -48,6 +48,7 @@ from appo.training.callbacks import (
     RolloutCallback,
     RunSummary,
 )
+from appo.training.callbacks.common import leaves_files
 from appo.training.callbacks.termination import was_ended
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
@@ -126,7 +127,7 @@ class RunFolderCLI(LightningCLI):
     def run(self) -> None:
         """Calls the method of the trainer; a training has its folder for itself."""
         with ExitStack() as held:
-            if self.method == "fit" and not self.trainer.fast_dev_run:
+            if self.method == "fit" and leaves_files(self.trainer):
                 with in_one_line():
                     held.enter_context(reserved(Path(self.trainer.default_root_dir)))
             self._run()
