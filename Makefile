@@ -20,11 +20,15 @@ RUN := runs/gates
 # What the demo trains on; `make demo ACCELERATOR=gpu` takes the GPU.
 ACCELERATOR ?= cpu
 
+# The browser in which the page of `appo view` is tested; where there is none and none can be installed, those tests skip.
+CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+
 .PHONY: demo test test-fast lint lock clean
 
 demo: $(RUN)/report.md
 	@cat $(RUN)/report.md
 	@echo "report: $(RUN)/report.md"
+	@echo "to see the trees: $(BIN)/appo view $(RUN)"
 
 test: $(VENV)/.dev
 	$(PYTEST) --cov --cov-report=term
@@ -81,6 +85,8 @@ $(VENV)/.dev: pyproject.toml $(LOCK) | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,$(VLLM)]" \
 		|| echo "vLLM cannot be installed here: its tests will be skipped"
+	$(if $(CHROMIUM),,{ apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null 2>&1 \
+		|| echo "Chromium cannot be installed here (apt-get install chromium): tests of the viewer's page will be skipped")
 	# A torchvision for another torch breaks the import of vLLM, which needs none for text.
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@ $(VENV)/.demo

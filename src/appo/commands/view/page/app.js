@@ -81,7 +81,7 @@ function App() {
     () => (left.index ? filtered(left.index, state, search.hits) : { prompts: [], matches: null }),
     [left.index, state, search.hits],
   );
-  const prompt = left.index && (shown.find((each) => each.id === state.q) ?? shown[0]);
+  const prompt = left.index && (shown.find((each) => each.id === state.q) ?? telling(shown));
   const { value: raw, error: missing } = useBlock(prompt ? `${left.base}/tree/${left.index.prompts.indexOf(prompt)}` : null, version);
   const page = useMemo(() => raw && prepare(raw), [raw]);
   const node = page && (page.byId.get(Number(state.t || NaN)) ?? firstOf(page, matches));
@@ -117,6 +117,13 @@ function App() {
 function markPaint() {
   if (performance.getEntriesByName('appo:painted').length) return;
   requestAnimationFrame(() => requestAnimationFrame(() => performance.mark('appo:painted')));
+}
+
+// What is opened where nothing is asked for: a question whose branches fared differently, or has branches.
+function telling(prompts) {
+  const branches = (prompt) => prompt.trajectories.filter((each) => each.parent !== null);
+  const differ = (prompt) => new Set(branches(prompt).map((each) => each.reward)).size > 1;
+  return prompts.find(differ) ?? prompts.find((prompt) => branches(prompt).length > 0) ?? prompts[0];
 }
 
 const firstOf = (page, matches) => page.order.find((each) => !matches || matches.has(each.id)) ?? page.order[0];

@@ -24,18 +24,16 @@ function prepare(page) {
   page.order = order;
   order.forEach((node, row) => {
     node.row = row;
-    node.name = nameOf(node);
+    node.name = nameOf(page, node);
   });
   page.closedBy = page.trajectories.find((node) => node.closed)?.closed;
   return page;
 }
 
 // Roots are counted; branch 2.1 is the first one that left root 2.
-function nameOf(node) {
-  if (node.name) return node.name;
-  const among = node.parentNode ? node.parentNode.children : null;
-  if (!among) return String(node.id + 1);
-  return `${nameOf(node.parentNode)}.${among.indexOf(node) + 1}`;
+function nameOf(page, node) {
+  if (!node.parentNode) return String(page.trajectories.filter((each) => !each.parentNode).indexOf(node) + 1);
+  return `${nameOf(page, node.parentNode)}.${node.parentNode.children.indexOf(node) + 1}`;
 }
 
 const title = (node) => `${node.parentNode ? 'branch' : 'root'} ${node.name}`;

@@ -72,7 +72,8 @@ function Legend({ value, page }) {
   const full = useMemo(() => fullSize(page.trajectories, value), [page, value]);
   const isThere = page.trajectories.some((node) => node.values[value.name]);
   const center = middle(value);
-  const marks = value.scale === 'from_zero' ? [0, full / 2, full] : [center - full, center - full / 2, center, center + full / 2, center + full];
+  const lowest = value.scale === 'from_zero' ? 0 : center - full;
+  const marks = [0, 1, 2, 3, 4].map((each) => lowest + ((center + full - lowest) * each) / 4);
   const shades = marks.map((each) => wash(each, value, full) || 'transparent');
   return html`<div class="legendbar">
     <b>${value.label}</b>

@@ -26,7 +26,7 @@ function buildPiece(page, piece, spans, parts, onFork, mark) {
     const run = piece.node.givenAt(position);
     if (run) {
       const end = Math.min(run[1], piece.to);
-      parts.push(foldOf(page, piece.node, position, end));
+      parts.push(foldOf(page, piece.node, position, end, run));
       position = end;
       continue;
     }
@@ -54,10 +54,10 @@ function forkButton(children, onFork) {
 }
 
 // What a tool said, folded.
-function foldOf(page, node, from, to) {
+function foldOf(page, node, from, to, run) {
   const details = document.createElement('details');
   const summary = document.createElement('summary');
-  const calls = node.calls.filter((call) => call.position >= from && call.position < to);
+  const calls = node.calls.filter((call) => call.position >= run[0] && call.position < run[1]);
   const names = calls.map((call) => (call.failure ? `${call.tool} ✗ ${call.failure}` : call.tool)).join(', ');
   summary.textContent = `${names || 'not sampled'} · ${to - from} tokens`;
   details.className = calls.some((call) => call.failure) ? 'result failed' : 'result';
