@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from appo.losses import ClippedLoss, ProceduralLoss
+from appo.losses import ClippedLoss, ProceduralLoss, SequenceClippedLoss
 from tests.losses.train_batches import live, train_batch
 
 
@@ -63,3 +63,22 @@ def test_only_a_divergence_needs_a_reference():
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ClippedLoss(**options)
+
+
+def test_the_shares_of_tokens_are_the_loss_however_a_step_is_cut(batch):
+    generator = torch.Generator().manual_seed(1)
+    log_probs = (
+        batch.old_log_probs + 0.3 * torch.randn(batch.old_log_probs.shape, generator=generator) * batch.response_mask
+    )
+    batch = replace(batch, advantages=torch.randn(batch.old_log_probs.shape, generator=generator) * batch.response_mask)
+    for loss in (ClippedLoss(), ClippedLoss(aggregation="sequence-mean"), ProceduralLoss(), SequenceClippedLoss()):
+        total, shares = 0.0, 0.0
+        for micro in replace(batch, ref_log_probs=log_probs).micro_batches(12):
+            own = micro.ref_log_probs
+            total += loss(own, torch.zeros_like(own), micro)[1]["policy_loss"]
+            values = loss.token_values(own, micro)
+            shares += values["loss_shares"].sum() / micro.num_tokens
+            assert not values["loss_shares"][~micro.trained].any()
+        torch.testing.assert_close(shares, total)
+    values = ClippedLoss().token_values(log_probs, batch)
+    torch.testing.assert_close(values["importance_weights"], (log_probs - batch.old_log_probs).exp())

@@ -30,7 +30,17 @@ _ROUNDING = 1e-4
 """How far above 0 a log-prob, or below 0 an entropy, may come out by rounding."""
 
 _PER_ROW = frozenset(
-    ("lengths", "prompt_lengths", "evaluated_by", "rewards", "group", "parent", "branch_position", "branch_score")
+    (
+        "lengths",
+        "prompt_lengths",
+        "evaluated_by",
+        "rewards",
+        "group",
+        "parent",
+        "branch_position",
+        "branch_score",
+        "row",
+    )
 )
 
 
@@ -58,6 +68,8 @@ class TrajectoryBatch:
         advantages: ``[B, T]``; 0 where nothing is trained. None until there is credit.
         train_mask: ``[B, T]`` bool, sampled tokens that are trained; None trains all of them.
         ref_log_probs: ``[B, T]`` under the frozen reference; 0 elsewhere. None without one.
+        row: ``[B]`` int64, the number of the trajectory among those that its process collects in an iteration, by which
+            a step's values find back to it. None outside of one.
         num_tokens: trained tokens of the whole optimizer step, over micro-batches and ranks; None means of this batch.
         num_rows: rows with a trained token of the whole optimizer step, likewise.
         num_trajectories: all trajectories of the prompts of the step, those that only carry rewards included; None
@@ -82,6 +94,7 @@ class TrajectoryBatch:
     advantages: Tensor | None = None
     train_mask: Tensor | None = None
     ref_log_probs: Tensor | None = None
+    row: Tensor | None = None
     num_tokens: int | None = None
     num_rows: int | None = None
     num_trajectories: int | None = None

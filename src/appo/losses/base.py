@@ -40,5 +40,18 @@ class Loss(ABC):
             The scalar loss, and detached scalar metrics by name.
         """
 
+    def token_values(self, log_probs: Tensor, batch: TrajectoryBatch) -> dict[str, Tensor]:
+        """What the loss makes of single tokens, for people to look at; nothing where a loss does not say.
+
+        Args:
+            log_probs: as the loss gets them, without gradient.
+            batch: likewise.
+
+        Returns:
+            ``[B, T]`` by name: `importance_weights`, the ratio that is clipped, and `loss_shares`, the part of a token
+            in the loss of its optimizer step times the trained tokens of that: their mean is the loss.
+        """
+        return {}
+
 
 LOSSES: Registry[Loss] = Registry("loss", group="appo.losses")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -20,6 +20,24 @@ from appo.functional import (
     truncated_importance_weight,
 )
 from appo.losses.base import Loss
+
+
+class _Terms(NamedTuple):
+    """What a surrogate is added up of, ``[B, T]`` each.
+
+    Attributes:
+        log_ratio: of single tokens, with gradient; 0 on tokens that are not trained.
+        importance: the log of the ratio that is clipped.
+        losses: of the surrogate, before they are aggregated.
+        events: where clipping decides.
+        means: values whose mean is a metric.
+    """
+
+    log_ratio: Tensor
+    importance: Tensor
+    losses: Tensor
+    events: ClipEvents
+    means: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -147,17 +165,7 @@ class SurrogateLoss(Loss):
         self, log_probs: Tensor, entropies: Tensor, batch: TrajectoryBatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         mask = batch.trained
-        # Masked before any exp: what stands behind the mask must not reach the gradient as 0 * inf.
-        log_ratio = (log_probs - self._compared_with(batch)).where(mask, 0.0)
-        assert batch.advantages is not None
-        advantages, means = self.weigh(log_ratio.detach(), batch.advantages.where(mask, 0.0), mask)
-        importance = self.importance(log_ratio, mask)
-        events = clip_events(importance, advantages, self.clip_low, self.clip_high, self.dual_clip)
-        losses = self.surrogate(importance, log_probs.where(mask, 0.0), advantages)
-        correction = self._behavior_weight(batch)
-        if correction is not None:
-            losses = losses * correction
-            means["behavior_weight"] = correction.expand_as(losses)
+        log_ratio, _, losses, events, means = self._terms(log_probs, batch)
         kept = self.kept_rows(events)
         loss = self._aggregate(losses, mask if kept is None else mask & kept.unsqueeze(-1), batch)
         metrics = {"policy_loss": loss.detach()}
@@ -181,6 +189,32 @@ class SurrogateLoss(Loss):
             metrics["filtered_rows"] = (~kept).sum() / (batch.num_rows or max(1, len(batch)))
         return loss, metrics
 
+    @torch.no_grad()
+    def token_values(self, log_probs: Tensor, batch: TrajectoryBatch) -> dict[str, Tensor]:
+        terms = self._terms(log_probs, batch)
+        kept = self.kept_rows(terms.events)
+        mask = batch.trained if kept is None else batch.trained & kept.unsqueeze(-1)
+        num_tokens = batch.num_tokens or int(batch.trained.sum())
+        return {
+            "importance_weights": terms.importance.exp(),
+            "loss_shares": terms.losses * self._weights(mask, batch) * num_tokens,
+        }
+
+    def _terms(self, log_probs: Tensor, batch: TrajectoryBatch) -> _Terms:
+        mask = batch.trained
+        # Masked before any exp: what stands behind the mask must not reach the gradient as 0 * inf.
+        log_ratio = (log_probs - self._compared_with(batch)).where(mask, 0.0)
+        assert batch.advantages is not None
+        advantages, means = self.weigh(log_ratio.detach(), batch.advantages.where(mask, 0.0), mask)
+        importance = self.importance(log_ratio, mask)
+        events = clip_events(importance, advantages, self.clip_low, self.clip_high, self.dual_clip)
+        losses = self.surrogate(importance, log_probs.where(mask, 0.0), advantages)
+        correction = self._behavior_weight(batch)
+        if correction is not None:
+            losses = losses * correction
+            means["behavior_weight"] = correction.expand_as(losses)
+        return _Terms(log_ratio, importance, losses, events, means)
+
     def _compared_with(self, batch: TrajectoryBatch) -> Tensor:
         return batch.behavior_log_probs if self.ratio_to == "sampling" else batch.old_log_probs
 
@@ -200,15 +234,17 @@ class SurrogateLoss(Loss):
         return kl_estimate(log_probs.where(mask, 0.0), batch.ref_log_probs.where(mask, 0.0), self.kl)
 
     def _aggregate(self, values: Tensor, mask: Tensor, batch: TrajectoryBatch) -> Tensor:
+        return (values * self._weights(mask, batch)).sum()
+
+    def _weights(self, mask: Tensor, batch: TrajectoryBatch) -> Tensor:
         num_rows = (batch.num_trajectories or len(batch)) if self.rows == "all" else batch.num_rows
-        weights = aggregation_weights(
+        return aggregation_weights(
             mask,
             self.aggregation,
             num_tokens=batch.num_tokens,
             num_rows=num_rows,
             length=self.aggregation_length,
         )
-        return (values * weights).sum()
 
 
 def _token_means(values: dict[str, Tensor], batch: TrajectoryBatch) -> dict[str, Tensor]:

@@ -10,8 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 import zstandard
+from numpy.typing import NDArray
 from torch import Tensor
 
 from appo.core.trajectory import BranchPoint, Prompt, RewardResult, Segment, ToolCall, Trajectory
@@ -61,6 +63,21 @@ def trajectory_record(
 def _shown(prompt: Prompt) -> Record:
     """All fields but the columns of the row, which may be large, or no JSON."""
     return {name: value for name, value in vars(prompt).items() if name != "columns"}
+
+
+def significant(values: NDArray[Any], digits: int) -> NDArray[np.float64]:
+    """Rounds to some significant digits, such that numbers print as short as they can.
+
+    Args:
+        values: finite.
+        digits: that are kept of numbers below ``10**digits``; larger ones become whole.
+    """
+    values = values.astype(np.float64)
+    magnitude = np.floor(np.log10(np.abs(values), where=values != 0.0, out=np.zeros_like(values)))
+    # Powers of ten up to 10**22 are exact, so what is divided by one prints as short as it can.
+    scale = 10.0 ** np.clip(digits - 1 - magnitude, 0, 22)
+    rounded: NDArray[np.float64] = np.round(values * scale) / scale
+    return rounded
 
 
 def without_text(record: Record) -> Record:

@@ -146,6 +146,9 @@ class IterationRunner:
 
     def _collect(self, roots: Sequence[Trajectory], iteration: int) -> IterationData:
         data = self.collector.collect(roots, iteration)
+        first = sum(len(part.trajectories) for part in self.collected)
+        numbered = replace(data.batch, row=torch.arange(first, first + len(data.batch)))
+        data = replace(data, batch=numbered)
         self._counted(data.trajectories[len(roots) :])  # branches, and roots in their stead
         self.collected.append(data)
         return data

@@ -15,6 +15,7 @@ from appo.distributed import comm
 from appo.distributed.micro_batches import micro_batches_of_step
 from appo.losses import Loss
 from appo.policy.log_probs import PolicyLogProbs
+from appo.training.token_record import TokenRecord
 
 
 def accumulate_gradient(
@@ -24,6 +25,7 @@ def accumulate_gradient(
     max_tokens: int,
     strategy: Strategy,
     backward: Callable[[Tensor], None],
+    record: TokenRecord | None = None,
 ) -> dict[str, Tensor]:
     """Adds the gradient of a loss to the policy's parameters; all ranks call it at the same time.
 
@@ -36,6 +38,7 @@ def accumulate_gradient(
         max_tokens: of one micro-batch, padding not included.
         strategy: of the trainer.
         backward: of the trainer, for the loss of a micro-batch.
+        record: keeps what the step makes of single tokens.
 
     Returns:
         The loss and the loss's metrics of the whole step, on the CPU.
@@ -46,7 +49,10 @@ def accumulate_gradient(
         weight = float(number < num_own)
         log_probs, entropies = policy(micro.token_ids, micro.trained)
         old_log_probs = micro.old_log_probs.where(micro.is_evaluated.unsqueeze(-1), log_probs.detach())
-        share, metrics = loss(log_probs, entropies, replace(micro, old_log_probs=old_log_probs))
+        compared = replace(micro, old_log_probs=old_log_probs)
+        share, metrics = loss(log_probs, entropies, compared)
+        if record is not None and number < num_own:
+            record.add(compared, loss.token_values(log_probs.detach(), compared) | {"entropies": entropies.detach()})
         # Gradients stay in the process as yet, where the strategy can wait for the last micro-batch.
         is_last = number + 1 == len(micros)
         with nullcontext() if is_last or not isinstance(strategy, ParallelStrategy) else strategy.block_backward_sync():

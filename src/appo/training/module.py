@@ -30,11 +30,9 @@ from appo.training.argument_types import AnyPolicy
 from appo.training.gradient import accumulate_gradient
 from appo.training.iterations import end_iteration
 from appo.training.schedules import apply_options, with_scheduler
+from appo.training.token_record import TokenRecord
 
 log = logging.getLogger(__name__)
-
-_DEFAULT_LOSS = ProceduralLoss()
-_DEFAULT_SHARDING = Sharding()
 
 
 class APPOModule(L.LightningModule):
@@ -63,7 +61,7 @@ class APPOModule(L.LightningModule):
     def __init__(
         self,
         policy: AnyPolicy,
-        loss: Loss = _DEFAULT_LOSS,
+        loss: Loss = ProceduralLoss(),  # noqa: B008 - these are frozen
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=1e-6),
         scheduler: LRSchedulerCallable | None = None,
         reference: str | None = None,
@@ -74,7 +72,7 @@ class APPOModule(L.LightningModule):
         attention: str | None = None,
         lora: LoRA | None = None,
         compile: bool = False,
-        sharding: Sharding = _DEFAULT_SHARDING,
+        sharding: Sharding = Sharding(),  # noqa: B008
     ) -> None:
         super().__init__()
         if max_tokens_per_microbatch < 1:
@@ -101,14 +99,14 @@ class APPOModule(L.LightningModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
         self.lora = lora
-        self.is_compiled = compile
-        self.sharding = sharding
+        self.is_compiled, self.sharding = compile, sharding
         self.automatic_optimization = False
         self.policy_version = int(lora is not None and lora.quantize is not None)
         """Number of optimizer steps behind the current weights; weights that are quantized begin at 1, since an engine
         that has read the policy's folder does not have them."""
         self.policy: PreTrainedModel | None = None
         self.adapter: Adapter | None = None
+        self.token_record: TokenRecord | None = None  # set where what a step makes of tokens is kept
         self._work = TrainedWork()
         self._log_probs: PolicyLogProbs | None = None
         self._reference: list[PolicyLogProbs] = []  # in a list: its parameters must not enter the checkpoint
@@ -263,8 +261,8 @@ class APPOModule(L.LightningModule):
         assert self._log_probs is not None
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        strategy, max_tokens = self.trainer.strategy, self.max_tokens_per_microbatch
-        metrics = accumulate_gradient(self._log_probs, self.loss, batch, max_tokens, strategy, self.manual_backward)
+        options = self.max_tokens_per_microbatch, self.trainer.strategy, self.manual_backward, self.token_record
+        metrics = accumulate_gradient(self._log_probs, self.loss, batch, *options)
         norm = clip_gradients(self.parameters(), self.max_grad_norm)
         is_finite = bool(norm.isfinite())
         if is_finite:

@@ -64,6 +64,21 @@ def test_a_log_ratio_is_0_where_the_policy_evaluated_what_it_had_sampled(tmp_pat
     assert by_id(page)[0]["values"]["log_ratio"] == [0, 0, None, 0, 0]
 
 
+def test_what_the_update_made_of_tokens_is_known_of_those_that_it_trained(tmp_path, policy_folder, tokenizer):
+    records = family(tokenizer)
+    start = len(records[0]["prompt"]["token_ids"])
+    for record, shares in zip(records, ([0.0, -1.5, 0.0, 0.5, 0.0], [0.0, 0.25]), strict=False):
+        weights = [float(i > 0 and i != 2) for i in range(len(shares))]
+        record |= {"importance_weights": [0.0] * start + weights, "loss_shares": [0.0] * start + shares}
+    # No policy had evaluated it before: its entropies are those of the update.
+    records[1]["entropies"] = [0.0] * start + [0.0, 1.25]
+    nodes = by_id(Run(write_run(tmp_path / "r", policy_folder, {"iteration_00000": records})).tree("iteration-0", 0))
+    assert nodes[0]["values"]["weight"] == [None, 1, None, 1, 1]
+    assert nodes[0]["values"]["loss"] == [None, -1.5, None, 0.5, 0]
+    assert nodes[0]["values"]["entropy"] == [0.25, 2, None, 1, 0.75]
+    assert nodes[1]["values"]["entropy"] == [None, 1.25]
+
+
 def test_the_token_that_the_scorer_chose_is_told(run_folder, tmp_path, policy_folder, tokenizer):
     nodes = by_id(Run(run_folder).tree("iteration-0", 0))
     # Drawn anew: the branch begins at the token of the score 3.0, the second one of its parent.

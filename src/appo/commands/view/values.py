@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from appo.commands.view.steps import Column, Saved
+from appo.monitoring.trajectory_files import significant
 
 Scale = Literal["from_zero", "around_zero", "around_one"]
 """How a value is colored: by its size, or by the side of 0 or of 1 on which it lies."""
@@ -52,6 +53,25 @@ def _log_ratio(trajectory: Saved) -> Column | None:
     return ratio if evaluated_by is None else np.where(columns["policy_versions"] == evaluated_by, 0.0, ratio)
 
 
+def _entropy(trajectory: Saved) -> Column | None:
+    """Of the policy that scored or, where none did, of the one that was updated, on tokens that it trained."""
+    entropies, is_trained = trajectory.columns.get("entropies"), trajectory.columns.get("importance_weights")
+    if entropies is None or is_trained is None or "old_log_probs" in trajectory.columns:
+        return entropies
+    return np.where(is_trained > 0.0, entropies, np.float32(np.nan))
+
+
+def _of_update(name: str) -> Callable[[Saved], Column | None]:
+    """A value that only trained tokens have: their importance weights are not 0."""
+
+    def column(trajectory: Saved) -> Column | None:
+        found = trajectory.columns.get(name)
+        is_trained = trajectory.columns.get("importance_weights")
+        return None if found is None or is_trained is None else np.where(is_trained > 0.0, found, np.float32(np.nan))
+
+    return column
+
+
 def _credit(trajectory: Saved) -> Column | None:
     """What a token's advantage has more than that of the ending, which no branch shares."""
     advantages = trajectory.columns.get("advantages")
@@ -62,9 +82,7 @@ def _credit(trajectory: Saved) -> Column | None:
 
 
 TOKEN_VALUES = (
-    TokenValue(
-        "entropy", "entropy", "nats; how unsure the policy was of the next token", "from_zero", _column("entropies")
-    ),
+    TokenValue("entropy", "entropy", "nats; how unsure the policy was of the next token", "from_zero", _entropy),
     TokenValue(
         "gain",
         "likelihood gain",
@@ -93,14 +111,14 @@ TOKEN_VALUES = (
         "importance weight",
         "ratio of the policy that was updated, at that step, to the one that the loss compares it with",
         "around_one",
-        _column("importance_weights"),
+        _of_update("importance_weights"),
     ),
     TokenValue(
         "loss",
         "loss share",
-        "of the sum of the absolute losses of the optimizer step, times 1,000",
-        "from_zero",
-        _column("loss_shares"),
+        "part in the loss of the optimizer step, times its trained tokens: the mean of all is train/policy_loss",
+        "around_zero",
+        _of_update("loss_shares"),
     ),
     TokenValue(
         "surprisal", "surprisal", "nats; minus the log-prob under the policy that sampled", "from_zero", _surprisal
@@ -136,10 +154,7 @@ def rounded(column: Column, trajectory: Saved, digits: int = 3) -> list[float | 
     values = column[own].astype(np.float64)
     known = np.isfinite(values) & trajectory.is_sampled[own]
     values = np.where(known, values, 0.0)
-    magnitude = np.floor(np.log10(np.abs(values), where=values != 0.0, out=np.zeros_like(values)))
-    # Powers of ten up to 10**22 are exact, so what is divided by one prints as short as it can.
-    scale = 10.0 ** np.clip(digits - 1 - magnitude, 0, 12)
-    short: list[Any] = (np.round(values * scale) / scale).tolist()
+    short: list[Any] = significant(values, digits).tolist()
     return [
         (int(value) if value == int(value) else value) if ok else None
         for value, ok in zip(short, known.tolist(), strict=True)

@@ -6,12 +6,20 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.monitoring.evaluation_metrics import Evaluated
-from appo.monitoring.trajectory_files import Record, TrajectoryWriter, trajectory_record, without_text
+from appo.monitoring.trajectory_files import (
+    Record,
+    TrajectoryWriter,
+    significant,
+    trajectory_record,
+    without_text,
+)
 from appo.rollouts import IterationData
+from appo.training.token_record import TokenRecord, TokenValues
 
 _BY_PART = "accuracy/"
 """How the name of a metric of a part of the data begins."""
@@ -23,7 +31,7 @@ _ORDER = ("accuracy", "exact_match", "f1", "pass", "maj", "answered", "format", 
 """What a reader looks for first."""
 
 
-def write_collected(path: Path, collected: Sequence[IterationData]) -> None:
+def write_collected(path: Path, collected: Sequence[IterationData], record: TokenRecord | None = None) -> None:
     """Writes all trajectories of an iteration with their log-probs, scores and credit.
 
     ``id`` counts within the file; a branch names its parent by ``parent_id``.
@@ -31,11 +39,13 @@ def write_collected(path: Path, collected: Sequence[IterationData]) -> None:
     Args:
         path: of the file.
         collected: all of the iteration.
+        record: has what the update made of the tokens of trained ones, and is emptied.
     """
+    updates = {} if record is None else record.pop()
     with TrajectoryWriter(path) as writer:
         first_id = 0
         for data in collected:
-            writer.write(_records(data, first_id))
+            writer.write(_records(data, first_id, updates))
             first_id += len(data.trajectories)
 
 
@@ -101,11 +111,15 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
 
 
-def _records(data: IterationData, first_id: int) -> Iterator[Record]:
+def _records(data: IterationData, first_id: int, updates: TokenValues) -> Iterator[Record]:
     ids = {id(trajectory): first_id + row for row, trajectory in enumerate(data.trajectories)}
     for row, (trajectory, result) in enumerate(zip(data.trajectories, data.results, strict=True)):
         origin = trajectory.origin
         record = trajectory_record(trajectory, result, _per_token(data, row))
+        if data.batch.is_evaluated[row]:
+            record["evaluated_by"] = int(data.batch.evaluated_by[row])
+        if (update := updates.get(first_id + row)) is not None:
+            record |= _update_columns(update, bool(data.batch.is_evaluated[row]))
         yield {
             "id": ids[id(trajectory)],
             "parent_id": None if origin is None else ids[id(origin.trajectory)],
@@ -123,3 +137,15 @@ def _per_token(data: IterationData, row: int) -> dict[str, Tensor]:
         values["scores"] = scores.values[row]
         values |= {f"score_{name}": factor[row] for name, factor in scores.factors.items()}
     return {name: value[:length] for name, value in values.items()}
+
+
+def _update_columns(update: Mapping[str, Tensor], is_evaluated: bool) -> Record:
+    """What the update made of each token, to four digits; entropies where nobody had asked for them before."""
+    columns = {name: value.numpy() for name, value in update.items() if name != "entropies" or not is_evaluated}
+    return {
+        name: [
+            value if ok else None
+            for value, ok in zip(significant(np.nan_to_num(column), 4).tolist(), np.isfinite(column), strict=True)
+        ]
+        for name, column in columns.items()
+    }

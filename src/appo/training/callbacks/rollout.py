@@ -7,7 +7,7 @@ import signal
 import warnings
 from collections.abc import Mapping
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from torch import Tensor
@@ -39,6 +39,7 @@ from appo.training.iterations import restart_iterations
 from appo.training.module import APPOModule
 from appo.training.options import EvaluationOptions, RewardOptions, SamplingOptions
 from appo.training.sampler import Sampler
+from appo.training.token_record import TokenRecord
 from appo.training.trainer_checks import check_trainer
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class RolloutCallback(L.Callback):
         stop_after_tokens: ends the training once so many tokens were sampled for it. `null`: trains to the trainer's
             end.
         save_trajectories: writes every trajectory of an iteration, with scores, to ``trajectories/`` in the run's
-            folder; several processes write a file each.
+            folder; several processes write a file each. `brief` leaves out what the update made of each token.
         rank_timeout_s: seconds that a process waits for the others of a run on several before it ends the run with an
             error: the longest that one may sample while another is ready. Until the training begins it is at least two
             minutes, or the time-out of a strategy that is given by its class.
@@ -86,19 +87,16 @@ class RolloutCallback(L.Callback):
         rewards: RewardOptions = RewardOptions(),  # noqa: B008
         evaluation: EvaluationOptions = EvaluationOptions(),  # noqa: B008
         stop_after_tokens: int | None = None,
-        save_trajectories: bool = True,
+        save_trajectories: bool | Literal["brief"] = True,
         rank_timeout_s: float = 1800.0,
         seed: int = 0,
     ) -> None:
         if not rank_timeout_s > 0.0:
             raise ValueError(f"rollout.rank_timeout_s must be positive, got {rank_timeout_s}")
         self.sampler = Sampler(engine or HFEngine(), tools, syntax, reward, sampling, limits, rewards)
-        self.scorer = as_scorer(scorer)
-        self.advantage = advantage
-        self.branching = branching
-        self.sampling = sampling
-        self.limits = limits
-        self.truncated = rewards.truncated
+        self.scorer, self.advantage = as_scorer(scorer), advantage
+        self.branching, self.sampling = branching, sampling
+        self.limits, self.truncated = limits, rewards.truncated
         self.evaluation = evaluation
         self.stop_after_tokens = stop_after_tokens
         self.save_trajectories = save_trajectories
@@ -107,8 +105,7 @@ class RolloutCallback(L.Callback):
         self.num_generated_tokens = 0
         self._iteration: IterationRunner | None = None
         self._restored_pending: list[dict[str, Any]] = []
-        self._has_warned = False
-        self._epoch_start = 0.0
+        self._has_warned, self._epoch_start = False, 0.0
         self._first_epoch = 0
         """Of this process, which may have resumed a run."""
 
@@ -149,6 +146,7 @@ class RolloutCallback(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module, data = parts_of(trainer, pl_module)
+        module.token_record = TokenRecord() if self.save_trajectories is True and leaves_files(trainer) else None
         timer, has_reference = self.sampler.timer, module.loss.needs_reference
         collector = Collector(
             agent=self.sampler.agent,
@@ -219,7 +217,7 @@ class RolloutCallback(L.Callback):
         collected = self.iteration.collected
         if self.save_trajectories and leaves_files(trainer):
             with self.sampler.timer("writing"):
-                write_collected(trajectory_file(trainer, "iteration"), collected)
+                write_collected(trajectory_file(trainer, "iteration"), collected, module.token_record)
         self.iteration.join()
         with comm.phase("metrics"):
             metrics = rollout_metrics(collected)
