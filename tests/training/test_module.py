@@ -233,6 +233,10 @@ NOISY = {
         "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 64, "word_embed_proj_dim": 32,
         "layerdrop": 0.5,
     },
+    "falcon": {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_dropout": 0.5,
+        "attention_dropout": 0.5,
+    },
     "mixtral": {
         "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
         "intermediate_size": 64, "router_jitter_noise": 0.5, "attention_dropout": 0.1,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
+from copy import copy
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,31 @@ def remove_noise(model: PreTrainedModel) -> dict[str, float]:
                 setattr(module, name, 0.0)
                 shown = path.rpartition(".")[2] if is_dropout else name
                 found[shown] = max(found.get(shown, 0.0), value)
+        for name, value in _read_from_config(module).items():
+            # A copy: the model, its other layers and what is saved keep theirs.
+            module.config = copy(module.config)
+            setattr(module.config, name, 0.0)
+            found[name] = max(found.get(name, 0.0), value)
     if found:
         log.info("noise of the policy's config is off while it is trained: %s", found)
     return found
+
+
+def _read_from_config(module: nn.Module) -> dict[str, float]:
+    """Noise whose amount a layer looks up in its config whenever it computes, as those of Falcon do."""
+    config = getattr(module, "config", None)
+    if not isinstance(config, PreTrainedConfig) or isinstance(module, PreTrainedModel):
+        return {}
+    amounts = {name: value for name, value in vars(config).items() if isinstance(value, float) and value > 0.0}
+    noise = {name: value for name, value in amounts.items() if _NOISE.search(name)}
+    looked_up = _looked_up(module) if noise else frozenset()
+    return {name: value for name, value in noise.items() if name in looked_up}
+
+
+def _looked_up(module: nn.Module) -> frozenset[str]:
+    """What the computation of a layer reads from its config."""
+    try:
+        source = inspect.getsource(type(module).forward)
+    except OSError:
+        return frozenset()
+    return frozenset(re.findall(r"self\.config\.(\w+)", source))

@@ -11,6 +11,12 @@ from transformers import PreTrainedTokenizerBase
 _ASKED, _SAID = (f"\N{END OF TRANSMISSION BLOCK}{word}\N{END OF TRANSMISSION BLOCK}" for word in ("asked", "said"))
 """Stand for question and reply in a rendered conversation."""
 
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+"""How tokenizers of the SentencePiece family write a space."""
+
+_NEIGHBORS = ("\n", "=", "x", "1")
+"""Texts that stand before another one while it is encoded, of which one at least should not fuse with it."""
+
 _TAG = re.compile(r"</?[A-Za-z_][\w-]*>")
 
 
@@ -21,9 +27,38 @@ def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     return text
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Encodes a text that stands in the middle of a sequence: without special tokens around it."""
-    return list(tokenizer.encode(text, add_special_tokens=False))
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, before: str = "") -> list[int]:
+    """Encodes a text that stands in the middle of a sequence: without special tokens around it.
+
+    Args:
+        tokenizer: of the policy.
+        text: to encode.
+        before: what stands before it, special tokens included.
+    """
+    return in_the_middle(tokenizer, tokenizer.encode(text, add_special_tokens=False), text, before)
+
+
+def in_the_middle(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], text: str, before: str) -> list[int]:
+    """The tokens of a text without the space that is not its own.
+
+    Tokenizers of the SentencePiece family begin every text with a space. The middle of a sequence has none, unless they
+    put it behind special tokens, too.
+
+    Args:
+        tokenizer: of the policy.
+        token_ids: of the text by itself.
+        text: they stand for.
+        before: what stands before it, special tokens included.
+    """
+    if not token_ids or not str(tokenizer.convert_ids_to_tokens(token_ids[0])).startswith(_SPACE):
+        return list(token_ids)
+    special = next((token for token in tokenizer.all_special_tokens if before.endswith(token)), None)
+    for neighbor in _NEIGHBORS if special is None else (special,):
+        own = list(tokenizer.encode(neighbor, add_special_tokens=False))
+        together = list(tokenizer.encode(neighbor + text, add_special_tokens=False))
+        if together[: len(own)] == own:
+            return together[len(own) :]
+    return list(token_ids)
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -122,7 +122,7 @@ class ToolTurns:
         episode.calls.clear()
         episode.answers.clear()
         turn = self._decode(episode.token_ids[episode.turn_start :])
-        result_ids = self._encode(self.syntax.format_results(results, turn, self._render))
+        result_ids = encode(self.tokenizer, self.syntax.format_results(results, turn, self._render), turn)
         remaining = self.limits.max_response_tokens - episode.response_length
         episode.append(result_ids[:remaining], None, NOT_SAMPLED)
         episode.turn_start = len(episode.token_ids)

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from appo.policy.text import end_ids
+from appo.policy.text import end_ids, in_the_middle
 from appo.sft.conversations import Conversation, Message
 
 _OPENING = re.compile(r"<think>\s*\Z")
@@ -66,7 +66,17 @@ def encode(
     ends = end_ids(tokenizer)
     texts = [piece.text for row in rows for piece in row]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
-    return [_example([(next(encoded), piece.is_written) for piece in row], ends) for row in rows]
+    return [_example(list(_in_place(row, encoded, tokenizer)), ends) for row in rows]
+
+
+def _in_place(
+    row: Sequence[_Piece], encoded: Iterator[list[int]], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[list[int], bool]]:
+    """The tokens of each piece: the first begins the sequence, each other one stands behind the one before it."""
+    before = ""
+    for piece, token_ids in zip(row, encoded, strict=False):
+        yield in_the_middle(tokenizer, token_ids, piece.text, before) if before else token_ids, piece.is_written
+        before = piece.text
 
 
 def _rows(

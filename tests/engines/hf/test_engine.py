@@ -261,7 +261,8 @@ def test_sequences_are_limited_by_max_length(policies):
         start(policies["llama"], max_length=257)
 
 
-def test_refuses_a_policy_with_sliding_windows(tmp_path, tokenizer):
+def save_windowed_policy(folder, tokenizer, window: int) -> MistralForCausalLM:
+    """A policy of 64 positions."""
     config = MistralConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -269,12 +270,30 @@ def test_refuses_a_policy_with_sliding_windows(tmp_path, tokenizer):
         num_hidden_layers=1,
         num_attention_heads=4,
         num_key_value_heads=2,
-        sliding_window=8,
+        max_position_embeddings=64,
+        sliding_window=window,
     )
-    MistralForCausalLM(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="full attention in every layer only, got mistral with DynamicSlidingWindow"):
+    model = MistralForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+def test_refuses_a_policy_with_sliding_windows(tmp_path, tokenizer):
+    save_windowed_policy(tmp_path, tokenizer, window=8)
+    with pytest.raises(
+        ValueError, match=r"got mistral with DynamicSlidingWindowLayer; rollout\.engine\.max_length=8, or"
+    ):
         start(str(tmp_path))
+
+
+@pytest.mark.parametrize(("window", "max_length"), [(64, 0), (256, 0), (32, 32)])
+def test_a_window_that_no_sequence_outgrows_is_full_attention(tmp_path, tokenizer, window, max_length):
+    model = save_windowed_policy(tmp_path, tokenizer, window)
+    request = Request(0, (5, 6, 7), max_tokens=29)
+    completion = run(start(str(tmp_path), max_length=max_length), [request])[0]
+    actual = torch.tensor(completion.behavior_log_probs, dtype=torch.float64)
+    torch.testing.assert_close(actual, forward_log_probs(model, request, completion), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +308,7 @@ def test_refuses_a_policy_with_sliding_windows(tmp_path, tokenizer):
 )
 def test_a_policy_that_it_cannot_serve_is_refused_before_it_is_loaded(tmp_path, family, reason):
     AutoConfig.for_model(family).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"HFEngine serves policies .*{reason}; rollout.engine=VLLMEngine and"):
+    with pytest.raises(ValueError, match=f"HFEngine serves policies .*{reason};.* rollout.engine=VLLMEngine and"):
         HFEngine().start(str(tmp_path))
 
 

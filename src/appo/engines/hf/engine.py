@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from appo.engines.base import ENGINES, Completion, Engine, Request, started
 from appo.engines.hf.batch import GenerationBatch
-from appo.engines.hf.kv_cache import check_served
+from appo.engines.hf.kv_cache import check_served, without_idle_window
 from appo.engines.hf.prefix_cache import PrefixCache
 from appo.engines.hf.stopping import StopRules, end_token_ids
 from appo.engines.request_tracker import RequestTracker
@@ -58,8 +58,11 @@ class HFEngine(Engine):
             raise RuntimeError("the engine must be stopped before it is started again")
         device = torch.device(self._device_name())
         dtype = torch.float32 if self.dtype == "auto" and device.type == "cpu" else _DTYPES[self.dtype]
-        check_served(AutoConfig.from_pretrained(policy))
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(policy, dtype=dtype, attn_implementation="sdpa")
+        served = without_idle_window(AutoConfig.from_pretrained(policy), self.max_length)
+        check_served(served)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            policy, config=served, dtype=dtype, attn_implementation="sdpa"
+        )
         network: torch.nn.Module = model
         network.requires_grad_(False).eval().to(device)
         config = model.config.get_text_config(decoder=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 from torch import Tensor
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Cache, DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from appo.policy.architecture import head_size, num_kv_heads
 
@@ -91,6 +93,22 @@ class KVCache(Cache):
         self.states[:, :, row, :, : states.shape[3]] = states
 
 
+def without_idle_window(config: PreTrainedConfig, max_length: int) -> PreTrainedConfig:
+    """The config of a policy whose sliding window no sequence outgrows, with full attention; any other as it is.
+
+    Args:
+        config: of the policy; one that gives layers kinds of their own keeps them, since more may hang on a kind.
+        max_length: of any sequence, 0 for the positions that the policy has.
+    """
+    text = config.get_text_config(decoder=True)
+    window = getattr(text, "sliding_window", None)
+    if window is None or window < (max_length or text.max_position_embeddings) or getattr(text, "layer_types", None):
+        return config
+    config = deepcopy(config)
+    config.get_text_config(decoder=True).sliding_window = None
+    return config
+
+
 def check_served(config: PreTrainedConfig) -> None:
     """Refuses a policy that HFEngine cannot serve, before its weights are loaded.
 
@@ -112,9 +130,14 @@ def check_full_attention(config: PreTrainedConfig) -> None:
     kinds = {type(layer) for layer in DynamicCache(config=config).layers}
     if kinds != {DynamicLayer}:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        window = getattr(config.get_text_config(decoder=True), "sliding_window", None)
+        is_window = kinds == {DynamicSlidingWindowLayer}
+        hint = (
+            f"rollout.engine.max_length={window}, or less, leaves its windows nothing to do, or " if is_window else ""
+        )
         raise ValueError(
             f"HFEngine serves policies with full attention in every layer only, got {config.model_type} with {names}; "
-            f"{_OTHERS}"
+            f"{hint}{_OTHERS}"
         )
     if getattr(config.get_text_config(decoder=True), "kv_lora_rank", None):
         raise ValueError(
