@@ -31,7 +31,7 @@ from appo.commands.parser import AppoParser
 from appo.commands.record.record import RecordedConfig
 from appo.commands.run_folder import reserved
 from appo.commands.saved_config import without_environment
-from appo.distributed.checkpoint import trust_no_checkpoint
+from appo.distributed.checkpoint import check_whole, trust_no_checkpoint
 from appo.distributed.fsdp import OFFLOADING_BACKENDS, FSDP2Strategy
 from appo.losses import Loss
 from appo.rewards import Reward
@@ -128,13 +128,11 @@ class RunFolderCLI(LightningCLI):
         """Calls the method of the trainer; a training has its folder for itself."""
         with ExitStack() as held:
             if self.method == "fit" and leaves_files(self.trainer):
-                with in_one_line():
-                    held.enter_context(reserved(Path(self.trainer.default_root_dir)))
+                held.enter_context(reserved(Path(self.trainer.default_root_dir)))
             self._run()
 
     def _run(self) -> None:
-        if self.config.ckpt_path == "last":
-            self._check_last()
+        self._check_checkpoint()
         if self.config.ckpt_path:  # of that folder if the run goes on, of another one if it is evaluated
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             warnings.filterwarnings("ignore", "The dirpath has changed from")
@@ -147,14 +145,25 @@ class RunFolderCLI(LightningCLI):
         if self.trainer.received_sigterm or was_ended(self.trainer):  # Lightning ends as if all had been done
             raise SystemExit(_TERMINATED)
 
+    def _check_checkpoint(self) -> None:
+        """Looks at the checkpoint before anything is started for it."""
+        if self.config.ckpt_path == "last":
+            self._check_last()
+        elif self.config.ckpt_path and Path(self.config.ckpt_path).exists():
+            check_whole(Path(self.config.ckpt_path))
+
     def _check_last(self) -> None:
         """Says plainly that there is no last checkpoint: Lightning goes on without, and advises what every run does."""
         dirs = {Path(self.trainer.default_root_dir) / "checkpoints"}
         dirs |= {
             Path(c.dirpath) for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath
         }
-        if any(True for folder in dirs for _ in folder.glob("last*")):
+        found = sorted(path for folder in dirs for path in folder.glob("last*"))
+        if whole := [path for path in found if path.exists()]:
+            check_whole(max(whole, key=lambda path: path.stat().st_mtime))
             return
+        if found:
+            raise FileNotFoundError(f"ckpt_path=last must find what {found[0]} points to, got no {found[0].readlink()}")
         places = ", ".join(sorted(map(str, dirs)))
         if self.method != "fit":
             raise FileNotFoundError(f"ckpt_path=last must find a checkpoint in {places}, got none")

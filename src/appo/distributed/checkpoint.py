@@ -109,6 +109,24 @@ def open_weights(checkpoint: Path) -> PolicyWeights:
     return weights
 
 
+def check_whole(checkpoint: Path) -> None:
+    """Looks whether a checkpoint can be read, without reading its tensors.
+
+    Raises:
+        ValueError: if it was cut off, damaged, or is none.
+    """
+    if not checkpoint.is_dir():
+        _open_file(checkpoint)
+    else:
+        _check_folder(checkpoint)
+        _open_file(checkpoint / _REST)
+
+
+def _check_folder(checkpoint: Path) -> None:
+    if not (checkpoint / SHARD_INDEX).is_file():
+        raise ValueError(f"ckpt must have a file {SHARD_INDEX} if it is a folder, got {checkpoint}")
+
+
 def _open_file(checkpoint: Path) -> PolicyWeights:
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
@@ -122,8 +140,7 @@ def _open_file(checkpoint: Path) -> PolicyWeights:
 
 
 def _open_folder(checkpoint: Path) -> PolicyWeights:
-    if not (checkpoint / SHARD_INDEX).is_file():
-        raise ValueError(f"ckpt must have a file {SHARD_INDEX} if it is a folder, got {checkpoint}")
+    _check_folder(checkpoint)
     reader = ShardReader(checkpoint)
     stored = {
         key: entry

@@ -29,6 +29,7 @@ from appo.policy.saving import named_weights, temporary_folder
 from appo.training.argument_types import AnyPolicy
 from appo.training.gradient import accumulate_gradient
 from appo.training.iterations import end_iteration
+from appo.training.resuming import check_resumed, mark_checkpoint
 from appo.training.schedules import apply_options, with_scheduler
 from appo.training.token_record import TokenRecord
 
@@ -195,18 +196,15 @@ class APPOModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["policy_version"] = self.policy_version
+        mark_checkpoint(checkpoint, self)
         if self.adapter is not None and not self.strict_loading:
             trained = self.trained()
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.policy_version = checkpoint["policy_version"]
+        check_resumed(checkpoint, self)
         end_iteration(checkpoint)
-        if not self.strict_loading and (names := checkpoint["state_dict"].keys()) != self.trained().keys():
-            raise ValueError(
-                "ckpt_path must hold the adapter that model.lora describes and nothing else, got "
-                f"{len(names - self.trained().keys())} other tensors and {len(self.trained().keys() - names)} missing"
-            )
 
     @property
     def compute_dtype(self) -> torch.dtype:

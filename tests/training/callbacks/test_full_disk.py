@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import resource
 from pathlib import Path
 
@@ -38,7 +37,7 @@ class FullDisk(L.Callback):
 def test_a_run_on_a_full_disk_goes_on_where_it_was_whole(tmp_path, policy_folder, size):
     folder = tmp_path / "full"
     try:
-        with pytest.raises(OSError) as ended:
+        with pytest.raises(OSError, match="File too large"):
             run(
                 "fit", folder, policy_folder, *OPTIONS,
                 "--trainer.callbacks=tests.training.callbacks.test_full_disk.FullDisk",
@@ -46,7 +45,6 @@ def test_a_run_on_a_full_disk_goes_on_where_it_was_whole(tmp_path, policy_folder
             )  # fmt: skip
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert ended.value.errno == errno.EFBIG
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
     run("fit", folder, policy_folder, *OPTIONS, "--ckpt_path=last")
     run("fit", tmp_path / "whole", policy_folder, *OPTIONS)

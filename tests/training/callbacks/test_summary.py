@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import shlex
 
+import lightning as L
 import pytest
+import torch
 
 from appo.commands import cli
 from tests.small_run import run
@@ -67,3 +69,31 @@ def test_a_finished_run_says_so_and_how_it_goes_on(tmp_path, policy_folder, mess
     assert (tmp_path / "after/test.json").exists()
     run("fit", tmp_path, policy_folder, *OPTIONS, "--ckpt_path=last", "--rollout.stop_after_tokens=1")
     assert "rollout.stop_after_tokens=1 is reached, a larger number goes on" in messages()[1]
+
+
+class Failing(L.Callback):
+    """Raises in the second iteration."""
+
+    def __init__(self, out_of_memory: bool = False) -> None:
+        self.out_of_memory = out_of_memory
+
+    def on_train_batch_start(self, trainer, *_) -> None:
+        if trainer.current_epoch == 1:
+            raise torch.OutOfMemoryError("no more") if self.out_of_memory else RuntimeError("broken")
+
+
+@pytest.mark.parametrize("out_of_memory", [False, True])
+def test_a_run_that_fails_says_how_it_goes_on(tmp_path, policy_folder, caplog, out_of_memory):
+    with pytest.raises(RuntimeError, match="no more" if out_of_memory else "broken"):
+        run(
+            "fit", tmp_path, policy_folder, *OPTIONS, "--trainer.max_epochs=2",
+            "--trainer.callbacks=tests.training.callbacks.test_summary.Failing",
+            f"--trainer.callbacks.out_of_memory={str(out_of_memory).lower()}",
+        )  # fmt: skip
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert any("model.max_tokens_per_microbatch below 16384" in text for text in said) == out_of_memory
+    first, command = said[-1].splitlines()
+    kind = "OutOfMemoryError" if out_of_memory else "RuntimeError"
+    assert first == f"the run was cut off in iteration 1 by {kind}; without the cause it goes on with"
+    cli.run([*shlex.split(command)[1:], "--trainer.callbacks=null"])
+    assert (tmp_path / "policy/model.safetensors").is_file()

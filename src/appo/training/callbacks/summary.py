@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 
 from appo.training.callbacks.common import parts_of, run_folder
 from appo.training.callbacks.evaluation import rollout_callback
@@ -17,16 +18,20 @@ from appo.training.module import APPOModule
 
 log = logging.getLogger(__name__)
 
+_LAST = "checkpoints/last.ckpt"
+
 
 class RunSummary(L.Callback):
-    """Logs one screen before the first iteration of a training, and one behind the last."""
+    """Logs one screen before the first iteration of a training, one behind the last, and how a failed one goes on."""
 
     def __init__(self) -> None:
+        self._config = Path()
         self._has_trained = False
         self._has_warned = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._has_trained = False
+        self._config = Path(trainer.log_dir or trainer.default_root_dir) / "config.yaml"  # asks all processes
         if trainer.is_global_zero:
             module, data = parts_of(trainer, pl_module)
             log.info("this run trains\n%s", _table(_contents(trainer, module, data)))
@@ -48,20 +53,36 @@ class RunSummary(L.Callback):
             )
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        log_folder = Path(trainer.log_dir or trainer.default_root_dir)  # asks all processes
         if not trainer.is_global_zero:
             return
         module, data = parts_of(trainer, pl_module)
         if not self._has_trained:
             log.info("this run is finished: %s", _what_ended(trainer))
-        log.info("what the run has left\n%s", _table(_results(trainer, log_folder)))
-        config = log_folder / "config.yaml"
-        if was_ended(trainer):
-            commands = [_command("fit", "--config", config, "--ckpt_path", "last")] if config.exists() else []
-        else:
-            commands = _next_commands(trainer, module, data, config)
+        log.info("what the run has left\n%s", _table(_results(trainer, self._config)))
+        commands = [self._resumption] if was_ended(trainer) else _next_commands(trainer, module, data, self._config)
         if commands:
             log.info("what to do next\n%s", "\n".join(f"  {command}" for command in commands))
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if not trainer.is_global_zero:
+            return
+        if isinstance(exception, torch.OutOfMemoryError):
+            tokens = parts_of(trainer, pl_module)[0].max_tokens_per_microbatch
+            log.error(
+                "memory is spent: a model.max_tokens_per_microbatch below %d takes less, and appo plan says how much",
+                tokens,
+            )
+        if self._has_trained and (run_folder(trainer) / _LAST).exists() and self._config.exists():
+            log.error(
+                "the run was cut off in iteration %d by %s; without the cause it goes on with\n  %s",
+                trainer.current_epoch,
+                type(exception).__name__,
+                self._resumption,
+            )
+
+    @property
+    def _resumption(self) -> str:
+        return _command("fit", "--config", self._config, "--ckpt_path", "last")
 
 
 def _contents(trainer: L.Trainer, module: APPOModule, data: RolloutDataModule) -> dict[str, str]:
@@ -90,15 +111,15 @@ def _contents(trainer: L.Trainer, module: APPOModule, data: RolloutDataModule) -
     return {name: text for name, text in contents.items() if text}
 
 
-def _results(trainer: L.Trainer, log_folder: Path) -> dict[str, str]:
+def _results(trainer: L.Trainer, config: Path) -> dict[str, str]:
     folder = run_folder(trainer)
     places = {
         "policy": folder / "policy",
-        "checkpoint": folder / "checkpoints/last.ckpt",
+        "checkpoint": folder / _LAST,
         "trajectories": folder / "trajectories",
         "metrics": folder / "csv",
         "curves": folder / "tensorboard",
-        "config": log_folder / "config.yaml",
+        "config": config,
     }
     found = {name: str(path) for name, path in places.items() if path.exists()}
     if "curves" in found:
@@ -122,7 +143,7 @@ def _next_commands(trainer: L.Trainer, module: APPOModule, data: RolloutDataModu
             _command(*test, *trained, "--trainer.default_root_dir", after),
             _command("report", "--run", folder, "--before", before, "--after", after),
         ]
-    if (folder / "checkpoints/last.ckpt").exists() and (trainer.max_epochs or -1) > 0:
+    if (folder / _LAST).exists() and (trainer.max_epochs or -1) > 0:
         more = ("--ckpt_path", "last", f"--trainer.max_epochs={2 * (trainer.max_epochs or 1)}")
         commands.append(_command("fit", "--config", config, *more))
     return commands
