@@ -119,7 +119,7 @@ def check_whole(checkpoint: Path) -> None:
         _open_file(checkpoint)
     else:
         _check_folder(checkpoint)
-        _open_file(checkpoint / _REST)
+        _unpickled(checkpoint / _REST, str(checkpoint / _REST))
 
 
 def _check_folder(checkpoint: Path) -> None:
