@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.tensor.placement_types import _StridedShard
 
-from appo.distributed.checkpoint import _INDEX_CLASSES
+from appo.distributed.foreign_checkpoint import _INDEX_CLASSES
 
 
 def test_the_timeout_of_a_process_group_can_be_set():

@@ -74,7 +74,7 @@ def test_an_index_names_shards_beside_it_alone(shards, change):
     metadata = pickle.loads((shards / SHARD_INDEX).read_bytes())
     metadata.storage_data = {key: replace(where, **change) for key, where in metadata.storage_data.items()}
     (shards / SHARD_INDEX).write_bytes(pickle.dumps(metadata))
-    with pytest.raises(ValueError, match="ckpt must have plain shards beside their index"):
+    with pytest.raises(ValueError, match="its shards must be plain and lie beside it"):
         open_weights(shards)
 
 

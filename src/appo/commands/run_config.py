@@ -10,6 +10,8 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from omegaconf import DictConfig, OmegaConf
 
+from appo.commands.foreign_config import read_config
+
 
 def config_of_run(folders: Iterable[Path], rule: str) -> tuple[Path, DictConfig]:
     """Finds the newest config of a run.
@@ -20,10 +22,10 @@ def config_of_run(folders: Iterable[Path], rule: str) -> tuple[Path, DictConfig]
 
     Raises:
         FileNotFoundError: if there is none.
+        ValueError: if the newest cannot be read.
     """
     newest = newest_of_run(folders, "config.yaml", rule)
-    config = OmegaConf.load(newest)
-    return newest, config if isinstance(config, DictConfig) else OmegaConf.create({})
+    return newest, read_config(newest)
 
 
 def newest_of_run(folders: Iterable[Path], name: str, rule: str) -> Path:

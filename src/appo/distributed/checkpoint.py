@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,25 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import ReadItem
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.checkpoint.state_dict_loader import load
+
+from appo.distributed.foreign_checkpoint import SHARD_INDEX, UNEXECUTED, ShardReader, load_data, load_shards, refused
 
 if TYPE_CHECKING:
     # `appo export` does without a trainer.
     from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
-
-SHARD_INDEX = ".metadata"
-"""The file of a sharded checkpoint that says which shard holds what."""
 
 _REST = "meta.pt"
 """The file of a sharded checkpoint that has what is neither weights nor optimizer state."""
@@ -40,25 +32,6 @@ _POLICY = "policy."
 
 _SHARDED_MODEL = ("state_dict.", "model.")
 """What `ModelParallelStrategy` and `FSDPStrategy` put before the names of all weights in a sharded checkpoint."""
-
-_INDEX_CLASSES = {
-    "torch": ("Size",),
-    "torch.serialization": ("_get_layout",),
-    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
-    "torch.distributed.checkpoint.metadata": (
-        "_MEM_FORMAT_ENCODING",
-        "BytesStorageMetadata",
-        "ChunkStorageMetadata",
-        "Metadata",
-        "MetadataIndex",
-        "StorageMeta",
-        "TensorProperties",
-        "TensorStorageMetadata",
-    ),
-    "pathlib": ("Path", "PosixPath", "PurePosixPath"),
-    "collections": ("OrderedDict",),
-}
-"""All that the index of shards consists of, beside data types."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +92,7 @@ def check_whole(checkpoint: Path) -> None:
         _open_file(checkpoint)
     else:
         _check_folder(checkpoint)
-        _unpickled(checkpoint / _REST, str(checkpoint / _REST))
+        load_data(checkpoint / _REST, f"ckpt must hold {UNEXECUTED}, got {checkpoint / _REST}")
 
 
 def _check_folder(checkpoint: Path) -> None:
@@ -128,44 +101,40 @@ def _check_folder(checkpoint: Path) -> None:
 
 
 def _open_file(checkpoint: Path) -> PolicyWeights:
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"ckpt must be a checkpoint that Lightning wrote, got {checkpoint}: {error}") from error
+    content = load_data(checkpoint, f"ckpt must be a checkpoint that Lightning wrote, got {checkpoint}", mmap=True)
     state = content.get("state_dict") if isinstance(content, dict) else None
-    tensors: dict[str, Tensor] = {
-        name.removeprefix(_POLICY): tensor for name, tensor in (state or {}).items() if name.startswith(_POLICY)
+    tensors = {
+        name.removeprefix(_POLICY): tensor
+        for name, tensor in (state.items() if isinstance(state, dict) else ())
+        if isinstance(name, str) and name.startswith(_POLICY) and isinstance(tensor, Tensor)
     }
     return PolicyWeights(tensors, lambda names: {name: tensors[name] for name in names})
 
 
 def _open_folder(checkpoint: Path) -> PolicyWeights:
     _check_folder(checkpoint)
+    rule = f"ckpt must have readable shards in {checkpoint}"
     reader = ShardReader(checkpoint)
-    stored = {
-        key: entry
-        for key, entry in reader.read_metadata().state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
-    keys = {
-        key.removeprefix(model + _POLICY): key
-        for model in _SHARDED_MODEL
-        for key in stored
-        if key.startswith(model + _POLICY)
-    }
+    index = reader.read_metadata().state_dict_metadata
+    with refused(rule):
+        stored = {key: entry for key, entry in index.items() if isinstance(entry, TensorStorageMetadata)}
+        keys = {
+            key.removeprefix(model + _POLICY): key
+            for model in _SHARDED_MODEL
+            for key in stored
+            if key.startswith(model + _POLICY)
+        }
+        shapes = {
+            name: torch.empty(stored[key].size, dtype=stored[key].properties.dtype, device="meta")
+            for name, key in keys.items()
+        }
 
     def read(names: Iterable[str]) -> dict[str, Tensor]:
-        tensors = {
-            keys[name]: torch.empty(stored[keys[name]].size, dtype=stored[keys[name]].properties.dtype)
-            for name in names
-        }
-        load(tensors, storage_reader=reader, no_dist=True)
+        with refused(rule):
+            tensors = {keys[name]: torch.empty_like(shapes[name], device="cpu") for name in names}
+            load_shards(tensors, reader, no_dist=True)
         return {key.partition(_POLICY)[2]: tensor for key, tensor in tensors.items()}
 
-    shapes = {
-        name: torch.empty(stored[key].size, dtype=stored[key].properties.dtype, device="meta")
-        for name, key in keys.items()
-    }
     return PolicyWeights(shapes, read)
 
 
@@ -208,10 +177,8 @@ def resume(strategy: Strategy, checkpoint: str | Path, weights_only: bool | None
         )
     elif path.is_dir():
         raise ValueError(f"ckpt_path must be a file with a trainer.strategy that does not shard, got the folder {path}")
-    try:
+    with refused(f"ckpt_path must hold {UNEXECUTED}, got {path}"):
         loaded: dict[str, Any] = type(strategy).load_checkpoint(strategy, path, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"ckpt_path must hold nothing that would be executed, got {path}: {error}") from error
     return loaded
 
 
@@ -222,80 +189,15 @@ def _resume_shards(strategy: ModelParallelStrategy, folder: Path) -> dict[str, A
     reader = ShardReader(folder)
     # Whatever can be refused is, before the policy has changed.
     reader.read_metadata()
-    rest: dict[str, Any] = _unpickled(folder / _REST, str(folder / _REST))
+    rest: dict[str, Any] = load_data(folder / _REST, f"ckpt must hold {UNEXECUTED}, got {folder / _REST}")
     state: dict[str, Any] = {"state_dict": get_model_state_dict(model)}
-    _load_shards(state, reader)
+    load_shards(state, reader)
     model.load_state_dict(state["state_dict"], strict=module.strict_loading)
     for number, optimizer in enumerate(strategy.optimizers):
         # One by one: a run may have fewer than its checkpoint.
         state = {f"optimizer_{number}": get_optimizer_state_dict(model, optimizer)}
-        _load_shards(state, reader)
+        load_shards(state, reader)
         set_optimizer_state_dict(
             model, optimizer, optim_state_dict=state.popitem()[1], options=StateDictOptions(cpu_offload=True)
         )
     return rest
-
-
-def _load_shards(state: dict[str, Any], reader: ShardReader) -> None:
-    try:
-        load(state, storage_reader=reader, planner=_LoadPlanner())
-    except CheckpointException as error:
-        # Torch collects what each process has raised; the first of them says it in one line.
-        raise error.failures[min(error.failures)][0] from error
-
-
-def _unpickled(file: Path | io.BytesIO, name: str) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"ckpt must hold nothing that would be executed, got {name}: {error}") from error
-
-
-class _LoadPlanner(DefaultLoadPlanner):
-    """Takes what is no tensor, such as a learning rate, without executing it, where torch's own planner trusts it."""
-
-    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        harmless = io.BytesIO()
-        torch.save(_unpickled(value, read_item.storage_index.fqn), harmless)
-        harmless.seek(0)
-        super().load_bytes(read_item, harmless)
-
-
-class ShardReader(FileSystemReader):
-    """Reads shards without executing what a stranger may have put into their index.
-
-    The index is a pickle, and torch's own reader trusts it. Tensors are read with ``weights_only=True`` by both.
-    """
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        path = Path(self.path) / SHARD_INDEX
-        with path.open("rb") as file:
-            try:
-                metadata = IndexUnpickler(file).load()
-            except (pickle.UnpicklingError, EOFError) as error:
-                raise ValueError(f"ckpt must have an index of shards in {path}: {error}") from error
-        if not isinstance(metadata, Metadata):
-            raise ValueError(f"ckpt must have an index of shards in {path}, got {type(metadata).__name__}")
-        for where in _places(metadata):
-            if Path(where.relative_path).name != where.relative_path or where.transform_descriptors:
-                raise ValueError(f"ckpt must have plain shards beside their index {path}, got {where}")
-        return metadata
-
-
-def _places(metadata: Metadata) -> list[_StorageInfo]:
-    places = metadata.storage_data
-    return [where for where in places.values() if isinstance(where, _StorageInfo)] if isinstance(places, dict) else []
-
-
-class IndexUnpickler(pickle.Unpickler):
-    """Builds nothing but what the index of shards consists of.
-
-    See "pickle: Restricting Globals" (https://docs.python.org/3/library/pickle.html#restricting-globals).
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
-            return dtype
-        if name not in _INDEX_CLASSES.get(module, ()):
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in it")
-        return super().find_class(module, name)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from appo.core.csv_fields import long_fields
-from appo.core.extras import import_extra
 from appo.core.foreign_json import parse_json
+from appo.core.foreign_parquet import parquet_rows
 from appo.prompts.base import PROMPT_SOURCES, Split
 from appo.prompts.fields import MISSING, lookup
 from appo.prompts.rows import Record, TableQuestions
@@ -118,17 +118,9 @@ class ParquetQuestions(TableQuestions):
 
     def records(self, split: Split) -> Iterator[Record]:
         path = existing_file(split, self.location(split))
-        parquet = import_extra("pyarrow.parquet", type(self).__name__, "data")
-        try:
-            file = parquet.ParquetFile(path)
-        except import_extra("pyarrow", type(self).__name__, "data").ArrowInvalid as error:
-            raise ValueError(f"{split} must be a Parquet file, got {path}: {error}") from error
-        number = 0
-        with file:
-            for batch in file.iter_batches(BATCH_ROWS):
-                for values in batch.to_pylist():
-                    yield Record(number, values)
-                    number += 1
+        rows = parquet_rows(path, split, type(self).__name__, "data", BATCH_ROWS)
+        for number, values in enumerate(rows):
+            yield Record(number, values)
 
 
 @PROMPT_SOURCES.register

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from appo.core.csv_fields import long_fields
-from appo.core.extras import import_extra
 from appo.core.foreign_json import is_encodable, parse_json
+from appo.core.foreign_parquet import parquet_rows
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,4 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    parquet = import_extra("pyarrow.parquet", f"the corpus {path}", "search")
-    with parquet.ParquetFile(path) as file:
-        rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
-        yield from enumerate(rows, start=1)
+    yield from enumerate(parquet_rows(path, "corpus", f"the corpus {path}", "search"), start=1)
