@@ -12,11 +12,12 @@ import torch
 from appo.core.batch import NO_PARENT, TrajectoryBatch
 from appo.core.collate import make_batch
 from appo.sft import TinyPolicy, WorldConversations
+from appo.tools.python.attacks.attack import SETTINGS
 from appo.tools.python.sandbox.settings import Wall
 from tests.engines.vllm_installed import skip_without_vllm, takes_gpus
 from tests.marks import all_marks, hide_gpus, reason_to_skip
 from tests.small_run import run
-from tests.tools.python.own_walls import SETTINGS, gives
+from tests.tools.python.own_walls import gives
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 LINTERS = ["ruff", "mypy", "import-linter", "pre-commit"]
 # Beside the rooms of `src/appo`: what all components of a kind must satisfy, values of the authors' release, what an
-# adversary may try, and what lies outside of the package.
-BESIDE_ROOMS = {"properties", "parity", "security", "examples"}
+# adversary may try, by hand and by chance, and what lies outside of the package.
+BESIDE_ROOMS = {"properties", "parity", "security", "fuzz", "examples"}
 
 
 def test_every_test_stands_where_what_it_tests_stands():

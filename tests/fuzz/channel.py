@@ -12,11 +12,12 @@ from types import SimpleNamespace
 from hypothesis import strategies as st
 
 from appo.tools.base import ToolError
+from appo.tools.python.attacks.attack import SETTINGS
 from appo.tools.python.client import Execution, Interpreter, Session
 from appo.tools.python.sandbox.settings import ANSWER, NO_PROCESS, Wall
 from tests.fuzz.inputs import as_bytes
 from tests.fuzz.target import Check, FindingError, Input, Target
-from tests.tools.python.own_walls import SETTINGS, gives
+from tests.tools.python.own_walls import gives
 
 _ACTS = {
     "write": "os.write({0}, {1!r})",

@@ -16,7 +16,7 @@ from appo.rewards.quoting import quoted
 from appo.rewards.verdicts import MAX_LENGTH, verdict
 from appo.rollouts.inert_text import InertText
 from appo.tools import ChatTemplateSyntax, TagSyntax
-from tests.fuzz.inputs import texts
+from tests.fuzz.inputs import LONGEST, texts
 from tests.fuzz.target import Check, FindingError, Input, Target
 from tests.rewards.responses import trajectory
 from tests.rollouts.chat import make_chat_tokenizer
@@ -78,7 +78,7 @@ def _graders() -> Iterator[Check]:
     def check(value: Input) -> None:
         answer, accepted, response = value
         right = f"<think>so</think><answer>\\boxed{{{answer}}}</answer>"
-        for text in (right, response, response.replace("Paris", answer)):
+        for text in (right, response, response.replace("Paris", answer, 1)[:LONGEST]):
             for reward in _REWARDS:
                 result = reward(trajectory(text, ["<result>x</result>"], text[:50], answers=[accepted]))
                 if not (math.isfinite(result.reward) and -1.0 <= result.reward <= 1.1):

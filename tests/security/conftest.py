@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
+from appo.tools.python.attacks.attack import SETTINGS
 from appo.tools.python.client import Interpreter
-from tests.tools.python.own_walls import SETTINGS
 
 Run = Callable[..., str]
 """Runs code and returns what it printed."""

@@ -10,37 +10,10 @@ import pytest
 
 from appo.core.trajectory import ToolCall
 from appo.tools import PythonTool
+from appo.tools.python.attacks.attack import SETTINGS
 from appo.tools.python.client import Interpreter
 from appo.tools.python.sandbox.removal import remove_tree
 from tests.tools.python.own_processes import interpreters, wait_for_child
-from tests.tools.python.own_walls import SETTINGS
-
-
-@pytest.mark.parametrize(
-    "attempt",
-    [
-        "a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
-        "a, b = socket.socketpair()\nctypes.CDLL(None).connect(a.fileno(), bytes(16), 16) == -1 and os.nice(1)",
-        "a, b = socket.socketpair()\na.bind('\\0hub')",
-        "a, b = socket.socketpair()\nsocket.send_fds(a, [b'x'], [os.open('.', os.O_RDONLY)])",
-        "a, b = socket.socketpair()\nsocket.recv_fds(a, 9, 1)",
-        "a, b = socket.socketpair()\na.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**24)",
-        "fcntl.flock(open(os.__file__), fcntl.LOCK_SH)",
-        "fcntl.lockf(open(os.__file__), fcntl.LOCK_SH)",
-        "r, w = os.pipe()\nfcntl.fcntl(w, 1031, 2**20)",
-        "r, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, 1)",
-        "os.nice(1)",
-        "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))",
-        "os.sched_setaffinity(0, [0])",
-        "os.eventfd(0)",
-        "os.memfd_create('x')",
-        "os.mknod('disk', 0o60666, os.makedev(8, 0))",
-    ],
-)
-def test_nothing_that_calls_share_can_be_reached(attack, attempt):
-    assert (
-        attack(f"import ctypes, fcntl, os, socket\n{attempt}") == "PermissionError: [Errno 1] Operation not permitted"
-    )
 
 
 @pytest.mark.parametrize(

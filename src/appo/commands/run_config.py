@@ -120,7 +120,7 @@ def _instantiated(path: Path, node: Any, key: str, kind: Any, description: str) 
     try:
         return parser.instantiate(parser.parse_object({"component": node})).component
     except (ArgumentError, ValueError, OSError) as error:
-        raise ValueError(f"{key} of {path} must be {description}: {error}") from error
+        raise ValueError(f"{key} of {path} must be {description}: {' '.join(str(error).split())}") from error
 
 
 def _version(config: Path) -> int:

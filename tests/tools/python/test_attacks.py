@@ -1,7 +1,6 @@
 """Code that means harm: none of it succeeds, none of its processes is left, and the next call works."""
 
 import os
-import platform
 import re
 import socket
 import sys
@@ -11,7 +10,6 @@ import pytest
 
 from appo.tools import PythonTool, ToolError, ToolTimeoutError
 from tests.tools.python.own_processes import interpreters
-from tests.tools.python.own_walls import number_of, system_call
 
 MAX_PROCESSES = 4
 DISK_MB = 2
@@ -63,50 +61,6 @@ def test_fork_bomb_is_limited(sandbox):
     assert "BlockingIOError" in fails(sandbox, "import os\nwhile True:\n    os.fork()")
 
 
-def test_processes_at_once_are_as_many_as_allowed(sandbox):
-    code = (
-        "import os, signal\n"
-        "count = 1\n"
-        "try:\n"
-        "    while True:\n"
-        "        if os.fork() == 0:\n"
-        "            signal.pause()\n"
-        "        count += 1\n"
-        "except BlockingIOError:\n"
-        "    print(count)"
-    )
-    assert sandbox(code) == str(MAX_PROCESSES)
-
-
-def test_thread_bomb_is_limited(sandbox):
-    code = (
-        "import threading\n"
-        "stop = threading.Event()\n"
-        "try:\n"
-        "    while True:\n"
-        "        threading.Thread(target=stop.wait, daemon=True).start()\n"
-        "finally:\n"
-        "    print(threading.active_count())"
-    )
-    assert re.fullmatch(r"\d\nRuntimeError: can't start new thread", fails(sandbox, code))
-
-
-def test_daemon_that_leaves_its_session_dies_with_the_call(sandbox):
-    code = (
-        "import os, signal\n"
-        "if os.fork() == 0:\n"
-        "    os.setsid()\n"
-        "    if os.fork() == 0:\n"
-        "        for number in set(range(1, 32)) - {signal.SIGKILL, signal.SIGSTOP}:\n"
-        "            signal.signal(number, signal.SIG_IGN)\n"
-        "        os.closerange(0, 100)\n"
-        "        signal.pause()\n"
-        "    os._exit(0)\n"
-        "os.wait()[1]"
-    )
-    assert sandbox(code) == "0"
-
-
 def test_endless_loop_that_ignores_every_signal_ends_at_the_limit(impatient):
     code = (
         "import signal\n"
@@ -119,58 +73,6 @@ def test_endless_loop_that_ignores_every_signal_ends_at_the_limit(impatient):
         impatient(code)
 
 
-def test_endless_loops_in_processes_that_hide_their_output_end_at_the_limit(impatient):
-    with pytest.raises(ToolTimeoutError):
-        impatient("import os\nif os.fork() == 0:\n    os.setsid()\nos.closerange(0, 9)\nwhile True:\n    pass")
-
-
-def test_computation_that_never_returns_to_python_ends_at_the_limit(impatient):
-    with pytest.raises(ToolTimeoutError):
-        impatient("9**9**9")
-
-
-def test_signals_reach_no_process_outside(sandbox):
-    pids = [os.getpid(), *interpreters()]
-    code = (
-        "import os, signal\n"
-        "sent = 0\n"
-        f"for pid in [os.getppid() or -1, -1, *{pids}]:\n"
-        "    try:\n"
-        "        os.kill(pid, signal.SIGKILL)\n"
-        "        sent += 1\n"
-        "    except ProcessLookupError:\n"
-        "        pass\n"
-        "sent"
-    )
-    assert sandbox(code) == "0"
-
-
-def test_tracing_and_reading_the_memory_of_a_process_are_refused(sandbox):
-    code = (
-        "import ctypes, os\n"
-        "libc = ctypes.CDLL(None, use_errno=True)\n"
-        "child = os.fork()\n"
-        "if child == 0:\n"
-        "    import signal\n"
-        "    signal.pause()\n"
-        "buffer = ctypes.create_string_buffer(16)\n"
-        "errors = []\n"
-        "errors.append((libc.ptrace(16, child, 0, 0), ctypes.get_errno()))\n"
-        "errors.append((libc.process_vm_readv(child, buffer, 1, buffer, 1, 0), ctypes.get_errno()))\n"
-        "errors"
-    )
-    assert sandbox(code) == "[(-1, 1), (-1, 1)]"
-
-
-def test_memory_bomb_is_limited(sandbox):
-    assert fails(sandbox, "x = []\nwhile True:\n    x.append(bytearray(10**6))") == "MemoryError"
-
-
-@pytest.mark.parametrize("name", ["shmget", "memfd_create", "msgget", "mq_open"])
-def test_memory_that_no_limit_counts_is_refused(sandbox, name):
-    assert refused(sandbox, name)
-
-
 def test_recursion_that_overflows_the_stack_kills_only_itself(sandbox):
     code = "import sys\nsys.setrecursionlimit(10**9)\ndef f():\n    f\n    [*map(lambda _: f(), [0])]\nf()"
     assert re.search("Killed by signal 11|MemoryError|RecursionError", fails(sandbox, code))
@@ -179,53 +81,6 @@ def test_recursion_that_overflows_the_stack_kills_only_itself(sandbox):
 def test_gigabyte_of_output_is_cut(sandbox):
     result = sandbox("import os\nfor _ in range(2**10):\n    os.write(1, b'x' * 2**20)\nwhile True:\n    pass")
     assert result == "x" * 2000 + "\n[cut after 2000 characters]"
-
-
-def test_disk_is_filled_no_further_than_the_limit(sandbox):
-    code = (
-        "import os\n"
-        "size = 0\n"
-        "try:\n"
-        "    for number in range(100):\n"
-        "        with open(f'/tmp/{number}', 'wb', buffering=0) as file:\n"
-        "            for _ in range(16):\n"
-        "                size += file.write(bytes(2**16))\n"
-        "except OSError as error:\n"
-        "    print(error.errno, size)"
-    )
-    error, size = map(int, sandbox(code).split())
-    assert error == 28
-    assert size <= DISK_MB * 2**20
-
-
-def test_file_is_no_larger_than_the_disk_even_with_holes(sandbox):
-    assert "File too large" in fails(sandbox, f"open('f', 'wb').truncate({DISK_MB} * 2**20 + 1)")
-
-
-def test_empty_files_are_limited(sandbox):
-    assert "No space left on device" in fails(
-        sandbox, "for number in range(10**5):\n    open(str(number), 'w').close()"
-    )
-
-
-def test_open_files_are_limited(sandbox):
-    assert "Too many open files" in fails(sandbox, "files = [open('/dev/null') for _ in range(100)]")
-
-
-def test_limits_cannot_be_raised(sandbox):
-    code = (
-        "import resource\n"
-        "raised = []\n"
-        "for name in ('AS', 'CPU', 'FSIZE', 'NOFILE', 'NPROC', 'CORE'):\n"
-        "    limit = getattr(resource, f'RLIMIT_{name}')\n"
-        "    try:\n"
-        "        resource.setrlimit(limit, (2**40, 2**40))\n"
-        "        raised.append(name)\n"
-        "    except (ValueError, OSError):\n"
-        "        pass\n"
-        "raised"
-    )
-    assert sandbox(code) == "[]"
 
 
 def test_nothing_outside_the_working_folder_can_be_written(sandbox, tmp_path):
@@ -267,14 +122,6 @@ def test_home_folder_holds_nothing_but_the_way_to_python(sandbox):
     assert sandbox(code) == "[]"
 
 
-def test_environment_of_the_training_process_cannot_be_read(sandbox):
-    code = (
-        "import ctypes, glob, os\n"
-        "ctypes.CDLL(None).getenv(b'PATH'), dict(os.environ), glob.glob('/proc/*'), glob.glob('/sys/*')"
-    )
-    assert sandbox(code) == "(0, {}, [], [])"
-
-
 def test_processes_and_mounts_cannot_be_shown_by_mounting_them(sandbox):
     code = (
         "import ctypes, os\n"
@@ -284,20 +131,6 @@ def test_processes_and_mounts_cannot_be_shown_by_mounting_them(sandbox):
         "[(libc.mount(kind, b'p', kind, 0, None), ctypes.get_errno()) for kind in kinds]"
     )
     assert sandbox(code) == str([(-1, 1)] * 4)
-
-
-def test_no_descriptor_of_the_interpreter_is_left_open(sandbox):
-    code = (
-        "import os, stat\n"
-        "opened = []\n"
-        "for descriptor in range(1000):\n"
-        "    try:\n"
-        "        opened.append((descriptor, stat.S_ISDIR(os.fstat(descriptor).st_mode)))\n"
-        "    except OSError:\n"
-        "        pass\n"
-        "opened"
-    )
-    assert sandbox(code) == "[(0, False), (1, False), (2, False)]"
 
 
 def test_files_of_other_calls_cannot_be_seen(sandbox):
@@ -334,28 +167,6 @@ def test_network_is_out_of_reach(sandbox):
             server.accept()
 
 
-@pytest.mark.parametrize("kind", ["AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"])
-def test_sockets_of_every_kind_are_refused(sandbox, kind):
-    assert "PermissionError" in fails(sandbox, f"import socket\nsocket.socket(socket.{kind}, socket.SOCK_RAW)")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("unshare", "setns", "pivot_root", "chroot", "umount2", "open_by_handle_at"),
-        *("bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "add_key", "keyctl", "pidfd_getfd", "fsopen"),
-    ],
-)
-def test_system_calls_that_lead_out_are_refused(sandbox, name):
-    assert refused(sandbox, name)
-
-
-@pytest.mark.parametrize("flag", [0x1000_0000, 0x2000_0000, 0x4000_0000, 0x0002_0000])
-def test_namespaces_cannot_be_made_by_clone(sandbox, flag):
-    number = {"x86_64": 56, "aarch64": 220}[platform.machine()]
-    assert sandbox(system_call(number, flag | 17)) == "(-1, 1)"
-
-
 def test_rights_cannot_be_gained(sandbox):
     code = (
         "import os\n"
@@ -370,8 +181,3 @@ def test_rights_cannot_be_gained(sandbox):
         "gained"
     )
     assert sandbox(code) == "[]"
-
-
-def refused(tool, name):
-    """Whether a system call comes back with "operation not permitted"."""
-    return tool(system_call(number_of(name), 0)) == "(-1, 1)"

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from appo.tools import ToolError
+from appo.tools.python.attacks.attack import SETTINGS
 from appo.tools.python.client import Interpreter, InterpreterLostError
 from tests.tools.python.own_processes import descendants, interpreters, is_alive, wait_for_child, wait_until_busy
-from tests.tools.python.own_walls import SETTINGS
 
 
 @pytest.fixture(params=["namespaces", "landlock", "limits"])

@@ -26,12 +26,16 @@ def main(args: Sequence[str]) -> int:
         args: of the command.
 
     Returns:
-        The exit code: 1 if a step has failed.
+        The exit code: 1 if a step has failed; of ``--security``, what `attack_walls` returns.
     """
     options = _parser().parse_args(args)
     if options.list:
         sys.stdout.write("".join(f"{step.name:<16}{step.title}\n" for step in STEPS))
         return 0
+    if options.security is not None:
+        from appo.commands.doctor.security import attack_walls
+
+        return attack_walls(options.security, Path(options.out) if options.out else None)
     folder = Path(options.out or tempfile.mkdtemp(prefix="appo-doctor-")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     machine = Machine(options.device, folder)
@@ -58,6 +62,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", type=_steps, metavar="STEP,STEP", help="these steps alone; see --list")
     parser.add_argument("--out", metavar="FOLDER", help="for doctor.json, logs and runs; a temporary one by default")
     parser.add_argument("--limit-s", type=float, help="seconds that a step may take; its own limit holds too")
+    parser.add_argument(
+        "--security",
+        nargs="?",
+        const="",
+        metavar="PART",
+        help="runs no step, but attacks the walls of the Python tool: all attacks, or those with PART in their names; "
+        "exits with 0 if every one was kept off, with 1 if not, with 3 if the machine gives no wall",
+    )
     parser.add_argument("--list", action="store_true", help="names the steps, and runs none")
     return parser
 
