@@ -75,7 +75,8 @@ def _channel() -> Iterator[Check]:
 
 
 def _act(step: str) -> str:
-    name, descriptor, said, number = step.split("\x1f")
+    name, descriptor, rest = step.split("\x1f", 2)
+    said, _, number = rest.rpartition("\x1f")
     return _ACTS[name].format(int(descriptor), as_bytes(said), int(number))
 
 

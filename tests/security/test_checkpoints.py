@@ -84,3 +84,35 @@ def test_no_option_trusts_a_checkpoint(tmp_path, capsys, command, value):
     with pytest.raises(SystemExit):
         run([command, "--config", CONFIG, f"--trainer.default_root_dir={tmp_path}", f"--weights_only={value}"])
     assert "weights_only must be true: no checkpoint is trusted" in capsys.readouterr().err
+
+
+def read_all(checkpoint: Path) -> dict[str, torch.Tensor]:
+    weights = open_weights(checkpoint)
+    return weights.read(weights.tensors)
+
+
+DAMAGED = [b"", b"PK\x03\x04", b"\x80\x04\x95" + bytes(8), b"\x8d" + b"\x7f" * 8, b"K\x01.", b"\x96" * 9, b"h\x00."]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+@pytest.mark.parametrize("name", [SHARD_INDEX, "__0_0.distcp"])
+def test_shards_that_are_damaged_are_refused_in_a_line(shards, name, content):
+    (shards / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"^ckpt must have (an index of shards|readable shards) in [^\n]{,400}$"):
+        read_all(shards)
+
+
+@pytest.mark.parametrize("content", [*DAMAGED, pickle.dumps({"state_dict": [1]}), pickle.dumps({"state_dict": {1: 2}})])
+def test_a_file_that_is_damaged_is_refused_in_a_line_that_does_not_say_how_to_execute_it(tmp_path, strategy, content):
+    (tmp_path / "last.ckpt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^ckpt must [^\n]{,400}$") as error:
+        open_weights(tmp_path / "last.ckpt")
+    assert "weights_only" not in str(error.value)
+    with pytest.raises(ValueError, match=r"^ckpt_path must hold nothing that would be executed, got [^\n]{,400}$"):
+        strategy.load_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_an_index_without_its_tables_is_refused(shards):
+    (shards / SHARD_INDEX).write_bytes(b"ctorch.distributed.checkpoint.metadata\nMetadata\n)\x81}b.")
+    with pytest.raises(ValueError, match=r"ckpt must have an index of shards in .*state_dict_metadata"):
+        open_weights(shards)

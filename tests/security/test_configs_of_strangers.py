@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,38 @@ def test_the_name_of_a_class_is_no_adapter_either(export_of, lora):
 def test_a_plain_config_is_read(export_of):
     assert export_of(policy_of_run, policy="folder", lora={"class_path": "evilmod.L"}) == "folder"
     assert export_of(adapted_run, lora={"rank": 4}, dtype="float32", policy="${a}").lora.rank == 4
+
+
+LEVELS = "abcdefghij"
+ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{one}: &{one} [{', '.join([f'*{other}'] * 9)}]\n" for other, one in pairwise(LEVELS)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "model: {policy: x",
+            "\0",
+            "a: *b",
+            "a: &t{b: 1}",
+            "a: 1\na: 2",
+            "!!python/object/apply:os.getpid []",
+            "\xff",
+        ),
+        *("a: " + "[" * 5000, "a: " + "{b: " * 5000, "- " * 5000, ALIASES, "a: '" + "x" * 2**23, "a: ${"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_config_that_is_made_to_break_a_reader_is_refused_in_a_line(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text, encoding="latin-1")
+    began = time.process_time()
+    with pytest.raises(ValueError, match=r"^[^\n]{,500}$"):
+        policy_of_run(tmp_path / "last.ckpt")
+    assert time.process_time() - began < 2.0
+
+
+def test_a_config_may_refer_to_what_stands_in_it(tmp_path):
+    (tmp_path / "config.yaml").write_text("a: &a [b, c]\nd: *a\nmodel:\n  policy: e\n  other: *a\n")
+    assert policy_of_run(tmp_path / "last.ckpt") == "e"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from appo.prompts.base import UnusableRow
-from appo.prompts.files import JsonlQuestions, JsonQuestions
+from appo.prompts.files import JsonlQuestions, JsonQuestions, ParquetQuestions
 from appo.rollouts.inert_text import InertText
 from appo.sft.conversations import JsonlConversations
 from appo.tools.search.corpus import Columns, read_passages
@@ -78,3 +80,43 @@ def test_a_passage_that_cannot_be_read_is_named(tmp_path, line):
 
 def test_a_result_that_cannot_be_encoded_is_text_without_that():
     assert InertText(make_chat_tokenizer(), ())(f"x{HALF}y") == "x2?y"
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1PAR1", b"PAR1\x15\x04\xff\xff\x10\x00\x00\x00PAR1"])
+def test_a_table_that_is_damaged_is_refused_in_a_line(tmp_path, content):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"^train must be a Parquet file, got [^\n]*$"):
+        ParquetQuestions(train=str(path)).load("train")
+    with pytest.raises(ValueError, match=r"^corpus must be a Parquet file, got [^\n]*$"):
+        list(read_passages(path, Columns("text", None, None)))
+
+
+def test_the_pages_of_a_table_are_looked_at_too(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["x" * 99], "answer": ["1"]}), path)
+    path.write_bytes(path.read_bytes().replace(b"\x15", b"\xff", 3))
+    with pytest.raises(ValueError, match=r"^train must be a Parquet file, got [^\n]*$"):
+        ParquetQuestions(train=str(path)).load("train")
+
+
+LONG = "x" * 10_000
+
+
+@pytest.mark.parametrize(
+    "line", [{LONG: 1}, {f"{i}{LONG}": 1 for i in range(30)}, {"question": "?", "answer": [LONG, 1, {}]}]
+)
+def test_what_is_told_of_a_row_is_short(tmp_path, line):
+    _, row = rows(tmp_path, json.dumps(line))
+    assert len(row.message) < 1000
+
+
+@pytest.mark.parametrize(
+    "line", [{LONG: 1}, {f"{i}{LONG}": 1 for i in range(30)}, {"text": [LONG]}, {"text": LONG + HALF}]
+)
+def test_what_is_told_of_a_passage_is_short(tmp_path, line):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(line))
+    with pytest.raises(ValueError, match="row 1") as error:
+        list(read_passages(path, Columns("text", None, None)))
+    assert len(str(error.value)) < 1000

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 
@@ -33,3 +35,9 @@ def beginning(value: Any) -> str:
         return json.dumps(value, default=str)[:80]
     except RecursionError:
         return f"a {type(value).__name__}"
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names that a stranger chose, in a few words: the first ones, and the beginning of each."""
+    first = [str(name)[:40] for name in islice(names, 11)]
+    return ", ".join(first[:10]) + (", ..." if len(first) > 10 else "")

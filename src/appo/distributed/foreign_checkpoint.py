@@ -133,6 +133,9 @@ class ShardReader(FileSystemReader):
             metadata = IndexUnpickler(io.BytesIO(path.read_bytes())).load()
             if not isinstance(metadata, Metadata):
                 raise ValueError(f"it holds a {type(metadata).__name__}")
+            # A pickle may leave out attributes, and give them any type.
+            if not all(isinstance(getattr(metadata, name), dict) for name in ("state_dict_metadata", "storage_data")):
+                raise ValueError("it holds no tables of names and places")
             for where in _places(metadata):
                 if Path(where.relative_path).name != where.relative_path or where.transform_descriptors:
                     raise ValueError(f"its shards must be plain and lie beside it, got {where}")
@@ -140,8 +143,7 @@ class ShardReader(FileSystemReader):
 
 
 def _places(metadata: Metadata) -> list[_StorageInfo]:
-    places = metadata.storage_data
-    return [where for where in places.values() if isinstance(where, _StorageInfo)] if isinstance(places, dict) else []
+    return [where for where in metadata.storage_data.values() if isinstance(where, _StorageInfo)]
 
 
 class IndexUnpickler(pickle.Unpickler):

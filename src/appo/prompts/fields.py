@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from appo.core.foreign_json import beginning
+from appo.core.foreign_json import beginning, listed
 from appo.prompts.base import UnusableReason, UnusableRowError
 
 MISSING = object()
@@ -95,7 +95,7 @@ class Fields:
         """The error of a field that breaks a rule."""
         value = self[key]
         if value is MISSING:
-            got = f"none among the keys {', '.join(map(str, self.values))}"
+            got = f"none among the keys {listed(self.values)}"
         else:
             got = beginning(value) if self.quote else f"a {type(value).__name__}"
         return UnusableRowError(reason, f"{key} in {self.place} must {rule}, got {got}")

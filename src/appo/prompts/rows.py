@@ -148,7 +148,7 @@ class TableQuestions(PromptSource):
             try:
                 question, is_repaired = self._question(record, place)
                 if self.id_key is not None and (first := row_of.setdefault(question.id, record.number)) < record.number:
-                    what = f"be unique, got {question.id!r} as in {self.unit} {first}"
+                    what = f"be unique, got {question.id[:80]!r} as in {self.unit} {first}"
                     raise UnusableRowError("duplicate_id", f"{self.id_key} in {place} must {what}")
                 self._check_held_out(question, place, held_out)
             except UnusableRowError as error:

@@ -63,7 +63,7 @@ def test_a_field_of_a_table_may_be_long(tmp_path):
         ("a.jsonl", '{"text": 5}', r"'text' in row 1 of .*a.jsonl must be text, got 5"),
         ("a.jsonl", "[1]", r"row 1 of .*a.jsonl must be a JSON object, got list"),
         ("a.jsonl", "{", r"row 1 of .*a.jsonl must be a JSON object: "),
-        ("a.csv", "id,text\n3", r"'text' in row 1 of .*a.csv must be text, got None"),
+        ("a.csv", "id,text\n3", r"'text' in row 1 of .*a.csv must be text, got null"),
         ("a.txt", "x", r"corpus must end in .jsonl, .csv, .tsv, .parquet, got '.*a.txt'"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from appo.core.csv_fields import long_fields
-from appo.core.foreign_json import is_encodable, parse_json
+from appo.core.foreign_json import beginning, is_encodable, listed, parse_json
 from appo.core.foreign_parquet import parquet_rows
 
 
@@ -53,16 +53,15 @@ class Columns:
 
     def _value(self, row: Mapping[str, Any], column: str, number: int, path: Path) -> str:
         if column not in row:
-            raise ValueError(
-                f"row {number} of {path} must have a column {column!r}, got only {', '.join(map(repr, row))}"
-            )
+            raise ValueError(f"row {number} of {path} must have a column {column!r}, got only {listed(map(repr, row))}")
         value = row[column]
         if column == self.id and isinstance(value, int) and not isinstance(value, bool):
             return str(value)
         if not isinstance(value, str):
-            raise ValueError(f"{column!r} in row {number} of {path} must be text, got {value!r}")
+            raise ValueError(f"{column!r} in row {number} of {path} must be text, got {beginning(value)}")
         if not is_encodable(value):
-            raise ValueError(f"{column!r} in row {number} of {path} must be text that UTF-8 can encode, got {value!r}")
+            shown = beginning(value)
+            raise ValueError(f"{column!r} in row {number} of {path} must be text that UTF-8 can encode, got {shown}")
         return value.strip()
 
 
