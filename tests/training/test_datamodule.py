@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 from appo.core.trajectory import Trajectory
 from appo.distributed import comm
 from appo.monitoring.trajectory_files import read_trajectories
-from appo.prompts import BenchmarkQuestions, JsonlQuestions, MixedQuestions
+from appo.prompts import BenchmarkQuestions, JsonlQuestions, MixedQuestions, ToolInstructions, WorldQuestions
+from appo.tools import TagSyntax
 from appo.training.datamodule import RolloutDataModule
 from tests.distributed.processes import as_processes
 from tests.small_run import run
@@ -231,6 +232,19 @@ def test_tools_may_be_described_late(questions, tool_policy):
     narrow = open_data(max_prompt_tokens=len(long.token_ids) + 8)
     with pytest.raises(ValueError, match=r"at most data\.max_prompt_tokens"):
         narrow.describe_tools([SCHEMA])
+
+
+def test_tools_are_told_in_words_to_questions_that_take_them(questions, policy_folder):
+    told = ToolInstructions(TagSyntax(instructions="Tools: {tools}"), [SCHEMA])
+    data = RolloutDataModule(questions, str(policy_folder), prompts_per_iteration=4, max_prompt_tokens=400)
+    data.setup("fit")
+    plain = data.first_prompts(1)[0].token_ids
+    assert data.describe_tools([], told)
+    assert len(data.first_prompts(1)[0].token_ids) > len(plain)
+    assert not data.describe_tools([], told)
+    world = RolloutDataModule(WorldQuestions(), str(policy_folder), prompts_per_iteration=4)
+    world.setup("fit")
+    assert not world.describe_tools([], told)
 
 
 def test_questions_that_tools_make_too_long_are_not_drawn(questions, tool_policy, tmp_path):

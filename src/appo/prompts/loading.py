@@ -34,6 +34,8 @@ class PromptStore:
         self._sources: list[str] = []
         self._are_public = array("b")
         self._columns: list[Mapping[str, Any]] = []
+        self.takes_instructions = False
+        """Whether a question among them may be told of tools in words."""
         self._token_ids = array("i")
         self._ends = array("q", [0])
 
@@ -46,6 +48,7 @@ class PromptStore:
         self._sources.append(sys.intern(question.source))
         self._are_public.append(question.is_public)
         self._columns.append(question.columns)
+        self.takes_instructions |= question.tool_instructions
         self._token_ids.extend(token_ids)
         self._ends.append(len(self._token_ids))
 

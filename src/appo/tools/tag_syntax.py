@@ -179,11 +179,11 @@ def _call(text: str, opening: re.Match[str], closing: re.Match[str]) -> ParsedCa
 
 def _described(function: Mapping[str, Any]) -> str:
     """One tool: how a call of it is written, what it does and what it takes."""
-    name, parameters = function["name"], function["parameters"]
+    name, does, parameters = function["name"], function.get("description", ""), function["parameters"]
     taken = parameters.get("properties", {})
     if (text := text_parameter(parameters)) is not None:
-        what, told = text, taken[text].get("description", "")
-        return f"<{name}>{text}</{name}>: {function['description']}{f' {what}: {told}' if told else ''}"
+        what = taken[text].get("description", "")
+        return f"<{name}>{text}</{name}>: {does}{f' {text}: {what}' if what else ''}"
     call = f"<{name}>{{{', '.join(f'{json.dumps(key)}: ...' for key in taken)}}}</{name}>"
     schema = json.dumps(parameters, ensure_ascii=False)
-    return f"{call}: {function['description']} It takes a JSON object of the schema {schema}"
+    return f"{call}: {does} It takes a JSON object of the schema {schema}"

@@ -167,21 +167,26 @@ class RolloutDataModule(L.LightningDataModule):
 
     def describe_tools(
         self, schemas: Sequence[Mapping[str, Any]], instructions: ToolInstructions | None = None
-    ) -> None:
+    ) -> bool:
         """Puts descriptions of tools that are known only now into prompts, in place of `tool_schemas`.
 
         Prompts that are loaded are made anew; call it before training and evaluation begin.
 
         Args:
             schemas: descriptions as chat templates take them in ``tools=``; none takes them out.
-            instructions: what prompts say of tools in words.
+            instructions: what prompts say of tools in words, those of questions that take any.
+
+        Returns:
+            Whether prompts may have changed.
 
         Raises:
             ValueError: if the chat template leaves them out, or a prompt becomes too long.
         """
+        if not any(prompts.takes_instructions for prompts in self._prompts.values()):
+            instructions = None
         described = [dict(schema) for schema in schemas]
         if described == (self.tool_schemas or []) and instructions == self._tool_instructions:
-            return
+            return False
         self.tool_schemas, self._tool_instructions = described, instructions
         loaded = list(self._prompts)
         self._prompts.clear()
@@ -189,6 +194,7 @@ class RolloutDataModule(L.LightningDataModule):
             self._load(split)
         if self._stream is not None:
             self._open_stream()
+        return True
 
     def iteration_prompts(self, iteration: int) -> list[Prompt]:
         """The training prompts of one iteration; none occurs twice in it.

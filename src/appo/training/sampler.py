@@ -135,8 +135,8 @@ class Sampler:
         if self.syntax.describes_tools:
             data.describe_tools(schemas)
         elif told := self.syntax.describe(schemas, conversation=""):
-            log.info("prompts that do not name the tools say behind the system message:\n%s", told)
-            data.describe_tools([], ToolInstructions(self.syntax, schemas))
+            if data.describe_tools([], ToolInstructions(self.syntax, schemas)):
+                log.info("prompts that do not name the tools say behind the system message:\n%s", told)
 
     def stop(self) -> None:
         """Ends everything; what is in flight is given up. Does nothing if nothing was started."""
