@@ -134,9 +134,10 @@ class Sampler:
         schemas = inert_schemas(data.tokenizer, self.tools.schemas())
         if self.syntax.describes_tools:
             data.describe_tools(schemas)
-        elif told := self.syntax.describe(schemas, conversation=""):
-            if data.describe_tools([], ToolInstructions(self.syntax, schemas)):
-                log.info("prompts that do not name the tools say behind the system message:\n%s", told)
+            return
+        told = self.syntax.describe(schemas, conversation="")
+        if told and data.describe_tools([], ToolInstructions(self.syntax, schemas)):
+            log.info("prompts that do not name the tools say behind the system message:\n%s", told)
 
     def stop(self) -> None:
         """Ends everything; what is in flight is given up. Does nothing if nothing was started."""
