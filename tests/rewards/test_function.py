@@ -161,7 +161,7 @@ def test_a_function_of_many_is_called_with_lists():
 
 
 @pytest.mark.parametrize("num_processes", [0, 1])
-def test_a_function_of_another_trainer_is_a_reward_as_it_is(num_processes):
+def test_a_function_of_another_trainer_is_a_reward_as_it_is(num_processes, caplog):
     reward = FunctionReward(f"{MODULE}:all_at_once", {"scale": 2.0}, num_processes=num_processes)
     runner = RewardRunner(reward, on_failure="zero")
     runner.start()
@@ -169,6 +169,7 @@ def test_a_function_of_another_trainer_is_a_reward_as_it_is(num_processes):
         results = runner([leveled("a", 1), leveled("-", 2), leveled("bad", 3)])
     finally:
         runner.stop()
+    assert "a batch of 3 was not scored (" in caplog.text
     # One that fails fails alone; a value that is None adds nothing.
     assert [result.reward for result in results] == [2.0, 0.0, 0.0]
     assert [result.parts["reward_failed"] for result in results] == [0.0, 0.0, 1.0]

@@ -138,14 +138,17 @@ class RewardRunner:
     ) -> None:
         """Has batches scored one after the other, by rewards that score many at once.
 
-        What goes wrong with a batch goes wrong again with the trajectory that is to blame, and with no other; those of
-        a batch that takes too long are given up together.
+        The trajectories of a batch that fails are scored one by one: only the one to blame fails again. Those of a batch
+        that takes too long are given up together.
         """
         size = self.reward.num_ahead or max(1, len(trajectories))
         for start in range(0, len(trajectories) if self.reward.num_ahead else 0, size):
             batch = trajectories[start : start + size]
             pool.submit(-1, partial(self.reward.score_ahead, batch), self.timeout_s)
-            if isinstance(pool.finished(None)[-1], GivenUpError):
+            failure = pool.finished(None)[-1]
+            if isinstance(failure, BaseException):
+                log.warning("a batch of %d was not scored (%s)", len(batch), type(failure).__name__)
+            if isinstance(failure, GivenUpError):
                 what = f"a batch of {len(batch)} took longer than rollout.rewards.timeout_s = {self.timeout_s:g}"
                 results[start : start + size] = [RewardTimeoutError(what) for _ in batch]
 
