@@ -138,8 +138,8 @@ class RewardRunner:
     ) -> None:
         """Has batches scored one after the other, by rewards that score many at once.
 
-        The trajectories of a batch that fails are scored one by one: only the one to blame fails again. Those of a batch
-        that takes too long are given up together.
+        The trajectories of a batch that fails are scored one by one: only the one to blame fails again. Those of a
+        batch that takes too long are given up together.
         """
         size = self.reward.num_ahead or max(1, len(trajectories))
         for start in range(0, len(trajectories) if self.reward.num_ahead else 0, size):
