@@ -15,6 +15,7 @@ COMMANDS = {
     "pilot": "draw tokens of a policy's trajectories anew to see which decide, and which scorer finds them",
     "report": "write a table, a reward curve and a few trajectories of a finished run",
     "view": "show the trees of a run in a browser, and follow it while it trains; or write a page that opens from disk",
+    "show": "print the trajectories of a question and their branches in the terminal",
     "export": "write the policy of a checkpoint as a Hugging Face folder",
     "plan": "print the memory that a run takes on every GPU, before it starts",
     "doctor": "check step by step whether this machine can train, and say what to do where it cannot",

@@ -53,6 +53,10 @@ def run(args: list[str]) -> None:
         from appo.commands.record.repeat import repeat
 
         _call(command, repeat, options)
+    elif command == "show":
+        from appo.commands.view import show
+
+        _call(command, show, options)
     elif command == "export":
         from appo.commands.export import export_policy
 

@@ -144,7 +144,7 @@ function fullSize(nodes, value) {
   }
   if (!sizes.length) return 0;
   sizes.sort((a, b) => a - b);
-  return sizes[Math.floor(0.98 * (sizes.length - 1))] || sizes[sizes.length - 1];
+  return sizes[Math.ceil(0.98 * (sizes.length - 1))] || sizes[sizes.length - 1];
 }
 
 function wash(each, value, full) {
