@@ -43,7 +43,7 @@ COLUMNS = ("behavior_log_probs", "old_log_probs", "entropies", "scores", "score_
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured; paints are medians, and the slowest of all visits."""
+    """What was measured. `busy` is the processor's time of the page's thread until then, whatever else the machine does."""
 
     read_s: float
     write_s: float
@@ -51,8 +51,10 @@ class Measured:
     beside_mb: float
     paint_from_disk_ms: float
     slowest_from_disk_ms: float
+    busy_from_disk_ms: float
     paint_served_ms: float
     slowest_served_ms: float
+    busy_served_ms: float
 
 
 def records(num_prompts: int, num_tokens: int, vocabulary: int) -> Iterator[dict[str, Any]]:
@@ -104,11 +106,14 @@ def made_up_run(folder: Path, num_prompts: int, num_tokens: int) -> Path:
     return folder
 
 
-def paints(browser: Browser, url: str, visits: int) -> list[float]:
-    """Milliseconds to the first picture, of each visit."""
-    found = []
+def paints(browser: Browser, url: str, visits: int) -> tuple[float, float, float]:
+    """Milliseconds to the first picture, median and slowest of some visits, and of the page's thread on a processor."""
+    found, busy = [], []
     for _ in range(visits):
         page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+        page.set_default_timeout(120_000)
+        session = page.context.new_cdp_session(page)
+        session.send("Performance.enable", {"timeDomain": "threadTicks"})
         page.goto(url)
         page.wait_for_selector(".tree svg")
         while not (
@@ -116,8 +121,10 @@ def paints(browser: Browser, url: str, visits: int) -> list[float]:
         ):
             pass
         found.append(marks[0])
+        spent = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
+        busy.append(1000.0 * spent["TaskDuration"])
         page.context.close()
-    return found
+    return round(statistics.median(found)), round(max(found)), round(statistics.median(busy))
 
 
 def measure(folder: Path, visits: int) -> Measured:
@@ -143,8 +150,7 @@ def measure(folder: Path, visits: int) -> Measured:
     beside = sum(file.stat().st_size for file in out.glob("view_files/*"))
     megabytes = significant_of(page.stat().st_size / 1e6), significant_of(beside / 1e6)
     shutil.rmtree(out)
-    times = [round(each) for values in (from_disk, served) for each in (statistics.median(values), max(values))]
-    return Measured(significant_of(read_s), significant_of(write_s), *megabytes, *times)
+    return Measured(significant_of(read_s), significant_of(write_s), *megabytes, *from_disk, *served)
 
 
 def significant_of(value: float) -> float:
