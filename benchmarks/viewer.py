@@ -43,7 +43,7 @@ COLUMNS = ("behavior_log_probs", "old_log_probs", "entropies", "scores", "score_
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured. `busy` is the processor's time of the page's thread until then, whatever else the machine does."""
+    """What was measured; `busy` is the time that the page's thread had a processor until the picture stood."""
 
     read_s: float
     write_s: float
