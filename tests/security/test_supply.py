@@ -56,3 +56,22 @@ def test_tests_install_nothing_else_by_name_than_torch_and_vllm():
     assert installs[0] == "--no-deps --require-hashes -r $(LOCK)"
     assert installs[1] == "--no-deps --no-build-isolation -e ."
     assert [install.split()[:2] for install in installs[2:]] == [["-e", '".[dev,$(VLLM)]"']]
+
+
+def test_an_audit_looks_at_all_that_is_locked_and_at_what_is_not():
+    recipe = (ROOT / "Makefile").read_text().split("\naudit:")[1].split("\n\n")[0]
+    audits = re.findall(r"-m pip_audit (.*)", recipe)
+    assert audits[0] == "--disable-pip --no-deps --require-hashes -r $(LOCK)"
+    assert '"$(TORCH)" "$(AUDITED_VLLM)" > $(VENV)/audited.txt' in recipe
+    assert audits[1:] == ["--disable-pip --no-deps -r $(VENV)/audited.txt"]
+    (vllm,) = map(Requirement, OPTIONAL["vllm"])
+    audited = re.search(r"^AUDITED_VLLM \?= vllm==(\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert audited is not None
+    assert vllm.specifier.contains(audited[1])
+
+
+@pytest.mark.parametrize("workflow", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=lambda path: path.name)
+def test_actions_are_pinned_by_commit(workflow):
+    uses = re.findall(r"uses: (\S+)", workflow.read_text())
+    assert uses
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", each) for each in uses)
