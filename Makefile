@@ -51,14 +51,15 @@ lock: | $(VENV)/bin/python
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--upgrade --custom-compile-command "make lock" --override requirements/no_torch.txt --extra dev pyproject.toml -o $(LOCK)
 
-# Looks for known advisories on all that is locked, and on torch and vLLM by the versions that would be installed.
+# Looks for known advisories on all that is locked, and on torch and vLLM by the versions that would be installed; by
+# --strict, a package that the index does not answer for is a failure, and not one without advisories.
 audit: | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.9,<3"
 	@$(BIN)/python -c 'import urllib.request; urllib.request.urlopen("https://pypi.org/pypi/pip/json", timeout=30)' 2> /dev/null \
 		|| { echo "audit: the advisories of pypi.org cannot be reached from this machine, so nothing was audited"; exit 2; }
-	$(BIN)/python -m pip_audit --disable-pip --no-deps --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps --require-hashes -r $(LOCK)
 	printf '%s\n' "$(TORCH)" "$(AUDITED_VLLM)" > $(VENV)/audited.txt
-	$(BIN)/python -m pip_audit --disable-pip --no-deps -r $(VENV)/audited.txt
+	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps -r $(VENV)/audited.txt
 
 clean:
 	rm -rf runs
