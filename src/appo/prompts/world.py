@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appo.environments.base import Decision, Problems
+from appo.environments.forks import ForkProblems
 from appo.environments.gates import GateProblems, find_turns
 from appo.environments.houses import HouseProblems, find_choices
 from appo.environments.problems import WorldProblems
@@ -55,7 +56,16 @@ class GateQuestions(GeneratedQuestions):
 
     def decisions(self, question: str, tokens: Sequence[str], is_sampled: Sequence[bool]) -> Sequence[Decision]:
         turns = find_turns(question, tokens, is_sampled, self.problems.world)
-        return [Decision(turn.position, f"gate {turn.gate + 1}", turn.is_right) for turn in turns]
+        return [Decision(turn.position, f"{self.problems.place} {turn.gate + 1}", turn.is_right) for turn in turns]
+
+
+@PROMPT_SOURCES.register
+@dataclass(frozen=True)
+class ForkQuestions(GateQuestions):
+    """Walks on which some wrong turns can be mended."""
+
+    problems: ForkProblems = field(default_factory=ForkProblems)
+    """What is asked."""
 
 
 @PROMPT_SOURCES.register

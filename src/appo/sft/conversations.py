@@ -14,6 +14,7 @@ from appo.core.foreign_json import is_encodable, parse_json
 from appo.core.registry import Registry
 from appo.core.trajectory import Segment
 from appo.environments.demonstrations import WorldDemonstrations
+from appo.environments.forks import ForkDemonstrations
 from appo.environments.gates import GateDemonstrations
 from appo.environments.houses import HouseDemonstrations
 from appo.environments.straying import StrayingDemonstrations
@@ -103,6 +104,15 @@ class GateConversations(DemonstratedConversations):
     """Walks through gates, with wrong turns among them."""
 
     demonstrations: GateDemonstrations = field(default_factory=GateDemonstrations)
+    """What is demonstrated, and how well."""
+
+
+@CONVERSATION_SOURCES.register
+@dataclass(frozen=True)
+class ForkConversations(DemonstratedConversations):
+    """Walks along trails, with wrong turns among them."""
+
+    demonstrations: ForkDemonstrations = field(default_factory=ForkDemonstrations)
     """What is demonstrated, and how well."""
 
 

@@ -40,6 +40,10 @@ class GateDemonstrations(StrayingDemonstrations[GateProblem]):
     def demonstrate(self, problem: GateProblem, rng: random.Random) -> Demonstration:
         return _Walk(self, problem, rng).demonstrate()
 
+    def turns_wrong(self, problem: GateProblem, gate: int, rng: random.Random) -> bool:
+        """Whether the turn at a gate is wrong, behind which as many lie as its number says."""
+        return self.is_wrong(problem, rng)
+
     @cached_property
     def search(self) -> SearchTool:
         """Answers what is looked up."""
@@ -75,7 +79,7 @@ class _Walk:
         strayed = False
         for gate in range(route.num_gates):
             segments += self._look_up(SIGN, person, RESTART if restarts and gate == 0 else SIGN)
-            is_wrong = self.options.is_wrong(self.problem, self.rng)
+            is_wrong = self.options.turns_wrong(self.problem, gate, self.rng)
             turn = world.ways(person)[is_wrong]
             segments += self._look_up(turn, person)
             person, strayed = world.move(person, turn), strayed or is_wrong

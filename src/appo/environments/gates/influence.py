@@ -17,7 +17,7 @@ _world = lru_cache(maxsize=4)(GateWorld)
 def success(
     route: Route,
     world: GateWorld,
-    right_turn: float,
+    right_turn: float | Sequence[float],
     *,
     restart: float = 0.0,
     person: str | None = None,
@@ -30,7 +30,7 @@ def success(
     Args:
         route: of the question.
         world: that it is about.
-        right_turn: chance of the right turn at each gate; 0.5 gives the chance level.
+        right_turn: chance of the right turn, at every gate or at each; 0.5 gives the chance level.
         restart: chance that a walk with a wrong turn begins again, once.
         person: who stands at the gate; None is the first one.
         gate: how many gates lie behind.
@@ -39,6 +39,7 @@ def success(
     """
     first = route.first_person(world)
     answer = _answer(route, world, first)
+    chances = [right_turn] * route.num_gates if isinstance(right_turn, float) else right_turn
 
     @cache
     def value(person: str, gate: int, strayed: bool, restarted: bool) -> float:
@@ -49,7 +50,7 @@ def success(
             return restart * value(first, 0, False, True) + (1.0 - restart) * ends
         right = value(world.move(person, world.ways(person)[0]), gate + 1, strayed, restarted)
         wrong = value(world.move(person, world.ways(person)[1]), gate + 1, True, restarted)
-        return right_turn * right + (1.0 - right_turn) * wrong
+        return chances[gate] * right + (1.0 - chances[gate]) * wrong
 
     return value(person or first, gate, strayed, restarted)
 
@@ -82,13 +83,24 @@ def influence(
         ValueError: if the question is none of the gates.
     """
     world = _world(seed=seed, num_people=num_people, num_cities=num_cities)
+    return influence_of_turns(trajectory, tokens, world, right_turn, restart)
+
+
+def influence_of_turns(
+    trajectory: Trajectory,
+    tokens: Sequence[str],
+    world: GateWorld,
+    right_turn: float | Sequence[float],
+    restart: float = 0.0,
+) -> list[float]:
+    """The influence of every token of a walk, as `influence` has it; `success` has the arguments."""
     route = Route.parse(trajectory.prompt.question)
     turns = find_turns(trajectory.prompt.question, tokens, trajectory.response_mask.tolist(), world)
     stakes = ((turn.position, _stake(route, world, turn, right_turn, restart)) for turn in turns)
     return influence_of_stakes(trajectory, stakes)
 
 
-def _stake(route: Route, world: GateWorld, turn: Turn, right_turn: float, restart: float) -> float:
+def _stake(route: Route, world: GateWorld, turn: Turn, right_turn: float | Sequence[float], restart: float) -> float:
     """What the right turn gains over the wrong one."""
     right, wrong = (
         success(

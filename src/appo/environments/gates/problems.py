@@ -79,6 +79,8 @@ class GateProblems(Problems[GateProblem]):
     """
 
     known_families: ClassVar[tuple[str, ...]] = tuple(f"gates_{number}" for number in range(1, 6))
+    place: ClassVar[str] = "gate"
+    """Where a turn is taken; families are named after it."""
 
     families: dict[str, float] = field(default_factory=lambda: {"gates_3": 1.0})
     """Weight of each family: `gates_1` to `gates_5` by number of gates; one that is left out is not asked."""
@@ -102,7 +104,7 @@ class GateProblems(Problems[GateProblem]):
         """A walk that meets nobody twice and whose right and wrong turns always lead apart; None for another one."""
         start = rng.choice(self.world.entities["person"])
         approach = tuple(rng.choice(APPROACHES) for _ in range(self.late))
-        route = Route(start, approach, int(family.removeprefix("gates_")))
+        route = Route(start, approach, int(family.removeprefix(f"{self.place}s_")))
         steps = tuple(_walk(self.world, route))
         people = [start, *(step.value for step in steps if step.argument.split()[0] not in (SIGN, HOME))]
         at_gates = people[len(approach) : -1]
