@@ -188,6 +188,11 @@ def test_influence_is_the_variance_over_both_turns_of_what_is_won():
     assert found > 60
 
 
+def test_a_chance_for_each_fork_is_asked_for():
+    with pytest.raises(ValueError, match=r"^right_turn must be a chance for each of 3 gates, got 2$"):
+        success(PROBLEMS.draw("test")[0].route, WORLD, (0.7, 0.2))
+
+
 def test_the_chance_level_is_that_of_a_walker_who_tosses_a_coin():
     rng = random.Random(0)
     problems = PROBLEMS.draw("test")

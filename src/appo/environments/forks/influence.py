@@ -38,7 +38,7 @@ def influence(
         mended_share: of the world.
 
     Raises:
-        ValueError: if the question is none of the forks.
+        ValueError: if the question states no walk, or has more forks than there are chances.
     """
     world = _world(seed=seed, num_people=num_people, num_cities=num_cities, mended_share=mended_share)
     return influence_of_turns(trajectory, tokens, world, right_turns)

@@ -36,10 +36,15 @@ def success(
         gate: how many gates lie behind.
         strayed: whether one of their turns was wrong.
         restarted: whether the walk has begun again.
+
+    Raises:
+        ValueError: if there are fewer chances than gates.
     """
     first = route.first_person(world)
     answer = _answer(route, world, first)
-    chances = [right_turn] * route.num_gates if isinstance(right_turn, float) else right_turn
+    chances = right_turn if isinstance(right_turn, Sequence) else [right_turn] * route.num_gates
+    if len(chances) < route.num_gates:
+        raise ValueError(f"right_turn must be a chance for each of {route.num_gates} gates, got {len(chances)}")
 
     @cache
     def value(person: str, gate: int, strayed: bool, restarted: bool) -> float:
