@@ -231,6 +231,18 @@ def test_micro_batches_hold_every_row_once_and_the_totals_of_the_step():
     assert {(micro.num_tokens, micro.num_rows) for micro in micros} == {(16, 5)}
 
 
+def test_micro_batches_of_a_policy_that_computes_shared_tokens_once_hold_as_many_distinct_ones():
+    batch = train_batch([40, 40, 40, 30])
+    token_ids = batch.token_ids.clone()
+    token_ids[:3, :20] = 9
+    batch = replace(batch, token_ids=token_ids)
+    # 20 tokens that three rows share, and 20 of each.
+    micros = batch.micro_batches(80, shares=True)
+    assert [micro.token_ids[:, -1].tolist() for micro in micros] == [[0, 1, 2], [3]]
+    assert [len(micro) for micro in batch.micro_batches(80)] == [2, 2]
+    assert {(micro.num_tokens, micro.num_rows) for micro in micros} == {(150, 4)}
+
+
 def test_rows_without_a_trained_token_are_in_no_micro_batch_and_count_as_trajectories():
     batch = train_batch([3, 5, 2])
     mask = batch.response_mask.clone()

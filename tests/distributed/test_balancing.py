@@ -122,7 +122,7 @@ def test_prompts_are_expected_to_be_answered_as_before_and_others_like_them():
     assert expected_tokens(prompts, {"d": 9.0}) == [10.0, 20.0, 30.0]
 
 
-def test_lengths_of_responses_are_those_behind_the_prompt():
+def test_tokens_of_responses_are_those_behind_the_prompt_and_behind_the_fork():
     parent = parent_trajectory()
-    # Two tokens of the prompt; five and seven behind it.
-    assert response_tokens([parent, branch_trajectory(parent)]) == {"q1": 6.0}
+    # Two tokens of the prompt, five behind it; the branch shares four of them, and has three of its own.
+    assert response_tokens([parent, branch_trajectory(parent)]) == {"q1": 8.0}

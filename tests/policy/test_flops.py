@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -86,6 +88,18 @@ def test_the_head_is_for_sampled_tokens_and_rows_without_any_are_not_trained():
     assert flops.of_batch(_batch([4, 3], num_scored=0)) == TrainedWork(0, 0.0)
 
 
+def test_what_rows_begin_with_alike_counts_once():
+    flops = PolicyFlops(token=10.0, scored_token=100.0, pair=1.0)
+    token_ids = torch.arange(60).repeat(3, 1)
+    token_ids[1, 20:] += 60
+    token_ids[2, 50:] += 120
+    batch = replace(_batch([60, 60, 60], num_scored=15), token_ids=token_ids)
+    # 20 tokens that all share, 40 of the second row, 30 that the others share, 10 of each; 5 of those 30 are scored.
+    pairs = 20 * 20 + 40 * 60 + 30 * 50 + 2 * 10 * 60
+    assert flops.of_batch(batch, shares=True) == TrainedWork(110, 10.0 * 110 + pairs + 100.0 * (15 + 5 + 20), 70)
+    assert flops.of_batch(batch) == TrainedWork(180, 10.0 * 180 + 3 * 60**2 + 100.0 * 45)
+
+
 def test_experts_of_an_unknown_number_a_token_all_count_and_it_is_said(caplog):
     shape = SHAPE | {
         "moe_topk": [2, 2, 2],
@@ -125,10 +139,11 @@ def test_a_device_that_only_sounds_like_a_known_one_has_no_peak(name):
 
 
 def test_utilization_is_of_one_device_and_left_out_where_the_peak_is_unknown(monkeypatch):
-    parts = [TrainedWork(300, 4e12), TrainedWork(100, 2e12)]
+    parts = [TrainedWork(300, 4e12, 40), TrainedWork(100, 2e12, 10)]
     cpu = torch.device("cpu")
     assert peak_flops(cpu) is None
     # 6 TFLOP in 2 s on two devices.
-    assert training_metrics(parts, 2.0, cpu) == {"tokens": 400.0, "tokens_per_s": 200.0, "tflops_per_s": 1.5}
+    metrics = {"tokens": 400.0, "shared_tokens": 50.0, "tokens_per_s": 200.0, "tflops_per_s": 1.5}
+    assert training_metrics(parts, 2.0, cpu) == metrics
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-80GB")
     assert training_metrics(parts, 2.0, torch.device("cuda"))["mfu"] == pytest.approx(1.5 / 312)

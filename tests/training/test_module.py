@@ -8,6 +8,7 @@ from functools import partial
 import lightning as L
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
@@ -16,6 +17,7 @@ from appo.core.collate import make_batch
 from appo.losses import ClippedLoss, Loss, ProceduralLoss
 from appo.policy.loading import load_policy
 from appo.policy.lora import LoRA
+from appo.policy.packing import SequenceForward
 from appo.training.module import APPOModule
 
 
@@ -115,6 +117,42 @@ def test_the_step_does_not_depend_on_how_it_is_cut(tmp_path, policy_folder):
         assert not torch.equal(whole, start[name])
         for cut in weights[1:]:
             torch.testing.assert_close(cut[name] - start[name], whole - start[name], atol=1e-7, rtol=1e-4, msg=name)
+
+
+def tree_batch() -> TrajectoryBatch:
+    """Three roots of a prompt of 20 tokens, a branch off each middle, and another prompt."""
+    generator = torch.Generator().manual_seed(2)
+    prompt, *roots = (torch.randint(3, 31, (length,), generator=generator) for length in (20, 36, 30, 40))
+    roots = [torch.cat([prompt, root]) for root in roots]
+    branches = [torch.cat([root[:38], torch.randint(3, 31, (17,), generator=generator)]) for root in roots]
+    rows = [*roots, *branches, torch.randint(3, 31, (45,), generator=generator)]
+    lengths = torch.tensor([len(row) for row in rows])
+    token_ids = pad_sequence(rows, batch_first=True)
+    positions = torch.arange(token_ids.shape[1])
+    mask = (positions < lengths[:, None]) & (positions >= 20)
+    noise = torch.randn(2, *mask.shape, generator=generator) * mask
+    return make_batch(token_ids, lengths, mask, behavior_log_probs=noise[0].abs().neg(), advantages=noise[1])
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
+def test_a_step_over_trees_equals_one_over_flat_rows_however_they_are_cut(tmp_path, policy_folder, monkeypatch, lora):
+    batch, changes = tree_batch(), []
+    cuts = [(1000, True, 1), (120, True, 3), (70, True, 6), (1000, False, 1)]
+    for max_tokens, shares, count in cuts:
+        assert len(batch.micro_batches(max_tokens, shares)) == count
+        monkeypatch.setattr(SequenceForward, "_attend_to_prefixes", lambda self, model, s=shares: "" if s else "off")
+        L.seed_everything(0, verbose=False)
+        module = step(
+            tmp_path, policy_folder, batch, ProceduralLoss(entropy_coef=0.1),
+            max_tokens_per_microbatch=max_tokens, max_grad_norm=0.0, lora=lora,
+        )  # fmt: skip
+        assert module._log_probs.shares == shares
+        work = module.pop_work()
+        assert (work.num_tokens, work.num_shared) == ((222, 154) if shares else (376, 0))
+        changes.append({name: parameter.detach().clone() for name, parameter in module.trained().items()})
+    for name, flat in changes[-1].items():
+        for tree in changes[:-1]:
+            torch.testing.assert_close(tree[name], flat, atol=1e-7, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
 
 
 def test_old_log_probs_that_nobody_computed_are_those_of_the_step_itself(tmp_path, policy_folder):

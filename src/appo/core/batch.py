@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from appo.core.prefix_tree import PrefixTree
 from appo.core.trajectory import NOT_SAMPLED, Trajectory
 from appo.functional import token_owners
 
@@ -225,13 +226,33 @@ class TrajectoryBatch:
         """The same batch on another device."""
         return replace(self, **{name: value.to(device) for name, value in self._tensors().items()})
 
-    def micro_batches(self, max_tokens: int) -> list[TrajectoryBatch]:
-        """Cuts the step into batches of at most `max_tokens` tokens, rows of similar length together, longest first.
+    def buckets(self, max_tokens: int, shares: bool) -> list[Tensor]:
+        """Partitions the rows such that what goes through a policy at once stays within a budget.
+
+        Args:
+            max_tokens: of one bucket, padding not included; a longer row gets a bucket of its own.
+            shares: whether tokens that rows begin with alike go through the policy once; then those count once, and
+                such rows stay together. Otherwise, rows of similar length do.
+
+        Returns:
+            Row numbers, ``[B_i]`` int64 each; together every row once.
+
+        Raises:
+            ValueError: if `max_tokens` is not positive.
+        """
+        if not shares:
+            return length_buckets(self.lengths, max_tokens)
+        rows = PrefixTree.of(self.token_ids, self.lengths).buckets(max_tokens)
+        return [torch.tensor(numbers, device=self.lengths.device) for numbers in rows]
+
+    def micro_batches(self, max_tokens: int, shares: bool = False) -> list[TrajectoryBatch]:
+        """Cuts the step into batches of at most `max_tokens` tokens, largest first.
 
         Rows without a trained token are left out.
 
         Args:
             max_tokens: of one micro-batch, padding not included; a longer row forms a micro-batch of its own.
+            shares: whether tokens that rows begin with alike go through the policy once, and count once.
         """
         trained = self.trained.any(-1).nonzero()[:, 0]
         whole = replace(
@@ -240,7 +261,8 @@ class TrajectoryBatch:
             num_rows=self.num_rows or len(trained),
             num_trajectories=self.num_trajectories or len(self),
         )
-        return [whole.select(trained[rows]) for rows in length_buckets(self.lengths[trained], max_tokens)]
+        rows = whole.select(trained) if len(trained) else None
+        return [] if rows is None else [rows.select(bucket) for bucket in rows.buckets(max_tokens, shares)]
 
 
 def length_buckets(lengths: Tensor, max_tokens: int) -> list[Tensor]:

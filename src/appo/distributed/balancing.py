@@ -13,15 +13,20 @@ _EXCHANGE_ROUNDS = 2
 
 
 def response_tokens(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Averages the lengths of the responses to each prompt, by its id; tool output counts."""
-    lengths: dict[str, list[int]] = defaultdict(list)
+    """Adds up the distinct tokens of all responses to each prompt, by its id; tool output counts.
+
+    What a branch shares with its parent is sampled, evaluated and trained once, and counts once.
+    """
+    totals: dict[str, float] = defaultdict(float)
     for trajectory in trajectories:
-        lengths[trajectory.prompt.id].append(len(trajectory) - trajectory.prompt_length)
-    return {prompt: sum(values) / len(values) for prompt, values in lengths.items()}
+        origin = trajectory.origin
+        num_shared = trajectory.prompt_length if origin is None else origin.position + 1
+        totals[trajectory.prompt.id] += len(trajectory) - num_shared
+    return dict(totals)
 
 
 def expected_tokens(prompts: Sequence[Prompt], recorded: Mapping[str, float]) -> list[float]:
-    """Estimates the tokens that a trajectory of each prompt will have: ``prompt + response``.
+    """Estimates the distinct tokens that all trajectories of each prompt will have: ``prompt + responses``.
 
     Args:
         prompts: at least one.

@@ -23,7 +23,7 @@ def tensor_parallel_batch(batch: TrajectoryBatch | None) -> tuple[TrajectoryBatc
     return TrajectoryBatch.cat(present) if present else None, own
 
 
-def micro_batches_of_step(batch: TrajectoryBatch, max_tokens: int) -> tuple[list[TrajectoryBatch], int]:
+def micro_batches_of_step(batch: TrajectoryBatch, max_tokens: int, shares: bool) -> tuple[list[TrajectoryBatch], int]:
     """Cuts this process's part of the global batch into micro-batches that know the totals of all of it.
 
     Weights of a sharded policy are all-gathered in every forward pass, so every process makes the same number of them:
@@ -32,11 +32,12 @@ def micro_batches_of_step(batch: TrajectoryBatch, max_tokens: int) -> tuple[list
     Args:
         batch: from `tensor_parallel_batch`.
         max_tokens: of one micro-batch, padding not included; a longer sequence forms a micro-batch of its own.
+        shares: whether tokens that sequences begin with alike go through the policy once, and count once.
 
     Returns:
         The micro-batches, and how many of them are to be trained, the first ones.
     """
-    own = batch.micro_batches(max_tokens)
+    own = batch.micro_batches(max_tokens, shares)
     num_tokens, num_rows = int(batch.trained.sum()), int(batch.trained.any(-1).sum())
     counts = comm.all_gather((num_tokens, num_rows, batch.num_trajectories or len(batch), len(own)))
     # Every process of a tensor-parallel group counts the sequences of all of it.

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from appo.core.batch import TrajectoryBatch, length_buckets
+from appo.core.batch import TrajectoryBatch
 from appo.distributed import comm
 from appo.distributed.fsdp import is_sharded
 from appo.distributed.micro_batches import tensor_parallel_batch
@@ -31,7 +31,8 @@ def evaluate_batch(
     Args:
         evaluate: of the policy or the reference.
         batch: on the CPU; None takes part in what others evaluate, which all ranks do at the same time.
-        max_tokens: that go through the model at once, padding not included; a longer sequence goes alone.
+        max_tokens: that go through the model at once, padding not included, and what sequences begin with alike
+            counted once if the model computes it once; a longer sequence goes alone.
         device: of the model.
         precision: context of the training step, or an importance ratio would not begin at 1.
 
@@ -39,10 +40,11 @@ def evaluate_batch(
         ``[B, T]`` log-probs and ``[B, T]`` entropies in nats, on the CPU; 0 on tokens that were not sampled.
     """
     joined, own = tensor_parallel_batch(batch)
+    shares = evaluate.shares
     was_training = evaluate.model.training
     evaluate.model.eval()
     log_probs, entropies = (torch.zeros((0, 0) if joined is None else joined.token_ids.shape) for _ in range(2))
-    buckets = [] if joined is None else length_buckets(joined.lengths, max_tokens)
+    buckets = [] if joined is None else joined.buckets(max_tokens, shares)
     # Weights of a sharded policy are all-gathered in every pass: processes make the same number of them.
     num_dummies = max(comm.all_gather(len(buckets))) - len(buckets) if is_sharded(evaluate.model) else 0
     for bucket in buckets:

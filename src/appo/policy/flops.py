@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from appo.core.batch import TrajectoryBatch
+from appo.core.prefix_tree import PrefixTree
 from appo.policy.architecture import head_size
 
 log = logging.getLogger(__name__)
@@ -26,15 +27,20 @@ class TrainedWork:
     """What went through the policy, forth and back.
 
     Attributes:
-        num_tokens: of the sequences that were trained, prompts and tool output included.
+        num_tokens: of the sequences that were trained, prompts and tool output included; those that they begin with
+            alike are counted once if the policy computes them once.
         flops: as `PolicyFlops` counts them.
+        num_shared: tokens that were not computed, since another sequence begins with them.
     """
 
     num_tokens: int = 0
     flops: float = 0.0
+    num_shared: int = 0
 
     def __add__(self, other: TrainedWork) -> TrainedWork:
-        return TrainedWork(self.num_tokens + other.num_tokens, self.flops + other.flops)
+        return TrainedWork(
+            self.num_tokens + other.num_tokens, self.flops + other.flops, self.num_shared + other.num_shared
+        )
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,9 @@ class PolicyFlops:
     attention heads together. Each weight takes part in one multiplication and one addition forth and in twice as many
     back, or in half of the latter where it is frozen: 4 instead of 6. Of routed experts those that a token goes through
     are active; an input embedding is looked up and takes nothing. Attention counts as if every token saw all of its
-    sequence. What is computed again (gradient checkpointing, chunks of the LM head) does not count.
+    sequence. Where sequences share tokens that are computed once, they count once, and see their sequence up to the end
+    of what is shared. What is computed again (gradient checkpointing, chunks of the LM head, a prefix in several
+    micro-batches) does not count.
     See "PaLM: Scaling Language Modeling with Pathways" (https://arxiv.org/abs/2204.02311), Appendix B.
 
     Attributes:
@@ -76,13 +84,24 @@ class PolicyFlops:
             pair=12.0 * config.num_hidden_layers * width,
         )
 
-    def of_batch(self, batch: TrajectoryBatch) -> TrainedWork:
-        """Counts what a pass over those sequences of a batch takes that have something to train."""
+    def of_batch(self, batch: TrajectoryBatch, shares: bool = False) -> TrainedWork:
+        """Counts what a pass over those sequences of a batch takes that have something to train.
+
+        Args:
+            batch: with the sequences.
+            shares: whether tokens that they begin with alike are computed once.
+        """
         mask = batch.trained
         lengths = batch.lengths[mask.any(-1)]
-        num_tokens, num_pairs, num_scored = torch.stack([lengths.sum(), lengths.square().sum(), mask.sum()]).tolist()
+        sums = torch.stack([lengths.sum(), lengths.square().sum(), mask.sum()])
+        num_row_tokens, num_pairs, num_scored = sums.tolist()
+        num_tokens = num_row_tokens
+        if shares:
+            tree = PrefixTree.of(batch.token_ids[mask.any(-1)], lengths)
+            num_tokens, num_pairs = tree.num_tokens, tree.num_pairs
+            num_scored = len(tree.places[mask[mask.any(-1)].cpu()].unique())
         flops = self.token * num_tokens + self.pair * num_pairs + self.scored_token * num_scored
-        return TrainedWork(num_tokens, flops)
+        return TrainedWork(num_tokens, flops, num_row_tokens - num_tokens)
 
 
 def training_metrics(parts: Sequence[TrainedWork], update_s: float, device: torch.device) -> dict[str, float]:
@@ -94,14 +113,15 @@ def training_metrics(parts: Sequence[TrainedWork], update_s: float, device: torc
         device: of this process; the others have their like.
 
     Returns:
-        Tokens of all processes and their number a second, TFLOP per second of one device and, where its peak is known,
-        the share of it (`mfu`).
+        Tokens of all processes, those that others share, and the number of the former a second; TFLOP per second of one
+        device and, where its peak is known, the share of it (`mfu`).
     """
     work = sum(parts, TrainedWork())
     flops = work.flops / len(parts) / update_s
     peak = peak_flops(device)
     metrics = {
         "tokens": float(work.num_tokens),
+        "shared_tokens": float(work.num_shared),
         "tokens_per_s": work.num_tokens / update_s,
         "tflops_per_s": flops / 1e12,
     }

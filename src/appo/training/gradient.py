@@ -35,7 +35,8 @@ def accumulate_gradient(
         policy: that is trained.
         loss: of a micro-batch, whose shares add up to that of the step.
         batch: the rows of this process, or of its tensor-parallel group.
-        max_tokens: of one micro-batch, padding not included.
+        max_tokens: of one micro-batch, padding not included; what rows begin with alike counts once if the policy
+            computes it once.
         strategy: of the trainer.
         backward: of the trainer, for the loss of a micro-batch.
         record: keeps what the step makes of single tokens.
@@ -43,7 +44,7 @@ def accumulate_gradient(
     Returns:
         The loss and the loss's metrics of the whole step, on the CPU.
     """
-    micros, num_own = micro_batches_of_step(batch, max_tokens)
+    micros, num_own = micro_batches_of_step(batch, max_tokens, policy.shares)
     totals: dict[str, Tensor] = {}
     for number, micro in enumerate(micros):
         weight = float(number < num_own)

@@ -47,8 +47,8 @@ class APPOModule(L.LightningModule):
         scheduler: of the learning rate, stepped after every optimizer step. `null`: constant.
         reference: Hugging Face model folder or name of the frozen reference, loaded only if the loss needs one.
             `null`: `policy`, which `lora` has in memory already.
-        max_tokens_per_microbatch: tokens that go through the model at once, padding not included; a longer row goes
-            alone.
+        max_tokens_per_microbatch: tokens that go through the model at once, padding not included; those that rows
+            begin with alike count once where the model can compute them once; a longer row goes alone.
         max_grad_norm: gradients are scaled down to this norm; 0 leaves them as they are.
         dtype: of the parameters: `float32`, `bfloat16` or `auto` for that of the checkpoint.
         gradient_checkpointing: recomputes activations in the backward pass, which saves memory.
@@ -248,10 +248,10 @@ class APPOModule(L.LightningModule):
                 log.warning("step %d has no gradient: all rewards of its groups are equal", self.trainer.global_step)
                 self._log({"steps_without_signal": 1.0})
                 return
-            self._work += self._flops.of_batch(batch)
             rows, _ = tensor_parallel_batch(batch)
             assert rows is not None
             metrics = self._update(rows.to(batch.token_ids.device))
+            self._work += self._flops.of_batch(batch, self._log_probs is not None and self._log_probs.shares)
         self._log({"steps_without_signal": 0.0, **metrics})
 
     def _update(self, batch: TrajectoryBatch) -> dict[str, Tensor | float]:
