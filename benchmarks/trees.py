@@ -7,7 +7,7 @@
   way round, is what looking for shared tokens costs.
 - `memory`: largest resident memory above the model and its optimizer of the update of `branches`.
 
-The policy is a random Qwen2 of 11 million parameters, of which the LM head has a seventh: with the vocabulary of a large
+The policy is a random Qwen2 of 11 million parameters, a seventh of them its LM head: with the vocabulary of a large
 model, a policy so small would be little but its head, which sees every trained token either way. Both sides run in one
 process and take turns; figures are medians over rounds of their ratios, in seconds on the clock and in seconds of
 processors, which also mean something on a machine that others use. Those of `memory` have a process of their own each.
@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.step import Clock, in_a_process, limit_threads, make_policy, peak_memory, reset_peak_memory
 
-_SIZES = {"vocab_size": 4096, "hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6}
+_SIZES = {"vocab_size": 2048, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4}
 _PROMPT_LENGTH = 600
 _MAX_TOKENS = 16384
 _SIDES = {"flat": False, "tree": True}
@@ -78,7 +78,9 @@ def _batch(rows: list[list[tuple[str, int]]], prompt_length: int = _PROMPT_LENGT
     token_ids, mask, train_mask = (pad_sequence(values, batch_first=True) for values in (ids, masks, trained))
     lengths = torch.tensor([len(row) for row in ids])
     advantages = torch.randn(len(rows), 1, generator=generator) * train_mask
-    return make_batch(token_ids, lengths, mask, -8.3 * mask, advantages=advantages, train_mask=train_mask & mask)
+    return make_batch(
+        token_ids, lengths, mask, behavior_log_probs=-8.3 * mask, advantages=advantages, train_mask=train_mask & mask
+    )
 
 
 _SHAPES: dict[str, tuple[Callable[[], Any], bool]] = {

@@ -89,17 +89,20 @@ class PolicyFlops:
 
         Args:
             batch: with the sequences.
-            shares: whether tokens that they begin with alike are computed once.
+            shares: whether tokens that they begin with alike are computed once. Counted are those of a prompt, whoever
+                else begins with them: the sum does not depend on who trains which prompts.
         """
         mask = batch.trained
-        lengths = batch.lengths[mask.any(-1)]
+        is_trained = mask.any(-1)
+        lengths = batch.lengths[is_trained]
         sums = torch.stack([lengths.sum(), lengths.square().sum(), mask.sum()])
-        num_row_tokens, num_pairs, num_scored = sums.tolist()
-        num_tokens = num_row_tokens
+        num_row_tokens, num_pairs, num_scored = num_tokens, *_ = sums.tolist()
         if shares:
-            tree = PrefixTree.of(batch.token_ids[mask.any(-1)], lengths)
-            num_tokens, num_pairs = tree.num_tokens, tree.num_pairs
-            num_scored = len(tree.places[mask[mask.any(-1)].cpu()].unique())
+            rows = [is_trained & (batch.group == group) for group in batch.group[is_trained].unique()]
+            trees = [PrefixTree.of(batch.token_ids[row], batch.lengths[row]) for row in rows]
+            num_tokens, num_pairs = sum(tree.num_tokens for tree in trees), sum(tree.num_pairs for tree in trees)
+            scored = (tree.places[mask[row].cpu()].unique() for tree, row in zip(trees, rows, strict=True))
+            num_scored = sum(map(len, scored))
         flops = self.token * num_tokens + self.pair * num_pairs + self.scored_token * num_scored
         return TrainedWork(num_tokens, flops, num_row_tokens - num_tokens)
 
