@@ -129,18 +129,19 @@ class Step:
 
 
 def measure_speed(policy: str, shape: str, rounds: int, threads: int) -> dict[str, float]:
-    """Both sides in turn, the one that begins changing from round to round, after one run each that does not count."""
+    """Both sides in turn, the one that begins changing from round to round, after a short run that does not count."""
     limit_threads(threads)
     step = Step(policy)
     make, evaluates = _SHAPES[shape]
     batch = make()
     seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in _SIDES}
-    for number in range(rounds + 1):
+    step.run(_few_rows(), True, evaluates)
+    for number in range(rounds):
         for side in list(_SIDES) if number % 2 else reversed(_SIDES):
             clock = Clock()
             step.run(batch, _SIDES[side], evaluates)
-            if number:
-                seconds[side].append(clock.read())
+            seconds[side].append(clock.read())
+            print(f"{shape}, round {number + 1}, {side}: {seconds[side][-1][1]:.2f} s of processors", flush=True)
     results = {f"{name}_tokens": float(_num_tokens(batch, shares)) for name, shares in _SIDES.items()}
     for i, unit in enumerate(("s", "cpu_s")):
         results |= {f"{side}_{unit}": statistics.median(both[i] for both in taken) for side, taken in seconds.items()}
@@ -155,11 +156,15 @@ def _num_tokens(batch: Any, shares: bool) -> int:
     return PolicyFlops(0.0, 0.0, 0.0).of_batch(batch, shares).num_tokens
 
 
+def _few_rows() -> Any:
+    return _batch([[("root", 40)]] * 2)
+
+
 def measure_memory(policy: str, shares: bool, threads: int) -> int:
     """Bytes of one update above the model and the state of its optimizer."""
     limit_threads(threads)
     step = Step(policy)
-    step.run(_batch([[("root", 40)]] * 2), shares, evaluates=False)
+    step.run(_few_rows(), shares, evaluates=False)
     batch = branches_batch()
     before = reset_peak_memory()
     step.run(batch, shares, evaluates=False)

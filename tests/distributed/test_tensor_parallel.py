@@ -53,14 +53,18 @@ def compare(rank: int, policy: str) -> None:
         assert parts[f"model.layers.0.mlp.{name}_proj.weight"].to_local().numel() == 48 * 64 / 2 / num_groups
     evaluate, evaluate_alone = PolicyLogProbs(model, 0.7, meshes.tensor), PolicyLogProbs(alone, 0.7)
     generator = torch.Generator().manual_seed(0)
-    several = torch.rand(3, 12, generator=generator) < 0.5
+    # Two rows share 18 tokens, which go through the layers once.
+    rows = torch.arange(72).view(3, 24) % 36
+    rows[1, :18] = rows[0, :18]
+    assert evaluate.shares
+    several = torch.rand(3, 24, generator=generator) < 0.5
     several[:, 0] = False
-    one = torch.zeros(3, 12, dtype=torch.bool)
+    one = torch.zeros(3, 24, dtype=torch.bool)
     one[1, 4] = True
     for mask in (several, one):
-        coefficients = torch.randn(2, 3, 12, generator=generator)
+        coefficients = torch.randn(2, 3, 24, generator=generator)
         for group in range(num_groups):
-            token_ids = torch.arange(36).view(3, 12) + group
+            token_ids = rows + group
             expected = torch.stack(evaluate_alone(token_ids, mask))
             ((expected * coefficients).sum() / num_groups).backward()
             if group == meshes.data.get_local_rank():
