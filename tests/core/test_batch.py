@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from appo.core.batch import NO_PARENT, PARENT_ELSEWHERE, TrajectoryBatch, length_buckets
+from appo.core.batch import NO_PARENT, PARENT_ELSEWHERE, TrajectoryBatch
+from appo.core.buckets import length_buckets
 from appo.core.collate import collate, make_batch
 from appo.core.trajectory import BranchPoint, Prompt
 from tests.core.two_turns import branch_trajectory, parent_trajectory

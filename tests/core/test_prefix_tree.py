@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
 
-from appo.core.batch import length_buckets
+from appo.core.buckets import length_buckets
 from appo.core.prefix_tree import NO_SEGMENT, NOWHERE, PrefixTree
 
 

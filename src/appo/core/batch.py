@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from appo.core.buckets import length_buckets
 from appo.core.prefix_tree import PrefixTree
 from appo.core.trajectory import NOT_SAMPLED, Trajectory
 from appo.functional import token_owners
@@ -263,33 +264,6 @@ class TrajectoryBatch:
         )
         rows = whole.select(trained) if len(trained) else None
         return [] if rows is None else [rows.select(bucket) for bucket in rows.buckets(max_tokens, shares)]
-
-
-def length_buckets(lengths: Tensor, max_tokens: int) -> list[Tensor]:
-    """Partitions rows, longest first, such that their tokens stay within a budget.
-
-    Args:
-        lengths: ``[B]`` int64 tokens of each row.
-        max_tokens: of one bucket; a longer row gets a bucket of its own.
-
-    Returns:
-        Row numbers, ``[B_i]`` int64 each; together every row once.
-
-    Raises:
-        ValueError: if `max_tokens` is not positive.
-    """
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be positive, got {max_tokens}")
-    order = lengths.argsort(descending=True, stable=True)
-    buckets: list[list[int]] = []
-    room = 0
-    for row, length in zip(order.tolist(), lengths[order].tolist(), strict=True):
-        if not buckets or length > room:
-            buckets.append([])
-            room = max_tokens
-        buckets[-1].append(row)
-        room -= length
-    return [torch.tensor(rows, device=lengths.device) for rows in buckets]
 
 
 def check_values(

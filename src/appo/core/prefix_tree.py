@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from appo.core.buckets import check_budget, next_fit
+
 NO_SEGMENT = -1
 """The parent of a segment that begins a row, and the last segment of a row without tokens."""
 
@@ -150,17 +152,16 @@ class PrefixTree:
         Raises:
             ValueError: if `max_tokens` is not positive.
         """
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens must be positive, got {max_tokens}")
+        check_budget(max_tokens)
         # Of every segment and, by `NO_SEGMENT` at the end, of the roots: parts of the rows that end there and behind.
         parts: list[list[tuple[int, list[int]]]] = [[] for _ in (*self.segments, NO_SEGMENT)]
         for row, last in enumerate(self.last_segments):
             parts[last].append((0, [row]))
         for number in reversed(range(len(self.segments))):
             segment = self.segments[number]
-            for size, rows in _next_fit(parts[number], max_tokens - segment.end):
+            for size, rows in next_fit(parts[number], max_tokens - segment.end):
                 parts[segment.parent].append((size + len(segment), rows))
-        return [rows for _, rows in _next_fit(parts[NO_SEGMENT], max_tokens)]
+        return [rows for _, rows in next_fit(parts[NO_SEGMENT], max_tokens)]
 
 
 def _num_equal(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> int:
@@ -192,14 +193,3 @@ def _with_descendants(segments: Sequence[Segment]) -> list[Segment]:
         if (parent := segments[number].parent) != NO_SEGMENT:
             stops[parent] = max(stops[parent], stops[number])
     return [Segment(s.row, s.begin, s.end, s.parent, s.first, stop) for s, stop in zip(segments, stops, strict=True)]
-
-
-def _next_fit(parts: Sequence[tuple[int, list[int]]], max_tokens: int) -> list[tuple[int, list[int]]]:
-    """Joins parts, largest first, while they stay within a budget."""
-    joined: list[tuple[int, list[int]]] = []
-    for size, rows in sorted(parts, key=lambda part: (-part[0], part[1][0])):
-        if joined and joined[-1][0] + size <= max_tokens:
-            joined[-1] = (joined[-1][0] + size, [*joined[-1][1], *rows])
-        else:
-            joined.append((size, rows))
-    return joined
