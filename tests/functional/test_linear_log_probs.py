@@ -159,3 +159,12 @@ def test_hidden_states_of_another_number_than_tokens_are_refused():
 def test_a_transform_refuses_a_temperature_of_zero():
     with pytest.raises(ValueError, match="temperature must be positive, got 0"):
         LogitTransform(temperature=0.0)
+
+
+def test_entropies_of_a_large_vocabulary_have_the_digits_of_their_precision():
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(4, 8, generator=generator), torch.randn(150_000, 8, generator=generator)
+    token_ids = torch.zeros(4, dtype=torch.int64)
+    _, entropies = linear_log_probs(hidden, weight, None, token_ids)
+    _, expected = linear_log_probs(hidden.double(), weight.double(), None, token_ids)
+    torch.testing.assert_close(entropies.double(), expected, atol=1e-5, rtol=0.0)

@@ -147,7 +147,7 @@ class _LinearLogProbs(torch.autograd.Function):
             log_probs[chunk] = log_softmax.gather(-1, index).squeeze(-1)
             # Logit minus log-prob, of whichever token: what turns the logits of the backward pass into a log-softmax.
             normalizers[chunk] = logits.gather(-1, index).squeeze(-1) - log_probs[chunk]
-            entropies[chunk] = _row_dot(torch.exp(log_softmax, out=logits), log_softmax).neg_()
+            entropies[chunk] = torch.exp(log_softmax, out=logits).mul_(log_softmax).sum(-1).neg_()
         # The backward pass begins with the last chunk, and need not compute that again.
         kept = log_softmax if any(ctx.needs_input_grad) else None
         ctx.set_materialize_grads(False)
@@ -220,8 +220,3 @@ def _add_product_(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.addmm_(a, b)
     else:
         total += a @ b
-
-
-def _row_dot(a: Tensor, b: Tensor) -> Tensor:
-    """Without a third tensor of their size."""
-    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).view(-1)
