@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from appo.monitoring.trajectory_files import read_trajectories
+from appo.training.callbacks.recording import _update_columns
 from appo.training.token_record import TokenRecord
 from tests.small_run import metrics, run
 
@@ -59,3 +60,11 @@ def test_a_brief_file_has_no_more_than_the_scores(tmp_path, policy_folder):
     for record in saved(tmp_path):
         assert not {"importance_weights", "loss_shares"} & record.keys()
     assert "scores" in saved(tmp_path)[0]
+
+
+def test_entropies_of_an_update_are_kept_where_no_policy_had_evaluated_the_tokens_and_it_is_told_which_it_trained():
+    weights, entropies = torch.tensor([0.0, 1.23456, float("inf")]), torch.tensor([0.0, 2.0, 0.5])
+    update = {"importance_weights": weights, "entropies": entropies}
+    assert _update_columns(update, is_evaluated=True) == {"importance_weights": [0.0, 1.235, None]}
+    assert _update_columns(update, is_evaluated=False)["entropies"] == [0.0, 2.0, 0.5]
+    assert _update_columns({"entropies": entropies}, is_evaluated=False) == {}

@@ -101,3 +101,12 @@ def test_a_port_that_is_taken_is_named(run_folder):
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"port must be free, got {port}"):
             view(run_folder, port=port, browser=False)
+
+
+def test_a_browser_that_goes_before_its_reply_is_no_error(server, capsys):
+    for error, is_said in ((BrokenPipeError(), False), (RuntimeError("a defect"), True)):
+        try:
+            raise error
+        except (BrokenPipeError, RuntimeError):
+            server.handle_error(None, ("127.0.0.1", 1))
+        assert ("Traceback" in capsys.readouterr().err) == is_said

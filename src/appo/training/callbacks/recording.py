@@ -141,7 +141,9 @@ def _per_token(data: IterationData, row: int) -> dict[str, Tensor]:
 
 def _update_columns(update: Mapping[str, Tensor], is_evaluated: bool) -> Record:
     """What the update made of each token, to four digits; entropies where nobody had asked for them before."""
-    columns = {name: value.numpy() for name, value in update.items() if name != "entropies" or not is_evaluated}
+    # Importance weights tell trained tokens, which alone have entropies here.
+    leaves_out = {"entropies"} if is_evaluated or "importance_weights" not in update else set()
+    columns = {name: value.numpy() for name, value in update.items() if name not in leaves_out}
     return {
         name: [
             value if ok else None
