@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from itertools import accumulate
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from appo.commands.view.run import Run, packed
 from appo.commands.view.steps import steps_of
 from appo.commands.view.texts import TokenTexts
 from appo.commands.view.values import TOKEN_VALUES
+from appo.policy.loading import load_tokenizer
 from tests.commands.view.runs import family, write_file, write_run
 
 
@@ -228,6 +230,20 @@ def test_a_tokenizer_that_is_nowhere_is_asked_for(tmp_path, tokenizer):
     folder = write_run(tmp_path / "r", tmp_path / "gone", {"iteration_00000": family(tokenizer)})
     with pytest.raises(ValueError, match="--policy"):
         Run(folder)
+
+
+def test_a_policy_that_is_yet_to_be_written_is_not_asked_for_at_the_hub(run_folder, monkeypatch):
+    asked = []
+
+    def load(policy):
+        asked.append(policy)
+        return load_tokenizer(policy)
+
+    monkeypatch.setattr("appo.commands.view.texts.load_tokenizer", load)
+    monkeypatch.chdir(run_folder.parent)
+    Run(Path("run"))
+    assert asked[0] == str(run_folder / "policy")
+    assert len(asked) == 2
 
 
 @pytest.mark.slow

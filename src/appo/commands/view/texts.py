@@ -63,8 +63,10 @@ def tokenizer_of_run(run: Path, config: DictConfig, policy: str | None) -> Any:
     Raises:
         ValueError: if there is none where the run looked for it either.
     """
+    # Absolute: `run/policy` would be taken for a name of the hub while the run has not written it yet.
+    own = str((run / "policy").resolve())
     named = OmegaConf.select(config, "model.policy")
-    candidates = [policy] if policy is not None else [str(run / "policy"), *([named] if isinstance(named, str) else [])]
+    candidates = [policy] if policy is not None else [own, *([named] if isinstance(named, str) else [])]
     errors = []
     for candidate in candidates:
         try:
