@@ -83,7 +83,8 @@ def _graders() -> Iterator[Check]:
                 result = reward(trajectory(text, ["<result>x</result>"], text[:50], answers=[accepted]))
                 if not (math.isfinite(result.reward) and -1.0 <= result.reward <= 1.1):
                     raise FindingError(f"a reward of {result.reward}")
-        if accepted.strip(" .,;\"'\n\t") and clean(accepted) and verdict(accepted, accepted) is False:
+        # Of layout alone, such as a tilde, nothing is left that could be the same.
+        if plain(clean(accepted)).strip(" .,;\"'") and verdict(accepted, accepted) is False:
             raise FindingError("an answer is not the same as itself")
         line = quoted(answer)
         if "\n" in line or not isinstance(json.loads(line), str):

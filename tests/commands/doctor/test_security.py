@@ -16,7 +16,7 @@ from appo.tools.python.attacks import attacks_on
 from appo.tools.python.attacks.attack import Attack
 
 NOBODY = 65534
-PART = "another process: read its"
+PART = "another process: open its"
 
 
 def run_doctor(*args: str, before: str = "pass", **options: object) -> subprocess.CompletedProcess[str]:

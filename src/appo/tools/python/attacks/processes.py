@@ -6,8 +6,7 @@ from appo.tools.python.attacks.attack import Attack
 
 _NONE = r"\[\]"
 _OPENED = """
-ways = (os.O_RDONLY, os.O_RDWR, os.O_PATH)
-[way for way in ways if attempt(lambda: os.read(os.open(path, way), 9))[0] != 'E']
+[way for way in (os.O_RDONLY, os.O_RDWR) if attempt(lambda: os.open(path, way))[0] != 'E']
 """
 _IN_PROC = ("mem", "environ", "cmdline", "maps", "status", "stat", "io", "auxv", "mountinfo", "cgroup", "oom_score_adj")
 _FOLDERS_IN_PROC = ("fd", "task", "root", "cwd", "map_files", "ns", "net")
@@ -73,7 +72,7 @@ shown = repr((sys.argv, sys.orig_argv, sys.path))
 
 ATTACKS = [
     *(
-        Attack(f"another process: read its {name}", f"path = f'/proc/{{pid}}/{name}'\n{_OPENED}", _NONE)
+        Attack(f"another process: open its {name}", f"path = f'/proc/{{pid}}/{name}'\n{_OPENED}", _NONE)
         for name in _IN_PROC
     ),
     *(
