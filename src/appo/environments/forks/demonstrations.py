@@ -1,4 +1,4 @@
-"""Walks along trails, some of which leave them, and nearly all at one fork."""
+"""Walks along trails, some of which leave them, most often at one fork."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from appo.environments.gates.problems import GateProblem
 class ForkDemonstrations(GateDemonstrations):
     """Walks with real look-ups behind every turn, some of which are wrong, and most of those at one fork.
 
-    A policy that learned from them is nearly sure of itself at that fork, and wrong.
+    A policy that learned that fork is surer of itself there than at the others, and wrong.
     """
 
     name = "fork"
