@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+_PLAIN = "eager"
+"""Name of transformers for attention that is written out."""
+
+_WITHOUT_CAPS = "sdpa"
+"""That which leaves soft caps of scores out, without a word."""
 
 
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -22,13 +28,49 @@ def empty_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> P
     return model
 
 
+def has_state(config: PreTrainedConfig) -> bool:
+    """Whether something else than attention carries what one token of a policy knows to the next."""
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return bool(getattr(model_class, "_is_stateful", False))
+
+
 def num_kv_heads(config: PreTrainedConfig) -> int:
     """Counts the heads of keys and values in a layer of the decoder, fewer than those of queries that share them."""
     text = config.get_text_config(decoder=True)
-    return int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
+        return 1
+    names = ("num_key_value_heads", "num_kv_heads")
+    return int(next((number for name in names if (number := getattr(text, name, None))), text.num_attention_heads))
 
 
 def head_size(config: PreTrainedConfig) -> int:
     """Measures the width of one attention head of the decoder."""
     text = config.get_text_config(decoder=True)
     return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+
+
+def exact_attention(config: PreTrainedConfig) -> str | None:
+    """Names the implementation that a policy needs where nothing faster computes the same; None where `sdpa` does.
+
+    `sdpa` knows no soft cap of attention scores, and some models do not support it.
+    """
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    is_supported = model_class is None or getattr(model_class, "_supports_sdpa", True)
+    return None if is_supported and not _caps_scores(config) else _PLAIN
+
+
+def check_attention(config: PreTrainedConfig, attention: str | None) -> None:
+    """Refuses an implementation that computes something else than a policy's config says.
+
+    Raises:
+        ValueError: if it would leave soft caps of attention scores out.
+    """
+    if attention == _WITHOUT_CAPS and _caps_scores(config):
+        raise ValueError(
+            f"model.attention must be null, {_PLAIN} or flash_attention_2 for {config.model_type}, whose attention "
+            f"scores are soft-capped, got {attention}"
+        )
+
+
+def _caps_scores(config: PreTrainedConfig) -> bool:
+    return bool(getattr(config.get_text_config(decoder=True), "attn_logit_softcapping", None))

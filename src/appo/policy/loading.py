@@ -17,7 +17,7 @@ from transformers import (
 
 from appo.distributed.broadcast import Blueprint
 from appo.distributed.fsdp import Meshes, Sharding, check_replicas, decoder_layers
-from appo.policy.architecture import empty_model
+from appo.policy.architecture import check_attention, empty_model, exact_attention
 
 
 def check_policy_folder(policy: str, option: str = "model.policy") -> None:
@@ -97,10 +97,16 @@ def load_policy(
 
     Raises:
         FileNotFoundError: if the folder is missing.
+        ValueError: if `attention` computes something else than the policy's configuration says.
     """
     check_policy_folder(policy)
+    config = AutoConfig.from_pretrained(policy)
+    check_attention(config, attention)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        policy, dtype=dtype, attn_implementation=attention, quantization_config=quantization
+        policy,
+        dtype=dtype,
+        attn_implementation=attention or exact_attention(config),
+        quantization_config=quantization,
     )
     if gradient_checkpointing:
         _checkpoint_gradients(model)

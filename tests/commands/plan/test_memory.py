@@ -16,7 +16,7 @@ from appo.commands.plan.memory import (
 )
 from appo.commands.plan.settings import Precision, RunSettings
 from appo.commands.plan.size import PolicySize
-from appo.engines.hf.kv_cache import KVCache
+from appo.engines.hf.kv_cache import KVCache, cache_shape
 from appo.policy.lora import LoRA
 from appo.policy.packing import SequenceForward
 
@@ -97,7 +97,7 @@ def test_with_an_adapter_activations_are_nearly_those_that_autograd_saves(name):
 
 def test_a_cache_takes_as_many_bytes_as_the_engine_allocates():
     model = tiny("qwen2")
-    cache = KVCache(model.config, torch.bfloat16, torch.device("cpu"))
+    cache = KVCache(cache_shape(model), torch.bfloat16, torch.device("cpu"))
     cache.reserve(num_rows=3, length=128)
     assert cache.states.numel() * 2 == 3 * 128 * cache_bytes(PolicySize.of(model), 2)
 

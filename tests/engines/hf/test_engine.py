@@ -13,6 +13,7 @@ from tests.engines.tiny_policy import (
     run,
     save_successor_policy,
 )
+from tests.families.policies import build
 
 GREEDY = SamplingParams(temperature=0.0)
 TOP = SamplingParams(temperature=0.7, top_k=20, top_p=0.8)
@@ -279,12 +280,18 @@ def save_windowed_policy(folder, tokenizer, window: int) -> MistralForCausalLM:
     return model
 
 
-def test_refuses_a_policy_with_sliding_windows(tmp_path, tokenizer):
-    save_windowed_policy(tmp_path, tokenizer, window=8)
-    with pytest.raises(
-        ValueError, match=r"got mistral with DynamicSlidingWindowLayer; rollout\.engine\.max_length=8, or"
-    ):
-        start(str(tmp_path))
+@pytest.mark.parametrize("family", ["mistral", "ministral", "gemma2", "gpt_oss", "deepseek_v3", "falcon", "gptj"])
+def test_samples_from_families_with_attention_of_their_own_as_a_plain_pass_says(tmp_path, family):
+    # Windows of 8 tokens in all layers and in some, soft-capped scores, sinks, latent keys, one head of keys, no sdpa.
+    policy = str(build(family, tmp_path))
+    engine = start(policy)
+    model = AutoModelForCausalLM.from_pretrained(policy, attn_implementation="eager").eval()
+    requests = random_requests(model.config.vocab_size, 12)
+    completions = run(engine, requests)
+    for request in requests:
+        actual = torch.tensor(completions[request.id].behavior_log_probs, dtype=torch.float64)
+        expected = forward_log_probs(model, request, completions[request.id])
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("window", "max_length"), [(64, 0), (256, 0), (32, 32)])
@@ -299,16 +306,21 @@ def test_a_window_that_no_sequence_outgrows_is_full_attention(tmp_path, tokenize
 @pytest.mark.parametrize(
     ("family", "reason"),
     [
-        ("mistral", "full attention in every layer only, got mistral with DynamicSlidingWindowLayer"),
-        ("deepseek_v3", "keys and values of one size only, got deepseek_v3 with latent attention"),
-        ("gptj", "scaled_dot_product_attention computes, got gptj, whose does not"),
-        ("bloom", "scaled_dot_product_attention computes, got bloom, whose does not"),
-        ("mamba", "scaled_dot_product_attention computes, got mamba, whose does not"),
+        ("llama4_text", "full attention or sliding windows only, got llama4_text with chunked_attention"),
+        ("mamba", "whose past is keys and values, got mamba, which carries a state from token to token"),
     ],
 )
 def test_a_policy_that_it_cannot_serve_is_refused_before_it_is_loaded(tmp_path, family, reason):
     AutoConfig.for_model(family).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"HFEngine serves policies .*{reason};.* rollout.engine=VLLMEngine and"):
+    with pytest.raises(ValueError, match=f"HFEngine serves policies .*{reason}.*; rollout.engine=VLLMEngine and"):
+        HFEngine().start(str(tmp_path))
+
+
+def test_a_policy_that_goes_on_otherwise_from_a_cache_is_refused_when_it_is_loaded(tmp_path):
+    build("bloom", tmp_path)
+    with pytest.raises(
+        ValueError, match=r"go on from keys and values of rows of unlike length, got bloom, which fails"
+    ):
         HFEngine().start(str(tmp_path))
 
 

@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 
 from appo.engines.base import Completion, Request
 from appo.engines.hf.batch_state import BatchState
-from appo.engines.hf.kv_cache import KVCache
+from appo.engines.hf.kv_cache import KVCache, cache_shape
 from appo.engines.hf.prefix_cache import PrefixCache
 from appo.engines.hf.sampling import SamplingRules, sample
+from appo.engines.hf.served import AttentionMasks
 from appo.engines.hf.stopping import StopRules
 from appo.policy.attention import without_cudnn
 
@@ -51,7 +52,8 @@ class GenerationBatch:
         self._stops = stops
         self._prefixes = prefixes
         self._max_prefill_tokens = max_prefill_tokens
-        self._cache = KVCache(model.config, model.dtype, model.device)
+        self._cache = KVCache(cache_shape(model), model.dtype, model.device)
+        self._masks = AttentionMasks.of(model.config)
         self._state = BatchState(model.device)
         self._rules = SamplingRules()
         self._step = 0
@@ -130,12 +132,10 @@ class GenerationBatch:
         """Feeds the tokens at `positions` ``[B, T]`` of some slots; with the head, returns ``[B, T, V]`` logits."""
         self._cache.reserve(rows.stop, length)
         self._cache.focus(rows, positions, length)
-        is_past = torch.arange(length, device=positions.device) <= positions[..., None]
-        mask = torch.zeros(is_past.shape, dtype=self._model.dtype, device=positions.device)
         model = self._model if with_head else self._model.base_model
         output = model(
             input_ids=self._state.token_ids[rows].gather(1, positions),
-            attention_mask=mask.masked_fill_(~is_past, float("-inf"))[:, None],
+            attention_mask=self._masks(positions, length, self._model.dtype),
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,

@@ -12,10 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from appo.engines.base import ENGINES, Completion, Engine, Request, started
 from appo.engines.hf.batch import GenerationBatch
-from appo.engines.hf.kv_cache import check_served, without_idle_window
 from appo.engines.hf.prefix_cache import PrefixCache
+from appo.engines.hf.served import check_continuation, check_served
 from appo.engines.hf.stopping import StopRules, end_token_ids
 from appo.engines.request_tracker import RequestTracker
+from appo.policy.architecture import exact_attention
 from appo.policy.weight_layout import WeightLayout
 
 
@@ -58,13 +59,15 @@ class HFEngine(Engine):
             raise RuntimeError("the engine must be stopped before it is started again")
         device = torch.device(self._device_name())
         dtype = torch.float32 if self.dtype == "auto" and device.type == "cpu" else _DTYPES[self.dtype]
-        served = without_idle_window(AutoConfig.from_pretrained(policy), self.max_length)
-        check_served(served)
+        description = AutoConfig.from_pretrained(policy)
+        check_served(description)
+        attention = exact_attention(description) or "sdpa"
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            policy, config=served, dtype=dtype, attn_implementation="sdpa"
+            policy, dtype=dtype, attn_implementation=attention
         )
         network: torch.nn.Module = model
         network.requires_grad_(False).eval().to(device)
+        check_continuation(model)
         config = model.config.get_text_config(decoder=True)
         if self.max_length > config.max_position_embeddings:
             raise ValueError(

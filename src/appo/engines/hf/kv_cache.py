@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, Cache, DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-
-from appo.policy.architecture import head_size, num_kv_heads
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 _LENGTH_STEP = 64
 """Slots grow by multiples of this many tokens."""
-
-
-_OTHERS = "rollout.engine=VLLMEngine and VLLMServerEngine serve what vLLM does"
 
 
 class KVCache(Cache):
@@ -26,21 +19,16 @@ class KVCache(Cache):
     mask must rule them out.
 
     Args:
-        config: of the policy.
+        shape: layers, heads and head size.
         dtype: of keys and values.
         device: of keys and values.
-
-    Raises:
-        ValueError: if a layer of the policy keeps anything but the keys and values of all positions.
     """
 
-    def __init__(self, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(layers=[])
-        check_full_attention(config)
-        text = config.get_text_config(decoder=True)
-        shape = text.num_hidden_layers, 2, 0, num_kv_heads(text), 0, head_size(text)
-        self.states = torch.zeros(shape, dtype=dtype, device=device)
-        """``[layers, 2, slots, heads, T, head size]``, keys then values."""
+        layers, heads, size = shape
+        self.states = torch.zeros(layers, 2, 0, heads, 0, size, dtype=dtype, device=device)
+        """``[layers, 2, slots, heads, T, head size]``, keys then values; the ends of smaller ones are not used."""
         self._rows = slice(0, 0)
         self._length = 0
         self._positions = torch.zeros(0, 1, dtype=torch.long, device=device)
@@ -75,9 +63,12 @@ class KVCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """Writes the new keys and values, ``[B, heads, T, head size]`` each, and returns those of the rows in focus."""
         keys, values = self.states[layer_idx]
-        keys[self._row_numbers, :, self._positions] = key_states.transpose(1, 2)
-        values[self._row_numbers, :, self._positions] = value_states.transpose(1, 2)
-        return keys[self._rows, :, : self._length], values[self._rows, :, : self._length]
+        return self._exchange(keys, key_states), self._exchange(values, value_states)
+
+    def _exchange(self, kept: Tensor, new: Tensor) -> Tensor:
+        kept = kept[:, : new.shape[1], :, : new.shape[3]]
+        kept[self._row_numbers, :, self._positions] = new.transpose(1, 2)
+        return kept[self._rows, :, : self._length]
 
     def move(self, sources: list[int], targets: list[int], length: int) -> None:
         """Copies the first `length` tokens of some slots over others."""
@@ -93,54 +84,16 @@ class KVCache(Cache):
         self.states[:, :, row, :, : states.shape[3]] = states
 
 
-def without_idle_window(config: PreTrainedConfig, max_length: int) -> PreTrainedConfig:
-    """The config of a policy whose sliding window no sequence outgrows, with full attention; any other as it is.
+@torch.no_grad()
+def cache_shape(model: PreTrainedModel) -> tuple[int, int, int]:
+    """Measures what a model keeps of a token: layers, and the most heads and the largest head size of one of them.
 
-    Args:
-        config: of the policy; one that gives layers kinds of their own keeps them, since more may hang on a kind.
-        max_length: of any sequence, 0 for the positions that the policy has.
+    Configs have many names for these, and some keep keys of another size than values.
     """
-    text = config.get_text_config(decoder=True)
-    window = getattr(text, "sliding_window", None)
-    if window is None or window < (max_length or text.max_position_embeddings) or getattr(text, "layer_types", None):
-        return config
-    config = deepcopy(config)
-    config.get_text_config(decoder=True).sliding_window = None
-    return config
-
-
-def check_served(config: PreTrainedConfig) -> None:
-    """Refuses a policy that HFEngine cannot serve, before its weights are loaded.
-
-    Raises:
-        ValueError: if its attention cannot be computed by torch's `scaled_dot_product_attention`, or if a layer keeps
-            anything but keys and values of all positions.
-    """
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if model_class is not None and not getattr(model_class, "_supports_sdpa", True):
-        raise ValueError(
-            f"HFEngine serves policies whose attention torch's scaled_dot_product_attention computes, got "
-            f"{config.model_type}, whose does not; {_OTHERS}"
-        )
-    check_full_attention(config)
-
-
-def check_full_attention(config: PreTrainedConfig) -> None:
-    """Refuses policies whose past is more, or less, than the keys and values of all positions."""
-    kinds = {type(layer) for layer in DynamicCache(config=config).layers}
-    if kinds != {DynamicLayer}:
-        names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        window = getattr(config.get_text_config(decoder=True), "sliding_window", None)
-        is_window = kinds == {DynamicSlidingWindowLayer}
-        hint = (
-            f"rollout.engine.max_length={window}, or less, leaves its windows nothing to do, or " if is_window else ""
-        )
-        raise ValueError(
-            f"HFEngine serves policies with full attention in every layer only, got {config.model_type} with {names}; "
-            f"{hint}{_OTHERS}"
-        )
-    if getattr(config.get_text_config(decoder=True), "kv_lora_rank", None):
-        raise ValueError(
-            f"HFEngine serves policies that keep keys and values of one size only, got {config.model_type} with latent "
-            f"attention; {_OTHERS}"
-        )
+    cache = DynamicCache(config=model.config)
+    model.base_model(
+        input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), past_key_values=cache, use_cache=True
+    )
+    layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
+    kept = [states for layer in layers for states in (layer.keys, layer.values) if states is not None]
+    return len(cache.layers), max(states.shape[1] for states in kept), max(states.shape[3] for states in kept)

@@ -1,0 +1,57 @@
+"""What was measured of families of models, as a file and as the table of the documentation."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.families.measuring import REFUSED, YES, Findings
+from tests.families.policies import FAMILIES
+
+ENGINES = ("HFEngine", "VLLMEngine")
+RESULTS = Path(__file__).with_name("results.json")
+PAGE = Path(__file__).parents[2] / "docs/families.md"
+_HEAD = ["| family | particular | HFEngine | packed | LoRA | export |", "|---|---|---|---|---|---|"]
+_TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+Results = Mapping[tuple[str, str], Findings]
+
+
+def read_results() -> dict[tuple[str, str], Findings]:
+    """What was measured, by family and engine."""
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    return {(row["family"], row["engine"]): Findings(**row) for row in rows}
+
+
+def write_results(results: Results) -> None:
+    """Writes what was measured, and the table of it."""
+    order = list(FAMILIES)
+    rows = sorted(results.values(), key=lambda found: (order.index(found.family), found.engine))
+    text = json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False)
+    RESULTS.write_text(text + "\n", encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(_TABLE.sub(lambda _: table(results), page), encoding="utf-8")
+
+
+def table(results: Results) -> str:
+    """The lines of the table, with what is refused below it."""
+    lines, notes = list(_HEAD), []
+    for family, spec in FAMILIES.items():
+        found = results.get((family, ENGINES[0]))
+        if found is None:
+            continue
+        cells = [_cell(value, family, notes) for value in (found.train, found.packed, found.lora, found.export)]
+        lines.append(f"| `{family}` | {spec.shows} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def _cell(value: str, family: str, notes: list[str]) -> str:
+    if value in ("", YES):
+        return value
+    if value.startswith(REFUSED):
+        notes.append(f"- `{family}`: {value.removeprefix(REFUSED).partition('; rollout.engine')[0]}")
+        return "refused"
+    return "padded" if not value.startswith("fault") else value
