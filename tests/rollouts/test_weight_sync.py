@@ -92,7 +92,7 @@ def test_processes_check_again_together(tmp_path, policy_folder):
     as_processes(check_together, tmp_path, policy_folder)
 
 
-def test_a_probe_that_is_repeated_draws_other_tokens(policy_folder):
+def test_a_probe_draws_its_tokens_by_version_and_attempt_alone(policy_folder):
     drawn = []
 
     def evaluate(batch):
@@ -100,9 +100,12 @@ def test_a_probe_that_is_repeated_draws_other_tokens(policy_folder):
         return replace(batch, old_log_probs=batch.behavior_log_probs)
 
     probe = WeightProbe(started(policy_folder), evaluate, (5, 6, 7), 1.0)
-    assert probe() == probe()
-    first, second = drawn
-    assert first != second
+    for version, attempt in [(0, 0), (0, 1), (1, 0), (0, 0)]:
+        assert probe(version, attempt).largest == 0.0
+    first, *others, again = drawn
+    assert first == again
+    assert first not in others
+    assert others[0] != others[1]
 
 
 def test_the_tolerance_is_that_of_the_coarser_precision(policy_folder):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import count
 
 import torch
 
 from appo.core.collate import collate
+from appo.core.seeding import derive_seed
 from appo.core.trajectory import NOT_SAMPLED, Prompt, Trajectory
 from appo.engines import Completion, Engine, Request, SamplingParams
 from appo.rollouts.data import Evaluate
@@ -32,8 +32,8 @@ class Mismatch:
 class WeightProbe:
     """Samples a few short continuations of a fixed text and compares their log-probs with the trainer's.
 
-    What is compared is what training relies on: the log-probs that the engine reports of tokens it sampled, others each
-    time. Weights that did not arrive, or arrived in the wrong place, show in every one of them.
+    What is compared is what training relies on: the log-probs that the engine reports of tokens it sampled, others for
+    every version. Weights that did not arrive, or arrived in the wrong place, show in every one of them.
 
     Args:
         engine: started, with nothing in flight.
@@ -47,11 +47,16 @@ class WeightProbe:
         self.evaluate = evaluate
         self.prompt = Prompt("probe", "", token_ids, ())
         self.sampling = SamplingParams(temperature)
-        self._seeds = count()
 
-    def __call__(self) -> Mismatch:
-        """Samples, computes log-probs and compares."""
-        for number, seed in zip(range(_NUM_SEQUENCES), self._seeds):  # noqa: B905 - seeds have no end
+    def __call__(self, version: int, attempt: int = 0) -> Mismatch:
+        """Samples, computes log-probs and compares.
+
+        Args:
+            version: of the policy; which tokens are sampled depends on it, and on nothing that was probed before.
+            attempt: others for the same version.
+        """
+        for number in range(_NUM_SEQUENCES):
+            seed = derive_seed("probe", version, attempt, number)
             self.engine.submit(Request(number, self.prompt.token_ids, _NUM_TOKENS, seed=seed, sampling=self.sampling))
         trajectories = []
         while self.engine.num_in_flight:

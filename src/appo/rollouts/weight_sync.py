@@ -30,16 +30,22 @@ class WeightSync:
         probe: compares engine and trainer.
         tolerance: largest mean distance of two log-probs, in nats. The distance of a single token is only warned of:
             rounding may part them anywhere, weights that did not arrive do so everywhere.
+        worst: that the run has met before it was resumed.
     """
 
     def __init__(
-        self, engine: Engine, weights: Callable[[], Iterable[tuple[str, Tensor]]], probe: WeightProbe, tolerance: float
+        self,
+        engine: Engine,
+        weights: Callable[[], Iterable[tuple[str, Tensor]]],
+        probe: WeightProbe,
+        tolerance: float,
+        worst: Mismatch = Mismatch(),  # noqa: B008 - it is frozen
     ) -> None:
         self.engine = engine
         self.weights = weights
         self.probe = probe
         self.tolerance = tolerance
-        self.worst = Mismatch()
+        self.worst = worst
         """The largest mean and the largest distance that the probe has met in this run."""
         self._version: int | None = None
 
@@ -55,9 +61,9 @@ class WeightSync:
             return
         if version > 0:
             self.engine.update_weights(self.weights(), version)
-        mismatch = self.probe()
+        mismatch = self.probe(version)
         if any(comm.all_gather(not mismatch.mean <= self.tolerance)):
-            mismatch = self.probe()  # of other tokens, which weights that did not arrive show in as well
+            mismatch = self.probe(version, 1)  # of other tokens, which weights that did not arrive show in as well
         if not mismatch.mean <= self.tolerance:
             raise EngineMismatchError(
                 f"log-probs of the engine must be those of the trainer's policy (version {version}) within "

@@ -76,6 +76,7 @@ class Sampler:
         self.timer = PhaseTimer()
         self._agent: Agent | None = None
         self._sync: WeightSync | None = None
+        self._met = Mismatch()
 
     @property
     def agent(self) -> Agent:
@@ -86,7 +87,11 @@ class Sampler:
     @property
     def worst_mismatch(self) -> Mismatch:
         """Of log-probs of engine and trainer after an update of the weights, the worst so far."""
-        return Mismatch() if self._sync is None else self._sync.worst
+        return self._met if self._sync is None else self._sync.worst
+
+    def met(self, mismatch: Mismatch) -> None:
+        """Takes up what a run has met before it was resumed."""
+        self._met = mismatch
 
     def start(self, module: APPOModule, data: RolloutDataModule, profiler: Profiler | None, trains: bool) -> None:
         """Starts everything.
@@ -158,6 +163,6 @@ class Sampler:
             text = tuple(encode(data.tokenizer, _PROBE_TEXT))[:_PROBE_TOKENS]
             probe = WeightProbe(self.engine, module.evaluate, text, self.sampling.temperature)
             tolerance = self.sampling.max_mismatch or default_tolerance(self.engine, module.compute_dtype)
-            self._sync = WeightSync(self.engine, module.named_weights, probe, tolerance)
+            self._sync = WeightSync(self.engine, module.named_weights, probe, tolerance, self._met)
         with self.timer("weights"), comm.phase("weights"):
             self._sync(module.policy_version)

@@ -127,14 +127,14 @@ def _check_updates(
     """Many updates, each of which must arrive: log-probs agree after it as the check in training wants, not before."""
     model = on_device(machine).eval()
     probe = WeightProbe(engine, _evaluate(machine, model, dtype), tokens, 1.0)
-    stale, synced, seconds = [], [probe()], []
+    stale, synced, seconds = [], [probe(0)], []
     for version in range(1, _UPDATES + 1):
         _perturb(model, version)
-        stale.append(probe())
+        stale.append(probe(version, 1))
         started = perf_counter()
         engine.update_weights(named_weights(model), version)
         seconds.append(perf_counter() - started)
-        synced.append(probe())
+        synced.append(probe(version))
     tolerance, worst = default_tolerance(engine, dtype), max(each.mean for each in synced)
     figures |= {
         "update s": fmean(seconds),

@@ -6,6 +6,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from time import perf_counter
 from typing import Any, Literal
 
@@ -21,11 +22,12 @@ from appo.monitoring.iteration_costs import IterationCosts, iteration_metrics
 from appo.monitoring.rollout_metrics import rollout_metrics
 from appo.monitoring.trajectory_files import trajectory_from_record, trajectory_record
 from appo.rewards import AnswerReward
-from appo.rollouts import Branching, CandidateFilter, Collector, IterationRunner, Limits, Policy
+from appo.rollouts import Branching, CandidateFilter, Collector, IterationRunner, Limits, Mismatch, Policy
 from appo.scorers import BranchingScore, as_scorer
 from appo.tools import CallSyntax, TagSyntax
 from appo.training.argument_types import AnyReward, AnyScorer, AnyTools
 from appo.training.callbacks.common import leaves_files, parts_of, trajectory_file
+from appo.training.callbacks.gain_check import warns_of_unchanged_policy
 from appo.training.callbacks.recording import write_collected
 from appo.training.checks import (
     check_engine_device,
@@ -238,12 +240,14 @@ class RolloutCallback(L.Callback):
         gathered = comm.gather_on_first([trajectory_record(trajectory) for trajectory in pending])
         return {
             "num_generated_tokens": self.num_generated_tokens,
+            "worst_mismatch": asdict(self.sampler.worst_mismatch),
             "pending": [record for records in gathered for record in records],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.num_generated_tokens = state_dict["num_generated_tokens"]
         self._restored_pending = state_dict["pending"]
+        self.sampler.met(Mismatch(**state_dict.get("worst_mismatch", {})))
 
     def sync_weights(self, module: APPOModule, data: RolloutDataModule) -> None:
         """As `Sampler.sync_weights`, once what is in flight has come to its end."""
@@ -279,22 +283,6 @@ class RolloutCallback(L.Callback):
         by_gain = self.scorer.compares_policies and metrics.get("branches_made", 0.0) > 0.0
         if self._has_warned or not by_gain or (self.sampling.lag and epoch == self._first_epoch):
             return  # with a lag, nobody could sample the first roots ahead
-        distance, noise = metrics.get("log_ratio_std", 0.0), self.sampler.worst_mismatch.mean
-        if metrics.get("roots_changed_share", 1.0) == 0.0:
-            self._has_warned = True
-            log.warning(
-                "the policy has not changed between sampling and branching, so the likelihood gain says nothing and "
-                "scores rest on entropy alone; %s",
-                "no step in between had a gradient: all rewards of its groups were equal"
-                if self.sampling.lag or self.iteration.num_parts > 1
-                else "see rollout.branching.when, rollout.sampling.lag",
-            )
-        elif self.sampler.overlaps and distance <= noise:
-            self._has_warned = True
-            log.warning(
-                "the policy has changed by %.2g nats a token between sampling and branching, and log-probs of the "
-                "engine, with which the likelihood gain compares roots that are sampled beside the training, differ "
-                "from the trainer's by %.2g: the gain is noise; see rollout.sampling.overlap",
-                distance,
-                noise,
-            )
+        comes_between = self.sampling.lag > 0 or self.iteration.num_parts > 1
+        noise = self.sampler.worst_mismatch.mean if self.sampler.overlaps else 0.0
+        self._has_warned = warns_of_unchanged_policy(metrics, comes_between, noise)
