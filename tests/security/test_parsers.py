@@ -7,6 +7,8 @@ import tracemalloc
 
 import pytest
 
+from appo.rewards.answer_text import normalize_answer
+from appo.rewards.verdicts import verdict
 from appo.tools import ChatTemplateSyntax, TagSyntax
 
 TOOLS = ("python", "search")
@@ -48,3 +50,13 @@ def test_no_more_calls_are_found_than_are_of_use_and_none_keeps_the_turn(part):
     calls = ChatTemplateSyntax().parse(part * (LENGTH // len(part)), TOOLS, 7)
     assert len(calls) <= 7
     assert all(len(call.argument) <= 1000 for call in calls)
+
+
+@pytest.mark.parametrize("judge", [normalize_answer, lambda text: verdict(text, "Oslo")], ids=["normalizer", "verdict"])
+def test_answers_that_are_too_long_to_be_read_are_not_kept(judge):
+    tracemalloc.start()
+    for number in range(200):
+        judge(f"{number} " * 50_000)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 4 * 2**20  # of 40 MB

@@ -51,7 +51,6 @@ _MAX_LENGTH = 4000
 """Longest text, in characters, whose words are looked into."""
 
 
-@lru_cache(maxsize=2**14)
 def normalize_answer(text: str) -> str:
     r"""Brings an answer into the form in which equal answers are equal strings.
 
@@ -59,7 +58,12 @@ def normalize_answer(text: str) -> str:
     shortest form: ``1,000.50`` is ``1000.5``. A word that contains a digit keeps the punctuation within: ``1/2``,
     ``x=-3``. A text that consists of nothing but articles or punctuation, such as the choice ``A``, keeps them.
     """
-    text = unwrap_latex(_DASHES.sub("-", text[:_MAX_LENGTH])).lower().replace(",", " ")
+    return _normalized(text[:_MAX_LENGTH])
+
+
+@lru_cache(maxsize=2**12)  # of cut texts: what an answer takes beyond is not kept
+def _normalized(text: str) -> str:
+    text = unwrap_latex(_DASHES.sub("-", text)).lower().replace(",", " ")
     text = _SPACED_SIGN.sub(r"\1\2", _SPACED_OPERATOR.sub(r"\1", text))
     words = " ".join(map(_normalize_word, text.split())).split()
     return " ".join([word for word in words if word not in _ARTICLES] or words) or text.strip()

@@ -67,11 +67,15 @@ def is_mathematics(text: str) -> bool:
     return not any(word.lower() not in _KNOWN for word in _WORD.findall(_COMMAND.sub(" ", text)))
 
 
-@lru_cache(maxsize=2**14)
 def verdict(answer: str, accepted: str) -> bool | None:
     """Whether an answer is the accepted one; None for mathematics that is not understood well enough to tell."""
     if max(len(answer), len(accepted)) > MAX_LENGTH:
         return bool(answer) and answer == accepted
+    return _verdict(answer, accepted)
+
+
+@lru_cache(maxsize=2**14)  # of texts of a bounded length alone
+def _verdict(answer: str, accepted: str) -> bool | None:
     given, wanted = (_trimmed(plain(clean(text))) for text in (answer, accepted))
     if not given or not wanted:
         return False
