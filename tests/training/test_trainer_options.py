@@ -293,7 +293,9 @@ def test_checkpoints_may_be_written_beside_the_training(fit):
 @of("default_root_dir")
 def test_everything_lies_in_one_folder(fit, tmp_path):
     folder = fit(*VALIDATED)
-    assert {path.name for path in folder.iterdir()} == {"checkpoints", "csv", "policy", "tensorboard", "trajectories"}
+    assert {path.name for path in folder.iterdir()} == {
+        ".lock", "checkpoints", "csv", "policy", "tensorboard", "trajectories",
+    }  # fmt: skip
 
 
 @of("reload_dataloaders_every_n_epochs", "use_distributed_sampler", "sync_batchnorm", "model_registry")

@@ -23,10 +23,15 @@ _OF_PLUG_INS = re.compile(r"\$\{(?!oc\.)[A-Za-z_][\w.]*:")
 class SavedConfig(SaveConfigCallback):
     """Writes ``config.yaml``, readable and writable for the user alone: headers, addresses and fields stand in it."""
 
+    folder: Path
+    """Where it stands, once it is written."""
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         # Asked by all processes: the first one tells the others.
-        if not self.already_saved and (folder := trainer.log_dir) is not None and trainer.is_global_zero:
-            make_private(Path(folder) / self.config_filename)
+        if not self.already_saved and (folder := trainer.log_dir) is not None:
+            self.folder = Path(folder)
+            if trainer.is_global_zero:
+                make_private(self.folder / self.config_filename)
         super().setup(trainer, pl_module, stage)
 
 

@@ -81,12 +81,11 @@ class RecordedConfig(SavedConfig):
     """Writes the record of a training beside its config."""
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.log_dir is not None:
-            folder = Path(trainer.log_dir)
-            config = yaml.safe_load((folder / self.config_filename).read_text(encoding="utf-8"))
+        if stage == "fit":  # on the first process alone, so nothing may be asked of all
+            config = yaml.safe_load((self.folder / self.config_filename).read_text(encoding="utf-8"))
             assert isinstance(self.parser, AppoParser)
             command = self.parser.command.removeprefix("appo ")
-            RunRecord.of(command, trainer.world_size, config).write(folder / FILE)
+            RunRecord.of(command, trainer.world_size, config).write(self.folder / FILE)
 
 
 def files_of(config: Mapping[str, Any]) -> dict[str, str]:

@@ -7,6 +7,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from appo.policy.attention import without_cudnn
+
 _LENGTH_STEP = 64
 """Slots grow by multiples of this many tokens."""
 
@@ -85,6 +87,7 @@ class KVCache(Cache):
 
 
 @torch.no_grad()
+@without_cudnn()
 def cache_shape(model: PreTrainedModel) -> tuple[int, int, int]:
     """Measures what a model keeps of a token: layers, and the most heads and the largest head size of one of them.
 
