@@ -66,9 +66,10 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path, policy_folder)
         fit(tmp_path, f"--model.policy={bare}")
 
 
-def test_a_precision_that_rounds_more_than_the_model_is_refused(tmp_path, policy_folder):
-    with pytest.raises(ValueError, match=r"trainer\.precision must be 32-true or bf16-mixed, got bf16-true"):
+def test_a_precision_that_rounds_more_than_the_model_is_refused(tmp_path, policy_folder, capsys):
+    with pytest.raises(SystemExit, match="2"):
         fit(tmp_path, f"--model.policy={policy_folder}", "--trainer.precision=bf16-true")
+    assert "trainer.precision must be 32-true or bf16-mixed, got bf16-true" in capsys.readouterr().err
 
 
 def test_a_prompt_beyond_the_limit_is_named(tmp_path, policy_folder):

@@ -128,8 +128,8 @@ def _calls() -> Iterator[Check]:
             for call in calls:
                 if not 0 < call.end <= len(text):
                     raise FindingError("a call ends outside of the text")
-                if call.error is None and call.tool not in _TOOLS and syntax is tags:
-                    raise FindingError(f"a call of {call.tool!r}")
+                if call.tool and call.tool not in _TOOLS and call.tool not in text and syntax is tags:
+                    raise FindingError(f"a call of {call.tool!r}, which the text does not name")
                 if sum(map(len, (call.tool, call.argument, call.error or ""))) > 6 * len(text) + 2000:
                     raise FindingError("a call is longer than the text")
                 if syntax is chat:
