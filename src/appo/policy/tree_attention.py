@@ -132,12 +132,14 @@ def tree_sdpa(
 
 def _mask(segment: Segment, first: int, window: int | None, device: torch.device) -> Tensor:
     """For the queries of a segment and the keys from a position on up to its end."""
-    if window is None or segment.end <= window:
+    is_whole = window is None or segment.end <= window
+    if is_whole and device.type == "cuda":
         # Tells kernels of a GPU what to leave out, and holds no mask.
         return causal_lower_right(len(segment), segment.end)
     ones = torch.ones(len(segment), segment.end - first, dtype=torch.bool, device=device)
     offset = segment.begin - first
-    return ones.tril(offset).triu(offset + 1 - window)
+    seen = ones.tril(offset)
+    return seen if window is None else seen.triu(offset + 1 - window)
 
 
 class _TreeAttention(torch.autograd.Function):
