@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from appo.distributed import comm
-from appo.training.callbacks.common import run_folder
+from appo.training.callbacks.common import callbacks_of, run_folder
 
 _FOLDER = "checkpoints"
 _NEVER_SAVED = -1
@@ -45,7 +45,7 @@ class IterationCheckpoints(L.Callback):
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        for callback in _checkpoints(trainer):
+        for callback in callbacks_of(trainer, ModelCheckpoint):
             if callback.dirpath is None:
                 callback.dirpath = str(run_folder(trainer) / _FOLDER)
             if callback._save_on_train_epoch_end is not None:
@@ -56,13 +56,8 @@ class IterationCheckpoints(L.Callback):
                 _check_validation(trainer, callback.monitor)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for callback in _checkpoints(trainer):
+        for callback in callbacks_of(trainer, ModelCheckpoint):
             callback._last_global_step_saved = _NEVER_SAVED
-
-
-def _checkpoints(trainer: L.Trainer) -> list[ModelCheckpoint]:
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer, not declared
-    return [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
 
 
 def _check_validation(trainer: L.Trainer, monitor: str | None) -> None:

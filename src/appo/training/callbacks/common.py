@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import lightning as L
 
 from appo.distributed import comm
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
+
+Kind = TypeVar("Kind", bound=L.Callback)
+
+
+def callbacks_of(trainer: L.Trainer, kind: type[Kind]) -> list[Kind]:
+    """The callbacks of a trainer that are of a class."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer, not declared
+    return [callback for callback in callbacks if isinstance(callback, kind)]
 
 
 def run_folder(trainer: L.Trainer) -> Path:

@@ -14,7 +14,7 @@ from appo.monitoring.evaluation_metrics import Evaluated, EvaluationMetrics
 from appo.prompts import Split
 from appo.rewards import RewardRunner
 from appo.rollouts import RolloutRequest
-from appo.training.callbacks.common import leaves_files, parts_of, run_folder, trajectory_file
+from appo.training.callbacks.common import callbacks_of, leaves_files, parts_of, run_folder, trajectory_file
 from appo.training.callbacks.recording import write_evaluated, write_metrics
 from appo.training.callbacks.rollout import RolloutCallback
 from appo.training.datamodule import RolloutDataModule
@@ -134,10 +134,8 @@ def rollout_callback(trainer: L.Trainer) -> RolloutCallback:
     Raises:
         ValueError: if there is none.
     """
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer, not declared
-    for callback in callbacks:
-        if isinstance(callback, RolloutCallback):
-            return callback
+    for callback in callbacks_of(trainer, RolloutCallback):
+        return callback
     raise ValueError("trainer.callbacks must hold a RolloutCallback beside EvaluationCallback, got none")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 
 from appo.distributed import comm
+from appo.training.callbacks.common import callbacks_of
 
 log = logging.getLogger(__name__)
 
@@ -60,5 +61,4 @@ class EndOnSignal(L.Callback):
 
 def was_ended(trainer: L.Trainer) -> bool:
     """Whether a signal has ended the training before its time."""
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer, not declared
-    return any(isinstance(callback, EndOnSignal) and callback.has_ended for callback in callbacks)
+    return any(callback.has_ended for callback in callbacks_of(trainer, EndOnSignal))
