@@ -42,6 +42,7 @@ from appo.training.callbacks import (
     EndOnSignal,
     EvaluationCallback,
     ExportPolicy,
+    HealthCheck,
     IterationCheckpoints,
     IterationProgress,
     LastCheckpoint,
@@ -211,7 +212,10 @@ class RunFolderCLI(LightningCLI):
         # What an epoch has logged is shown and saved after it was logged.
         ordered: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the trainer, not declared
         ordered.sort(
-            key=lambda callback: (isinstance(callback, ModelCheckpoint), isinstance(callback, IterationProgress))
+            key=lambda callback: (
+                isinstance(callback, ModelCheckpoint),
+                isinstance(callback, HealthCheck | IterationProgress),
+            )
         )
         return trainer
 
@@ -244,7 +248,7 @@ class AppoCLI(RunFolderCLI):
 
     def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
         callbacks = [IterationCheckpoints(), EvaluationCallback(), ExportPolicy(), RunSummary(), EndOnSignal()]
-        return [*callbacks, *([IterationProgress()] if with_progress else [])]
+        return [*callbacks, HealthCheck(), *([IterationProgress()] if with_progress else [])]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)

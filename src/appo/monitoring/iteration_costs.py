@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +12,9 @@ import torch
 from appo.monitoring.rollout_metrics import cost_metrics
 from appo.policy.flops import TrainedWork, training_metrics
 from appo.rollouts import Mismatch, SamplingCosts
+
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""Bytes in which the system counts the memory of a process."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class IterationCosts:
         trained: what went through the policy.
         probe: the worst that the probe of the weights has found in the run.
         num_replaced: prompts in whose place others were trained.
+        peak_bytes: of memory, as of `peak_memory`.
     """
 
     seconds: Mapping[str, float]
@@ -33,6 +39,18 @@ class IterationCosts:
     trained: TrainedWork
     probe: Mismatch
     num_replaced: int
+    peak_bytes: int
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has had since its start: of a GPU those of torch, else those of the process.
+
+    Args:
+        device: of the training.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
 
 
 def iteration_metrics(parts: Sequence[IterationCosts], device: torch.device) -> dict[str, float]:
@@ -51,6 +69,7 @@ def iteration_metrics(parts: Sequence[IterationCosts], device: torch.device) -> 
         "probe_mean": max(part.probe.mean for part in parts),
         "probe_max": max(part.probe.largest for part in parts),
         "prompts_replaced": float(sum(part.num_replaced for part in parts)),
+        "peak_memory_gib": max(part.peak_bytes for part in parts) / 2**30,
     }
     if len(parts) > 1:
         rollout["rank_imbalance"] = max(num_tokens) * len(parts) / max(1, sum(num_tokens)) - 1.0

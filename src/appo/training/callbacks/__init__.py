@@ -3,6 +3,7 @@
 from appo.training.callbacks.checkpoints import IterationCheckpoints, LastCheckpoint
 from appo.training.callbacks.evaluation import EvaluationCallback
 from appo.training.callbacks.export import ExportPolicy
+from appo.training.callbacks.health import HealthCheck
 from appo.training.callbacks.progress import IterationProgress
 from appo.training.callbacks.rollout import RolloutCallback
 from appo.training.callbacks.summary import RunSummary
@@ -12,6 +13,7 @@ __all__ = [
     "EndOnSignal",
     "EvaluationCallback",
     "ExportPolicy",
+    "HealthCheck",
     "IterationCheckpoints",
     "IterationProgress",
     "LastCheckpoint",

@@ -18,7 +18,7 @@ from appo.distributed import comm
 from appo.distributed.comm import RankError
 from appo.distributed.fsdp import Meshes, amend
 from appo.engines import Engine, HFEngine
-from appo.monitoring.iteration_costs import IterationCosts, iteration_metrics
+from appo.monitoring.iteration_costs import IterationCosts, iteration_metrics, peak_memory
 from appo.monitoring.rollout_metrics import rollout_metrics
 from appo.monitoring.trajectory_files import trajectory_from_record, trajectory_record
 from appo.rewards import AnswerReward
@@ -108,6 +108,8 @@ class RolloutCallback(L.Callback):
         self._iteration: IterationRunner | None = None
         self._restored_pending: list[dict[str, Any]] = []
         self._has_warned, self._epoch_start = False, 0.0
+        self.metrics: Mapping[str, float] = {}
+        """What was logged of the last iteration, by name."""
         self._first_epoch = 0
         """Of this process, which may have resumed a run."""
 
@@ -226,6 +228,7 @@ class RolloutCallback(L.Callback):
             self._warn_of_unchanged_policy(metrics, trainer.current_epoch)
             named = {f"rollout/{name}": float(value) for name, value in metrics.items()} | self._costs(module)
             data.record_responses([trajectory for part in collected for trajectory in part.trajectories])
+        self.metrics = named
         pl_module.log_dict(named)
         if self.is_budget_spent:
             log.info("rollout.stop_after_tokens is reached: %d tokens were sampled", self.num_generated_tokens)
@@ -272,6 +275,7 @@ class RolloutCallback(L.Callback):
             module.pop_work(),
             self.sampler.worst_mismatch,
             self.iteration.num_replaced,
+            peak_memory(module.device),
         )
         parts = comm.all_gather(own)
         self.num_generated_tokens += sum(part.num_tokens for part in parts)
