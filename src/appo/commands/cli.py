@@ -14,6 +14,7 @@ from jsonargparse import auto_cli, set_parsing_settings
 from appo.commands.known_keys import check_keys
 from appo.commands.modules import search_folders
 from appo.commands.parser import AppoParser
+from appo.commands.recipes import check_start, recipes, with_paths
 
 if TYPE_CHECKING:
     from appo.commands.ablate import Resolved
@@ -38,6 +39,7 @@ def run(args: list[str]) -> None:
     shows_options = any("help" in arg or "print_config" in arg for arg in args)
     set_parsing_settings(docstring_parse_attribute_docstrings=shows_options)
     command, *options = args
+    options = with_paths(options)
     if command == "report":
         search_folders(options)
 
@@ -57,6 +59,10 @@ def run(args: list[str]) -> None:
         from appo.commands.view import show
 
         _call(command, show, options)
+    elif command == "recipes":
+        parser = AppoParser(prog="appo recipes", description="Lists the configs that come with the package.")
+        parser.add_argument("name", nargs="?", default="", help="Of a recipe, which is printed.")
+        sys.stdout.write(f"{recipes(parser.parse_args(options).name)}\n")
     elif command == "export":
         from appo.commands.export import export_policy
 
@@ -68,7 +74,7 @@ def run(args: list[str]) -> None:
         if status := ablate(options, resolve_fit):
             raise SystemExit(status)
     else:
-        _run_trainer(command, options)
+        _run_trainer(command, options, shows_options)
 
 
 def _call(command: str, function: Callable[..., Any], options: list[str], as_positional: bool = False) -> None:
@@ -79,8 +85,11 @@ def _call(command: str, function: Callable[..., Any], options: list[str], as_pos
     sys.stdout.write(f"{result}\n")
 
 
-def _run_trainer(command: str, options: list[str]) -> None:
+def _run_trainer(command: str, options: list[str], shows_options: bool) -> None:
     check_keys(command, options)
+    plans_a_shape = any(option.startswith("--shape") for option in options)
+    if not (shows_options or plans_a_shape or command == "sft"):
+        check_start(options)
     search_folders(options)
     if "LOCAL_RANK" not in os.environ:
         sys.stderr.write(f"appo {command}: loading torch, transformers and Lightning\n")
@@ -126,6 +135,7 @@ def resolve_fit(args: Sequence[str]) -> Resolved:
         args: of the command.
     """
     check_keys("fit", args)
+    check_start(args)
     search_folders(args)
 
     from appo.commands.ablate import Resolved

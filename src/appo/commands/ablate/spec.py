@@ -12,6 +12,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from appo.commands.recipes import config_path
+
 CONFIG = "config"
 """The key in `vary` whose values are overlay files."""
 
@@ -173,7 +175,7 @@ def _overlays(value: Any) -> tuple[str, ...]:
     paths = value if isinstance(value, list) else [value]
     if not all(isinstance(path, str) for path in paths):
         raise ValueError(f"config in vary must name files, got {value!r}")
-    return tuple(paths)
+    return tuple(map(config_path, paths))
 
 
 def _combinations(spec: AblationSpec) -> tuple[Combination, ...]:
@@ -195,7 +197,7 @@ def _args(spec: AblationSpec, values: Mapping[str, Any]) -> tuple[str, ...]:
     """What all runs share comes first: the parser takes the last word, and that is what varies."""
     overlays = [f"--config={path}" for path in _overlays(values.get(CONFIG))]
     varied = [f"--{key}={value_text(value)}" for key, value in values.items() if key != CONFIG]
-    return (*(f"--config={path}" for path in spec.config), *spec.options, *overlays, *varied)
+    return (*(f"--config={config_path(path)}" for path in spec.config), *spec.options, *overlays, *varied)
 
 
 def _short_keys(keys: Sequence[str]) -> dict[str, str]:
