@@ -10,6 +10,7 @@ COMMANDS = {
     "validate": "evaluate a policy on the validation questions",
     "test": "evaluate a policy on the test questions",
     "predict": "write the trajectories of a policy on the test questions",
+    "bench": "ask a policy the questions of many benchmarks, and set the results beside those of the paper",
     "repeat": "start a run again as it was started, and say whether it came out the same",
     "ablate": "train combinations of options over seeds at the same budget of tokens, and compare them",
     "pilot": "draw tokens of a policy's trajectories anew to see which decide, and which scorer finds them",

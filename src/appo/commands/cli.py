@@ -114,6 +114,10 @@ def _run_trainer(command: str, options: list[str], shows_options: bool) -> None:
         from appo.commands.pilot.cli import PilotCLI
 
         PilotCLI(command, options).run()
+    elif command == "bench":
+        from appo.commands.bench.cli import BenchCLI
+
+        BenchCLI(command, options).run()
     else:
         AppoCLI(command, options).run()
 

@@ -20,6 +20,7 @@ _OF_EVERY_COMMAND = ("config", "help", "print_config", "seed_everything")
 _BUILT_BY = {
     "sft": (ClassName("appo.commands.lightning_cli", "SupervisedCLI"), "fit"),
     "plan": (ClassName("appo.commands.plan.cli", "PlanCLI"), "fit"),
+    "bench": (ClassName("appo.commands.bench.cli", "BenchCLI"), "test"),
     "pilot": (ClassName("appo.commands.pilot.cli", "PilotCLI"), "test"),
 }
 """Class that builds a command, and the method of the trainer whose arguments are options too."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb, sqrt
 from statistics import fmean
@@ -22,7 +22,7 @@ _Z95 = 1.959963984540054
 _OF_TOOL, _CALLS = "tool_calls_", "tool calls of trajectories with an accuracy"
 """Names, or how they begin, of what is no mean over trajectories."""
 
-_RIGHT = 1.0 - 1e-6
+RIGHT = 1.0 - 1e-6
 """Accuracy from which on a trajectory counts as right."""
 
 
@@ -91,7 +91,7 @@ class EvaluationMetrics:
                 self._update_prompt(results)
 
     def _update_prompt(self, results: Sequence[RewardResult]) -> None:
-        num_right = sum(result.parts["accuracy"] >= _RIGHT for result in results)
+        num_right = sum(result.parts["accuracy"] >= RIGHT for result in results)
         votes = answer_groups([result.answer for result in results])
         accuracies = [result.parts["accuracy"] for result in results]
         for k in _ks(len(results)):
@@ -99,12 +99,25 @@ class EvaluationMetrics:
             if k > 1 and any(vote is not None for vote in votes):
                 self._moments[f"maj@{k}"].add(majority_accuracy(votes[:k], accuracies[:k]))
 
+    def moments(self) -> dict[str, Moments]:
+        """What the values are computed from, by name; `merge` takes it in again."""
+        return dict(self._moments)
+
+    def merge(self, moments: Mapping[str, Moments]) -> None:
+        """Takes in what others have measured, of other prompts."""
+        for name, values in moments.items():
+            self._moments[name] += values
+
     def compute(self) -> dict[str, float]:
         """The values since the last `reset`, by name, over all processes, which call it together."""
-        moments: dict[str, Moments] = defaultdict(Moments)
-        for part in comm.all_gather(dict(self._moments)):
-            for name, values in part.items():
-                moments[name] += values
+        of_all = EvaluationMetrics()
+        for part in comm.all_gather(self.moments()):
+            of_all.merge(part)
+        return of_all.compute_own()
+
+    def compute_own(self) -> dict[str, float]:
+        """The values of this process alone."""
+        moments = self.moments()
         calls = moments.pop(_CALLS, None)
         means = {name: values.mean for name, values in moments.items()}
         number = moments["reward"].count

@@ -154,12 +154,45 @@ class TrajectoryWriter:
             os.replace(self._partial, self.path)
 
 
+def append_trajectories(path: Path, records: Iterable[Record], at: int) -> int:
+    """Adds records to a file that several processes, one after the other, write.
+
+    Args:
+        path: of the file; folders above it are made.
+        records: that are added, a line each.
+        at: bytes of the file that are whole; what a killed process has left behind them is overwritten.
+
+    Returns:
+        Bytes of the file that are whole now.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+    path.touch()
+    with path.open("r+b") as file:
+        file.truncate(at)
+        file.seek(at)
+        file.write(zstandard.compress(lines.encode()))
+        return file.tell()
+
+
 def read_trajectories(path: Path) -> Iterator[Record]:
-    """The records of a file that `TrajectoryWriter` wrote, in order.
+    """The records of a file that `TrajectoryWriter` or `append_trajectories` wrote, in order.
 
     Raises:
         FileNotFoundError: if there is no such file.
     """
-    with zstandard.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
+    return map(json.loads, trajectory_lines(path))
+
+
+def trajectory_lines(path: Path) -> Iterator[str]:
+    """The records as they are written, a line each.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    with (
+        path.open("rb") as file,
+        zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as stream,
+        io.TextIOWrapper(stream, encoding="utf-8") as lines,
+    ):
+        yield from lines

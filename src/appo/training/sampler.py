@@ -107,7 +107,7 @@ class Sampler:
         """
         self.reward.start()
         self.tools.start()
-        self._describe_tools(data)
+        self.describe_tools(data)
         warn_of_endless_turns(data.tokenizer)
         prompts = data.first_prompts(_FIRST_PROMPTS)
         check_token_ids(prompts, module.policy_folder)
@@ -132,8 +132,8 @@ class Sampler:
                 self.sampling.deterministic,
             )
 
-    def _describe_tools(self, data: RolloutDataModule) -> None:
-        """Puts what there is to say of tools into prompts; servers of tools say only now which they have."""
+    def describe_tools(self, data: RolloutDataModule) -> None:
+        """Puts what there is to say of tools into prompts; servers of tools say which they have once started."""
         if data.tool_schemas is not None:
             return
         schemas = inert_schemas(data.tokenizer, self.tools.schemas())

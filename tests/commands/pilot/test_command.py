@@ -11,10 +11,11 @@ import matplotlib.image
 import pytest
 
 from appo.__main__ import main
-from appo.commands.pilot.records import QUESTIONS
 from appo.commands.pilot.scoring import LATER
 from appo.sft import TinyPolicy, WorldConversations
 from tests.small_run import CONFIG, FEW_TOKENS, run
+
+QUESTIONS = "questions.jsonl"
 
 OPTIONS = (
     "--questions=4",
@@ -175,7 +176,7 @@ def refusal(capsys, monkeypatch, policy_folder, *options: str) -> str:
 
 def test_a_folder_of_another_study_is_refused(study, capsys, monkeypatch, policy_folder):
     line = refusal(capsys, monkeypatch, policy_folder, f"--out={study}", "--continuations=5")
-    assert "out must hold a study of the same specification" in line
+    assert "out must hold results of the same specification" in line
     assert "continuations is 4 there, 5 here" in line
 
 

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from appo.commands.ablate.runs import flatten
 from appo.commands.errors import in_one_line
 from appo.commands.lightning_cli import AppoCLI
 from appo.commands.pilot.callback import PilotCallback
 from appo.commands.pilot.options import StudyOptions, check_vocabulary
 from appo.commands.pilot.page import write_study
 from appo.commands.pilot.records import StudyFolder
+from appo.commands.specified_folder import decisive_options, weights_digest
 from appo.core.extras import require_extra
 from appo.prompts import Split
 from appo.training.callbacks import RolloutCallback
 
 _NO_MATTER = ("config", "out", "questions", "at_once", "verbose")
-"""Options that do not decide about the result for a question, no more than those of the trainer do, but for one."""
-
-_OF_TRAINER = "trainer.precision"
+"""Options that do not decide about the result for a question."""
 
 
 class PilotCLI(AppoCLI):
@@ -77,12 +73,8 @@ class PilotCLI(AppoCLI):
 
     def _specification(self) -> dict[str, Any]:
         """Every option that decides about the results, and which weights they are of."""
-        dumped = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_validation=True))
-        flat = flatten(dumped, without=_NO_MATTER)
-        kept = {key: value for key, value in flat.items() if not key.startswith("trainer.") or key == _OF_TRAINER}
-        return kept | {
-            "weights": _weights_digest(self.config.model.policy, self.config.ckpt_path, self.config.later_policy)
-        }
+        weights = weights_digest(self.config.model.policy, self.config.ckpt_path, self.config.later_policy)
+        return decisive_options(self.parser, self.config, _NO_MATTER) | {"weights": weights}
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self.config_init.trainer
@@ -105,14 +97,3 @@ class PilotCLI(AppoCLI):
             super().run()
         rollout: RolloutCallback = self.config_init.rollout
         sys.stdout.write(f"{write_study(self.folder, self.options, max(1, rollout.branching.num_branches))}\n")
-
-
-def _weights_digest(*paths: str | None) -> str:
-    """Of the files of weights at some places, so that a policy that was trained on is another one."""
-    digest = blake2b(digest_size=16)
-    for place in (Path(path) for path in paths if path is not None):
-        files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place] if place.is_file() else []
-        for path in files:
-            with path.open("rb") as file:
-                digest.update(file_digest(file, "blake2b").digest())
-    return digest.hexdigest()

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from appo.commands.ablate.folders import SPECIFICATION, differences, read_specification, write_specification
-
-QUESTIONS = "questions.jsonl"
-"""File of the folder with a question a line."""
-
-_CONFIG = "config.yaml"
-"""Is written before anything is measured."""
+from appo.commands.specified_folder import SpecifiedFolder
 
 
 @dataclass(frozen=True)
@@ -86,7 +79,7 @@ class Question:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
-class StudyFolder:
+class StudyFolder(SpecifiedFolder):
     """The folder of a study, which holds questions of one specification.
 
     Args:
@@ -98,36 +91,15 @@ class StudyFolder:
     """
 
     def __init__(self, path: Path, specification: Mapping[str, Any]) -> None:
-        self.path = path
-        self.specification = specification
-        found = read_specification(path)
-        if found is None and path.exists() and any(each.name != _CONFIG for each in path.iterdir()):
-            raise ValueError(f"out must not hold foreign files, got {path} without a {SPECIFICATION}")
-        wanted = json.loads(json.dumps(specification))
-        if found is not None and found != wanted:
-            raise ValueError(
-                f"out must hold a study of the same specification, got {path} with another one: "
-                f"{differences(found, wanted)}"
-            )
+        super().__init__(path, specification, "questions")
 
     def read(self) -> list[Question]:
-        """The questions so far; a line that a killed process left unfinished is cut off."""
-        path = self.path / QUESTIONS
-        if not path.exists():
-            return []
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            path.write_bytes(whole)
-        return [_question(json.loads(line)) for line in whole.decode().splitlines()]
+        """The questions so far."""
+        return [_question(record) for record in self.records()]
 
     def append(self, questions: Sequence[Question]) -> None:
-        """Adds questions; the first ones mark the folder as that of the study."""
-        if read_specification(self.path) is None:
-            write_specification(self.path, self.specification)
-        lines = [json.dumps(asdict(question), allow_nan=False) + "\n" for question in questions]
-        with (self.path / QUESTIONS).open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
+        """Adds questions."""
+        self.append_records([asdict(question) for question in questions])
 
 
 def _question(record: Mapping[str, Any]) -> Question:

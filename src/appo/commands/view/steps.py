@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
-from appo.monitoring.trajectory_files import read_trajectories
+from appo.monitoring.trajectory_files import read_trajectories, trajectory_lines
 
 Column = NDArray[np.float32]
 """``[T]`` one value a token, prompt included; NaN where there is none."""
@@ -115,10 +114,9 @@ def prompt_ids(step: Step) -> list[str]:
     """The ids of the prompts of a step, each once; faster than to read all of it."""
     found: dict[str, None] = {}
     for path in step.paths:
-        with zstandard.open(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                if match := _PROMPT.search(line):
-                    found[json.loads(match[1])] = None
+        for line in trajectory_lines(path):
+            if match := _PROMPT.search(line):
+                found[json.loads(match[1])] = None
     return list(found)
 
 

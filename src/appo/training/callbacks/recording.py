@@ -55,14 +55,15 @@ def write_evaluated(path: Path, batches: Iterable[Evaluated]) -> Iterator[Evalua
         first_id = 0
         for batch in batches:
             writer.write(
-                {"id": first_id + i, "parent_id": None, **_evaluated_record(trajectory, result)}
+                {"id": first_id + i, "parent_id": None, **evaluated_record(trajectory, result)}
                 for i, (trajectory, result) in enumerate(batch)
             )
             first_id += len(batch)
             yield batch
 
 
-def _evaluated_record(trajectory: Trajectory, result: RewardResult | None) -> Record:
+def evaluated_record(trajectory: Trajectory, result: RewardResult | None) -> Record:
+    """What is written of an evaluated trajectory; without text where its prompt is not public."""
     record = trajectory_record(trajectory, result)
     return record if trajectory.prompt.is_public else without_text(record)
 
