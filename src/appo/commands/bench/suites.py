@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from appo.commands.recipes import FOLDER
 from appo.core.registry import did_you_mean
 from appo.prompts import BENCHMARKS
-
-FOLDER = Path(__file__).parents[4] / "configs"
 
 MATHEMATICS = ("aime24", "aime25", "math500", "gsm8k", "math")
 QUESTIONS = ("webwalker", "hotpotqa", "2wiki", "musique", "bamboogle")
