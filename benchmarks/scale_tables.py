@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from textwrap import fill
 
 from transformers import AutoConfig
 
@@ -75,7 +76,7 @@ def scale_tables() -> str:
         ["engines", *(str(num_gpus // tensor_parallel) for (_, num_gpus), (tensor_parallel, _) in ENGINES.items())],
     ]
     refused = "\n".join(
-        f"- {model} on {num_gpus} GPUs {'; '.join(verdict(plan)[:2])}."
+        fill(f"- {model} on {num_gpus} GPUs {'; '.join(verdict(plan)[:2])}.", width=120, subsequent_indent="  ")
         for (model, num_gpus), plan in plans.items()
         if not plan.fits
     )
