@@ -25,7 +25,7 @@ ACCELERATOR ?= cpu
 # The browser in which the page of `appo view` is tested; where there is none and none can be installed, those tests skip.
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: demo test test-fast lint lock audit tokenizers clean
+.PHONY: demo test test-fast coverage lint lock audit tokenizers clean
 
 demo: $(RUN)/report.md
 	@cat $(RUN)/report.md
@@ -33,6 +33,11 @@ demo: $(RUN)/report.md
 	@echo "to see the trees: $(BIN)/appo view $(RUN)"
 
 test: $(VENV)/.dev
+	$(PYTEST)
+	$(if $(GPU),$(BIN)/python -m pytest -m gpu)
+
+# Apart from `make test`, since to look at every line makes most tests half as long again.
+coverage: $(VENV)/.dev
 	$(PYTEST) --cov --cov-report=term
 	$(if $(GPU),$(BIN)/python -m pytest -m gpu --cov --cov-append --cov-report=term)
 

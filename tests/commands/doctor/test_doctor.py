@@ -45,24 +45,20 @@ def test_every_step_has_its_function_and_a_name_of_its_own():
 
 @pytest.mark.slow
 def test_a_cpu_passes(tmp_path, capsys):
-    names = [
-        "versions",
-        "loading",
-        "attention",
-        "log-probs",
-        "packing",
-        "sampling",
-        "optimizer",
-        "hf-32",
-        "iteration-32",
-    ]
-    code, found = diagnosed(tmp_path, f"--only={','.join(names)}")
-    assert [step["status"] for step in found.values()] == ["PASS"] * len(names), found
+    code, found = diagnosed(tmp_path)
+    skipped = {name for name, step in found.items() if step["status"] == "SKIP"}
+    # vLLM and a compiler are not everywhere.
+    assert skipped - {"vllm-32", "compile"} == {"vllm-bf16", "offload", "other-device", "ranks-offload"}
+    assert [step for step in found.values() if step["status"] == "FAIL"] == []
     assert code == 0
-    assert f"{len(names)} passed, 0 failed, 0 skipped" in capsys.readouterr().out
-    figures = found["hf-32"]["figures"]
-    assert figures["mismatch of a token, least and most"][1] < 1e-4 < figures["mismatch mean before the update"][0]
-    assert 0 < found["iteration-32"]["figures"]["largest change of a weight"] < 0.1
+    assert list(found) == [step.name for step in STEPS]
+    assert f"{len(STEPS) - len(skipped)} passed, 0 failed, {len(skipped)} skipped" in capsys.readouterr().out
+    figures = {name: step["figures"] for name, step in found.items()}
+    assert figures["hf-32"]["mismatch of a token, least and most"][1] < 1e-4
+    assert figures["hf-32"]["mismatch mean before the update"][0] > 1e-4
+    assert 0 < figures["iteration-32"]["largest change of a weight"] < 0.1
+    assert figures["ranks-fsdp2"]["updates before and after"] == "1, 2"
+    assert "rank 1" in figures["ranks-stop"]["said"]
 
 
 @pytest.mark.slow

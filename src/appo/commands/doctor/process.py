@@ -17,7 +17,13 @@ from time import monotonic
 from appo.commands.doctor.result import Figures, Machine, Result, SkipStepError, StepError
 from appo.commands.doctor.steps import Step
 
-_SHARED_IMPORTS = ["torch", "transformers", "lightning.pytorch"]
+_SHARED_IMPORTS = [
+    "torch",
+    "transformers",
+    "lightning.pytorch",
+    "appo.commands.lightning_cli",
+    "appo.engines.hf.engine",
+]
 """Loaded once for all steps: it takes longer than most of them."""
 
 _ENDING_S = 10.0

@@ -1,29 +1,43 @@
-"""Steps that train on two devices, with processes that the command line starts as it does for a user."""
+"""Steps that train on two devices.
+
+On GPUs the command line starts the processes as it does for a user; on a CPU they are copies of the step's, which has
+read the libraries: it takes several times longer than what they do.
+"""
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
+from appo.commands import cli
 from appo.commands.doctor.configs import write_config
 from appo.commands.doctor.engines import vllm_engine
 from appo.commands.doctor.policies import policy_folder
 from appo.commands.doctor.result import Figures, Machine, SkipStepError, StepError
 from appo.commands.doctor.runs import check_resumed, policy_version
+from appo.commands.errors import in_one_line
 from appo.engines import Engine, HFEngine, Request
 
 _LOST_S = 60.0
-"""Seconds within which a run must end once one of its processes is lost; a run waits for it for 15."""
+"""Seconds within which a run must end once one of its processes is lost."""
+
+_TIMEOUT_S, _LOST_TIMEOUT_S = 60, 5
+"""Seconds that processes wait for one another: in most steps, and where one of them is going to be lost."""
 
 _LAST_LINES = 4
 
@@ -91,59 +105,115 @@ def _fit(machine: Machine, figures: Figures, name: str, *options: str, **trainer
         StepError: if the run ends with an error.
     """
     started = monotonic()
-    run = _Run(machine, machine.folder / name, *options, **trainer)
-    code = run.process.wait()
+    run = _start(machine, machine.folder / name, _TIMEOUT_S, *options, **trainer)
+    code = run.wait()
     if code != 0:
         raise StepError(f"the run ended with exit code {code}: {run.last_words()}", f"see {run.log}")
     figures["seconds resumed" if "--ckpt_path=last" in options else "seconds"] = monotonic() - started
 
 
-class _Run:
-    """A run of ``appo fit`` on two devices, or as `trainer` says."""
+def _start(machine: Machine, folder: Path, timeout_s: int, *options: str, **trainer: Any) -> _Run:
+    """Starts ``appo fit`` on two devices, or as `trainer` says."""
+    devices: Any = [0, 1] if machine.is_gpu else 2
+    config = write_config(machine, folder, **{"devices": devices, **trainer})
+    args = ["fit", "--config", str(config), f"--rollout.rank_timeout_s={timeout_s}", *options]
+    return (_Started if machine.is_gpu else _Copied)(args, folder / "doctor.log")
 
-    def __init__(self, machine: Machine, folder: Path, *options: str, **trainer: Any) -> None:
-        devices: Any = [0, 1] if machine.is_gpu else 2
-        config = write_config(machine, folder, **{"devices": devices, **trainer})
-        self.log = folder / "doctor.log"
-        command = [
-            sys.executable,
-            "-m",
-            "appo",
-            "fit",
-            "--config",
-            str(config),
-            "--rollout.rank_timeout_s=15",
-            *options,
-        ]
-        with self.log.open("a") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+class _Run(ABC):
+    """Processes of one run, which write to one log.
+
+    Args:
+        args: of ``appo``.
+        log: is added to.
+    """
+
+    def __init__(self, args: Sequence[str], log: Path) -> None:
+        self.log = log
+
+    @abstractmethod
+    def wait(self, limit_s: float | None = None) -> int | None:
+        """The exit code of the first process; None if it runs on after so many seconds."""
 
     def last_words(self) -> str:
+        """The end of the log."""
         return " | ".join(self.log.read_text(errors="replace").splitlines()[-_LAST_LINES:])
+
+
+class _Started(_Run):
+    """The first process starts the other one."""
+
+    def __init__(self, args: Sequence[str], log: Path) -> None:
+        super().__init__(args, log)
+        with log.open("a") as file:
+            self._first = subprocess.Popen([sys.executable, "-m", "appo", *args], stdout=file, stderr=file)
+
+    def wait(self, limit_s: float | None = None) -> int | None:
+        try:
+            return self._first.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+
+class _Copied(_Run):
+    """Both are started from outside, as by ``torchrun``."""
+
+    def __init__(self, args: Sequence[str], log: Path) -> None:
+        super().__init__(args, log)
+        # A copy has none of the threads that would compute for it, and waits for them; with one there are no others.
+        torch.set_num_threads(1)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        context = multiprocessing.get_context("fork")
+        environments = [
+            {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)} for rank in (0, 1)
+        ]
+        ranks = [context.Process(target=_as_rank, args=(args, log, environment)) for environment in environments]
+        for rank in ranks:
+            rank.start()
+        self._first = ranks[0]
+
+    def wait(self, limit_s: float | None = None) -> int | None:
+        self._first.join(limit_s)
+        return self._first.exitcode
+
+
+def _as_rank(args: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        with in_one_line():
+            cli.run([*args])
+    except Exception:
+        # It says whose error it is, which multiprocessing does not.
+        sys.excepthook(*sys.exc_info())
+        raise
+    finally:
+        atexit._run_exitfuncs()
 
 
 def _lost(machine: Machine, figures: Figures, name: str, signal_number: signal.Signals) -> None:
     """Sends a signal to the second process of a run, which must end by itself with an error."""
     machine.needs_several()
     folder = machine.folder / name
-    run = _Run(machine, folder, strategy="ddp", max_epochs=100_000)
+    run = _start(machine, folder, _LOST_TIMEOUT_S, strategy="ddp", max_epochs=100_000)
     pid = folder / "rank_1.pid"
     while not (pid.exists() and pid.read_text()):
-        if run.process.poll() is not None:
+        if run.wait(0.2) is not None:
             raise StepError(f"the run ended before it had begun to train: {run.last_words()}", f"see {run.log}")
-        sleep(0.2)
     second = int(pid.read_text())
     os.kill(second, signal_number)
     started = monotonic()
     try:
-        code = run.process.wait(_LOST_S)
-    except subprocess.TimeoutExpired:
-        raise StepError(
-            f"the run goes on without its second process for more than {_LOST_S:g} s", f"see {run.log}"
-        ) from None
+        code = run.wait(_LOST_S)
     finally:
         with suppress(ProcessLookupError):
             os.kill(second, signal.SIGKILL)
+    if code is None:
+        raise StepError(f"the run goes on without its second process for more than {_LOST_S:g} s", f"see {run.log}")
     figures |= {"seconds until the end": monotonic() - started, "exit code": code}
     text = run.log.read_text(errors="replace")
     named = [line for line in text.splitlines() if "rank 1" in line or "another rank" in line]
@@ -171,7 +241,9 @@ def engine_stop(machine: Machine, figures: Figures) -> None:
 def _after_engines(machine: Machine, name: str) -> None:
     store = machine.folder / f"store_{name}"
     store.unlink(missing_ok=True)
-    spawn(_with_engine, (machine, name, str(store)), nprocs=2)
+    torch.set_num_threads(1)
+    method = "spawn" if machine.is_gpu else "fork"
+    start_processes(_with_engine, (machine, name, str(store)), nprocs=2, start_method=method)
 
 
 def _with_engine(rank: int, machine: Machine, name: str, store: str) -> None:
