@@ -1,10 +1,10 @@
 """Compares the seconds that `appo plan --hours` gives with those of the runs that were planned, on a CPU.
 
 A policy of some 6 million random weights is trained for a few iterations (*probe*): 8 prompts with 4 roots and 4
-branches of at most 96 tokens. Then runs of other shapes are planned by it, and run: twice the prompts, twice the length, and
-twice the roots and branches. The length of trajectories is that of the limit, since such a policy ends none by itself.
-Every shape has as many rounds as asked, in turns; figures are medians of the iterations of all rounds, the first
-iteration of each left out. The plan is made by the probes of all rounds likewise.
+branches of at most 96 tokens. Then runs of other shapes are planned by it, and run: twice the prompts, twice the
+length, and twice the roots and branches. Trajectories are as long as the limit: such a policy ends none by itself.
+Every shape has as many rounds as asked, in turns; figures are medians over iterations of all rounds, the first one
+of each left out, and of plans by the probe of each round.
 
     python -m benchmarks.plan_hours --rounds 3 --out runs/plan_hours
 """
