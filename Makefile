@@ -14,7 +14,9 @@ AUDITED_VLLM ?= vllm==0.32.0
 WORKERS ?= 2
 # Versions and hashes of all that the tests need, beside torch and vLLM.
 LOCK := requirements/dev.txt
+DOCS_LOCK := requirements/docs.txt
 VENV := .venv
+DOCS := .venv_docs
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 START := runs/gates_sft
@@ -25,7 +27,7 @@ ACCELERATOR ?= cpu
 # The browser in which the page of `appo view` is tested; where there is none and none can be installed, those tests skip.
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: demo test test-fast coverage lint lock audit tokenizers clean
+.PHONY: demo test test-fast coverage lint docs lock audit tokenizers clean
 
 demo: $(RUN)/report.md
 	@cat $(RUN)/report.md
@@ -50,11 +52,18 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Writes the versions and hashes that `make test` installs; torch, and what it asks for, is taken by its version.
+# Builds the documentation into site/, and fails at a dead link or a public name without documentation.
+docs: $(DOCS)/.ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	@echo "documentation: site/index.html"
+
+# Writes the versions and hashes that `make test` and `make docs` install; torch, and what it asks for, is taken by its version.
 lock: | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--upgrade --custom-compile-command "make lock" --override requirements/no_torch.txt --extra dev pyproject.toml -o $(LOCK)
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--upgrade --custom-compile-command "make lock" --group docs -o $(DOCS_LOCK)
 
 # Looks for known advisories on all that is locked, and on torch and vLLM by the versions that would be installed; by
 # --strict, a package that the index does not answer for is a failure, and not one without advisories.
@@ -63,6 +72,7 @@ audit: | $(VENV)/bin/python
 	@$(BIN)/python -c 'import urllib.request; urllib.request.urlopen("https://pypi.org/pypi/pip/json", timeout=30)' 2> /dev/null \
 		|| { echo "audit: the advisories of pypi.org cannot be reached from this machine, so nothing was audited"; exit 2; }
 	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps --require-hashes -r $(DOCS_LOCK)
 	printf '%s\n' "$(TORCH)" "$(AUDITED_VLLM)" > $(VENV)/audited.txt
 	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps -r $(VENV)/audited.txt
 
@@ -96,6 +106,12 @@ $(START)/policy/config.json: | $(VENV)/.demo
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
+
+# Of its own: it needs neither torch nor what the tests do.
+$(DOCS)/.ready: $(DOCS_LOCK)
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(DOCS_LOCK)
+	touch $@
 
 $(VENV)/.torch: | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"

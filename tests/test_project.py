@@ -18,7 +18,7 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONT
 LINTERS = ["ruff", "mypy", "import-linter", "pre-commit"]
 # Beside the rooms of `src/appo`: what all components of a kind must satisfy, values of the authors' release, what an
 # adversary may try, by hand and by chance, and what lies outside of the package.
-BESIDE_ROOMS = {"families", "properties", "parity", "security", "fuzz", "examples"}
+BESIDE_ROOMS = {"families", "properties", "parity", "security", "fuzz", "examples", "website"}
 
 
 def test_every_test_stands_where_what_it_tests_stands():
@@ -87,6 +87,12 @@ def test_the_architecture_is_read_in_one_go():
     assert len(ARCHITECTURE.splitlines()) <= 100
 
 
+def test_every_page_stands_in_the_navigation_of_the_site():
+    named = set(re.findall(r"[\w./-]+\.md", (ROOT / "mkdocs.yml").read_text().split("\nnav:")[1]))
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").glob("**/*.md")}
+    assert pages - named == set()
+
+
 def lines_to_wrap(text: str) -> list[str]:
     """Lines of more than 120 characters that could be broken: outside code, tables, and what has no space."""
     text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -114,7 +120,7 @@ def test_a_linter_has_one_version(linter):
 
 def test_every_dependency_has_a_lower_and_an_upper_bound():
     project = PYPROJECT["project"]
-    extras = project["optional-dependencies"].values()
+    extras = [*project["optional-dependencies"].values(), *PYPROJECT["dependency-groups"].values()]
     for line in (*project["dependencies"], *(line for extra in extras for line in extra)):
         if not line.startswith("appo["):
             assert re.search(r"==", line) or (">=" in line and re.search(r"<\d", line)), line

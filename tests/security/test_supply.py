@@ -63,7 +63,8 @@ def test_an_audit_looks_at_all_that_is_locked_and_at_what_is_not():
     audits = re.findall(r"-m pip_audit (.*)", recipe)
     assert audits[0] == "--strict --disable-pip --no-deps --require-hashes -r $(LOCK)"
     assert '"$(TORCH)" "$(AUDITED_VLLM)" > $(VENV)/audited.txt' in recipe
-    assert audits[1:] == ["--strict --disable-pip --no-deps -r $(VENV)/audited.txt"]
+    assert audits[1] == "--strict --disable-pip --no-deps --require-hashes -r $(DOCS_LOCK)"
+    assert audits[2:] == ["--strict --disable-pip --no-deps -r $(VENV)/audited.txt"]
     (vllm,) = map(Requirement, OPTIONAL["vllm"])
     audited = re.search(r"^AUDITED_VLLM \?= vllm==(\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert audited is not None

@@ -33,3 +33,4 @@ class AdvantageEstimator(ABC):
 
 
 ADVANTAGES: Registry[AdvantageEstimator] = Registry("advantage estimator", group="appo.advantages")
+"""Advantage estimators by class name, those of plug-ins included."""

@@ -269,7 +269,17 @@ class TrajectoryBatch:
 def check_values(
     name: str, values: Tensor, is_sampled: Tensor, trajectories: Sequence[Trajectory] | None = None
 ) -> None:
-    """Refuses values that cannot be right; those that slipped against their tokens show where nobody has sampled."""
+    """Refuses values that cannot be right; those that slipped against their tokens show where nobody has sampled.
+
+    Args:
+        name: of the field, for messages; entropies must not be negative, log-probs not be positive.
+        values: ``[B, T]`` log-probs of sampled tokens, or entropies, in nats.
+        is_sampled: ``[B, T]`` bool, True on tokens that the policy sampled.
+        trajectories: of the rows, so that a message can name the prompt.
+
+    Raises:
+        ValueError: at the first value that is not finite, has the wrong sign, or stands where nobody has sampled.
+    """
     sign = -1.0 if name == "entropies" else 1.0
     for rule, is_bad in (
         ("be finite", is_sampled & ~values.isfinite()),

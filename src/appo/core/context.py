@@ -18,7 +18,7 @@ LogProbs = Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
 ``[M_i]`` of the `M_i` tokens under each mask, in their order."""
 
 
-def no_policy(sequences: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+def _no_policy(sequences: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
     """Stands where there is no policy."""
     raise ValueError("log_probs of the batch context must be given to what evaluates sequences, got none")
 
@@ -39,7 +39,7 @@ class BatchContext:
     generator: torch.Generator
     trajectories: Sequence[Trajectory] = ()
     tokenizer: Any = None
-    log_probs: LogProbs = no_policy
+    log_probs: LogProbs = _no_policy
 
     def tokens(self, row: int) -> list[str]:
         """The text of every position of a row, ``T`` strings: of prompt, response, tool output; empty on padding.

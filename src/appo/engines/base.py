@@ -178,3 +178,4 @@ def started(session: Session | None) -> Session:
 
 
 ENGINES: Registry[Engine] = Registry("engine", group="appo.engines")
+"""Engines by class name, those of plug-ins included."""

@@ -94,7 +94,12 @@ def _leaves_first(parents: Sequence[int]) -> list[int]:
 
 
 def softmax_mean(values: Sequence[float], temperature: float) -> float:
-    """The mean of values weighted by ``softmax(values / temperature)``; an infinite temperature weighs them alike."""
+    """The mean of values weighted by ``softmax(values / temperature)``.
+
+    Args:
+        values: at least one.
+        temperature: above 0; infinite, it weighs all values alike.
+    """
     if temperature == inf:
         return sum(values) / len(values)
     highest = max(values)

@@ -129,7 +129,15 @@ def sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
 def clip_events(
     log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float, dual_clip: float | None = None
 ) -> ClipEvents:
-    """Where `dual_clip_surrogate` clips; the arguments are the same."""
+    """Where `dual_clip_surrogate` clips.
+
+    Args:
+        log_ratio: ``[B, T]`` log-probs under the policy minus those under the old policy.
+        advantages: ``[B, T]``.
+        clip_low: how far the ratio may fall below 1.
+        clip_high: how far it may rise above 1.
+        dual_clip: ratio from which on a negative advantage stops counting; None bounds no ratio.
+    """
     ratio = log_ratio.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     dual_bound = math.inf if dual_clip is None else dual_clip
     return ClipEvents(

@@ -55,3 +55,4 @@ class Loss(ABC):
 
 
 LOSSES: Registry[Loss] = Registry("loss", group="appo.losses")
+"""Losses by class name, those of plug-ins included."""

@@ -12,6 +12,7 @@ from appo.core.registry import Registry
 from appo.environments.base import Decision
 
 Split = Literal["train", "validation", "test"]
+"""What a question is for."""
 
 UnusableReason = Literal[
     "unreadable",
@@ -154,6 +155,7 @@ class PromptSource(ABC):
 
 
 PROMPT_SOURCES: Registry[PromptSource] = Registry("prompt source", group="appo.prompts")
+"""Prompt sources by class name, those of plug-ins included."""
 
 
 def is_message(value: Any) -> bool:

@@ -38,6 +38,9 @@ def normalize_question(text: str) -> str:
 
     Case, white space, punctuation and Unicode variants go; numbers and the signs of arithmetic stay, so that ``x-1``
     is not ``x+1``.
+
+    Args:
+        text: of the question.
     """
     text = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(_WORD.findall(_HYPHEN.sub(" ", text)))

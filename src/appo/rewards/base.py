@@ -67,3 +67,4 @@ class Reward(ABC):
 
 
 REWARDS: Registry[Reward] = Registry("reward", group="appo.rewards")
+"""Rewards by class name, those of plug-ins included."""

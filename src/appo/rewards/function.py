@@ -185,6 +185,9 @@ class FunctionReward(Reward):
 def as_reward(reward: Reward | Callable[..., Any]) -> Reward:
     """The reward; a plain function, of one trajectory or of many, becomes one.
 
+    Args:
+        reward: a reward, or a function as `FunctionReward` takes it.
+
     Raises:
         ValueError: if it is neither.
     """

@@ -145,6 +145,7 @@ class AgentLoop:
         """The number of the episode of each call in flight, by the number of the call."""
 
     def run(self, requests: Sequence[RolloutRequest], sampling: SamplingParams) -> list[Trajectory]:
+        """As `Agent.run`."""
         return self.finish(self.begin(requests, sampling))
 
     def begin(self, requests: Sequence[RolloutRequest], sampling: SamplingParams) -> RequestBatch:
@@ -198,10 +199,12 @@ class AgentLoop:
         return [self._trajectory(episode) for episode in batch.episodes]
 
     def pop_costs(self) -> SamplingCosts:
+        """As `Agent.pop_costs`."""
         costs, self.costs = self.costs, SamplingCosts()
         return costs
 
     def sleep(self) -> None:
+        """As `Agent.sleep`."""
         if not self._open:
             self.engine.sleep()
 

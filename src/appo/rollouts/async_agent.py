@@ -54,6 +54,7 @@ class AsyncAgent:
         self._thread.start()
 
     def run(self, requests: Sequence[RolloutRequest], sampling: SamplingParams) -> list[Trajectory]:
+        """As `Agent.run`."""
         begun = self.begin(requests, sampling)
         with waiting(self._timer, phase_of(requests), self._loop):
             return begun.result()
@@ -73,6 +74,7 @@ class AsyncAgent:
         return begun
 
     def finish(self, begun: Begun) -> list[Trajectory]:
+        """As `Agent.finish`."""
         with waiting(self._timer, "waiting", self._loop):
             return begun.result()
 
@@ -98,6 +100,7 @@ class AsyncAgent:
         return self._loop.limits
 
     def pop_costs(self) -> SamplingCosts:
+        """As `Agent.pop_costs`."""
         return self._loop.pop_costs()
 
     def _work(self) -> None:

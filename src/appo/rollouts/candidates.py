@@ -23,6 +23,7 @@ _SPANS: frozenset[Exclusion] = frozenset(("tags", "calls", "answer"))
 """Kinds that are stretches of text."""
 
 DEFAULT_EXCLUSIONS: tuple[Exclusion, ...] = ("whitespace", "special", "tags")
+"""Kinds of tokens that are no branch points unless a config says otherwise."""
 
 _TAG = re.compile(r"</?[A-Za-z_][\w-]*>")
 _OTHER = "\0"

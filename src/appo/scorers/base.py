@@ -71,3 +71,4 @@ class Scorer(ABC):
 
 
 SCORERS: Registry[Scorer] = Registry("scorer", group="appo.scorers")
+"""Scorers by class name, those of plug-ins included."""

@@ -51,6 +51,9 @@ class FunctionScorer(Scorer):
 def as_scorer(scorer: Scorer | Callable[..., Tensor | Scores]) -> Scorer:
     """The scorer; a plain function of a batch and a context becomes one.
 
+    Args:
+        scorer: a scorer, or a function that takes what `Scorer.__call__` takes.
+
     Raises:
         ValueError: if it is neither.
     """

@@ -70,6 +70,7 @@ class ConversationSource(ABC):
 
 
 CONVERSATION_SOURCES: Registry[ConversationSource] = Registry("conversation source", group="appo.conversations")
+"""Conversation sources by class name, those of plug-ins included."""
 
 
 class DemonstratedConversations(ConversationSource):

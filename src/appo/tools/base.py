@@ -180,6 +180,7 @@ class Tool(ToolProvider):
 
 
 TOOLS: Registry[ToolProvider] = Registry("tool", group="appo.tools")
+"""Tools by class name, those of plug-ins included."""
 
 
 def shorten(text: str, max_chars: int) -> str:

@@ -45,6 +45,9 @@ class FunctionTool(SchemaTool):
 def as_tool(tool: ToolProvider | Callable[..., Any]) -> ToolProvider:
     """The tool; a plain function becomes one.
 
+    Args:
+        tool: a tool, or a function with type hints and a docstring.
+
     Raises:
         ValueError: if it is neither, or the function cannot be described.
     """

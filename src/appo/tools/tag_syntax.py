@@ -96,6 +96,7 @@ _OTHER_TOOLS = (
 )  # fmt: skip
 
 CALL_SYNTAXES: Registry[CallSyntax] = Registry("call syntax", group="appo.call_syntaxes")
+"""Call syntaxes by class name, those of plug-ins included."""
 
 
 @CALL_SYNTAXES.register

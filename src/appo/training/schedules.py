@@ -74,7 +74,7 @@ def apply_options(optimizer: Optimizer, scheduler: Any) -> None:
             before = group.get(base)
             is_plain = isinstance(value, (int, float, tuple, list))
             is_left = scheduler is not None and name not in _BESIDE_A_SCHEDULE
-            if not is_plain or is_left or before is None or before == value or tuple_of(before) == tuple_of(value):
+            if not is_plain or is_left or before is None or before == value or _tuple_of(before) == _tuple_of(value):
                 continue
             log.warning("the run goes on with %s=%s of its config; the checkpoint had %s", name, value, before)
             if base == "initial_lr":
@@ -84,6 +84,6 @@ def apply_options(optimizer: Optimizer, scheduler: Any) -> None:
         scheduler.base_lrs = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
 
 
-def tuple_of(value: Any) -> Any:
+def _tuple_of(value: Any) -> Any:
     """Lists as tuples: a checkpoint may hold either."""
     return tuple(value) if isinstance(value, list) else value

@@ -50,6 +50,7 @@ class SearchBackend(ABC):
 
 
 SEARCH_BACKENDS: Registry[SearchBackend] = Registry("search back end", group="appo.search_backends")
+"""Search back ends by class name, those of plug-ins included."""
 
 
 @TOOLS.register

@@ -1,0 +1,1 @@
+"""What makes the documentation site beside the pages of ``docs/``."""
