@@ -19,6 +19,9 @@ from tests.marks import all_marks, hide_gpus, reason_to_skip
 from tests.small_run import run
 from tests.tools.python.own_walls import gives
 
+_LONG = {"slow", "vllm", "distributed"}
+"""Marks of tests that take seconds."""
+
 
 @pytest.fixture(scope="session")
 def walls() -> Collection[Wall]:
@@ -33,13 +36,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs a running vLLM server, or a GPU for vLLM, before marks decide what is run."""
+    """Marks what needs a running vLLM server, or a GPU for vLLM, before marks decide what is run; and orders files."""
     for item in items:
         if "served_llama" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.vllm)
         present = {mark.name for mark in item.iter_markers()}
         for name in all_marks(present, vllm_takes_gpus=takes_gpus()) - present:
             item.add_marker(name)
+    # Files that take long come first, so that processes which share the tests end at the same time.
+    long = {item.path for item in items if {mark.name for mark in item.iter_markers()} & _LONG}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -107,7 +107,6 @@ def test_a_policy_that_needs_code_of_its_own_is_told(tmp_path):
 
 def test_a_folder_that_is_not_there_is_looked_for_where_the_command_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match="got 'models/tiny': there is no such folder in"):
         check_policy_folder("models/tiny")
 

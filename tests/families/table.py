@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 
 from tests.families.measuring import REFUSED, YES, Findings
 from tests.families.policies import FAMILIES
@@ -52,6 +53,7 @@ def _cell(value: str, family: str, notes: list[str]) -> str:
     if value in ("", YES):
         return value
     if value.startswith(REFUSED):
-        notes.append(f"- `{family}`: {value.removeprefix(REFUSED).partition('; rollout.engine')[0]}")
+        note = f"- `{family}`: {value.removeprefix(REFUSED).partition('; rollout.engine')[0]}"
+        notes.append(fill(note, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
         return "refused"
     return "padded" if not value.startswith("fault") else value

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 
+from appo import APPOModule, RolloutCallback, RolloutDataModule
 from appo.advantages import ADVANTAGES
 from appo.core.batch import TrajectoryBatch
-from appo.core.trajectory import RewardResult
+from appo.core.trajectory import RewardResult, Trajectory
 from appo.distributed.fsdp import clip_gradients
 from appo.engines import HFEngine
+from appo.environments.problems import WorldProblems
 from appo.losses import LOSSES, ProceduralLoss
 from appo.monitoring.rollout_metrics import rollout_metrics
 from appo.policy import lm_head
 from appo.policy.evaluation import evaluate_batch
 from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.saving import named_weights
+from appo.prompts import WorldQuestions
+from appo.rewards import Reward
+from appo.rollouts import Limits
 from appo.rollouts.data import IterationData
 from appo.scorers import SCORERS, Scores
+from appo.training.callbacks import EvaluationCallback
 from appo.training.gradient import accumulate_gradient
+from appo.training.options import EvaluationOptions
 from tests.engines.tiny_policy import make_model, make_tokenizer, random_requests, run
 from tests.losses.train_batches import live, train_batch
 from tests.scorers.contexts import context_of, records
@@ -128,6 +140,62 @@ def sync(device: torch.device) -> None:
                 sampled.append({number: each.token_ids for number, each in run(engine, requests).items()})
             engine.stop()
     assert sampled[1:] == sampled[:1] * 3
+
+
+@dataclass(frozen=True)
+class Halves(Reward):
+    """Right where the first sampled token has an even id, which is one of three answers."""
+
+    def __call__(self, trajectory: Trajectory) -> RewardResult:
+        token = int(trajectory.token_ids[trajectory.prompt_length])
+        return RewardResult(float(token % 2 == 0), {"accuracy": float(token % 2 == 0)}, answer=str(token % 3))
+
+
+class OnDevice(CPUAccelerator):
+    """Lets Lightning take the second device for what it trains on."""
+
+    def setup_device(self, device: torch.device) -> None:
+        pass
+
+
+def evaluate(device: torch.device, policy: str) -> None:
+    """A whole validation and test: the engine samples, trajectories are scored, their metrics are logged."""
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # the device is known to this thread alone
+
+    def compute(stage: str, device: torch.device) -> Results:
+        lm_head.Tensor = torch.Tensor if device == CPU else SecondTensor
+        rollout = RolloutCallback(
+            engine=HFEngine(device=str(device)),
+            reward=Halves(),
+            limits=Limits(max_response_tokens=4),
+            evaluation=EvaluationOptions(samples=4, temperature=1.0),
+        )
+        seen: set[str] = set()
+
+        def look(trainer: L.Trainer, module: L.LightningModule) -> None:
+            seen.add(next(module.policy.parameters()).device.type)
+
+        looking = LambdaCallback(on_validation_end=look, on_test_end=look)
+        trainer = L.Trainer(
+            strategy=SingleDeviceStrategy(device, accelerator=OnDevice()),
+            callbacks=[rollout, EvaluationCallback(), looking], logger=False,
+            enable_progress_bar=False, enable_model_summary=False, fast_dev_run=1,
+            inference_mode=False,  # its tensors cannot be wrapped
+        )  # fmt: skip
+        problems = WorldProblems(num_validation=2, num_test=2)
+        data = RolloutDataModule(WorldQuestions(problems), max_prompt_tokens=64)
+        getattr(trainer, stage)(APPOModule(policy), data, verbose=False)
+        metrics = {name.partition("/")[2]: value for name, value in trainer.callback_metrics.items()}
+        assert {"pass@1", "pass@4", "maj@4", "accuracy/story", "num_trajectories"} <= metrics.keys()
+        assert 0 < metrics["pass@1"].item() < metrics["pass@4"].item() <= 1
+        assert seen == {device.type}
+        return {name: value.to(device) for name, value in metrics.items()}  # Lightning leaves them on the CPU
+
+    compare(["validate", "test"], compute, device)
+
+
+def test_an_evaluation_measures_the_same_on_a_second_device(policy_folder):
+    on_second_device(evaluate, str(policy_folder))
 
 
 @pytest.mark.parametrize("work", [minimize, update, sync])

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import logging
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,9 +20,13 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
+from appo.__main__ import main
 from appo.commands import cli
-from appo.commands.ablate.processes import alone_in
+from appo.commands.ablate import command
+from appo.commands.ablate.processes import Children, alone_in
 from appo.monitoring.history import read_history
+from tests import copied_processes
+from tests.copied_processes import Finished
 from tests.small_run import CONFIG, SMALL
 
 pytestmark = pytest.mark.slow
@@ -31,14 +39,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 class Ablation:
-    """Overlays `a`, `b` and `fails`; `b` interrupts the ablation once, in its second iteration."""
+    """Overlays `a`, `b` and `fails`; `a` interrupts the ablation once, in its second iteration."""
 
     def __init__(self, folder: Path, policy: Path) -> None:
         self.marker = folder / "was_stopped"
         self.policy = policy
         overlays = {
-            "a": {"rollout": {"scorer": {"class_path": "Entropy"}}},
-            "b": {
+            "a": {
                 "rollout": {
                     "scorer": {"class_path": "RandomPosition"},
                     "reward": {
@@ -47,6 +54,7 @@ class Ablation:
                     },
                 }
             },
+            "b": {"rollout": {"scorer": {"class_path": "Entropy"}}},
             # The parser cannot know how long the sequences of a policy may be.
             "fails": {"rollout": {"limits": {"max_response_tokens": 9999}}},
         }
@@ -62,12 +70,23 @@ class Ablation:
             "--tokens=1200", "--match=none", f"--out={self.out}", *args,
         ]  # fmt: skip
 
-    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "appo", *self.args(*args)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    @property
+    def tested(self) -> Path:
+        """Folder of the run that is the first: the test of a policy before its training."""
+        return self.out / "before/config=a/seed_0"
 
     def folder(self, name: str, seed: int) -> Path:
         return self.out / f"runs/config={name}/seed_{seed}"
+
+
+class Copies(Children):
+    """Starts the same commands in less time."""
+
+    def run(self, args: Sequence[str], log: Path) -> int:
+        done = copied_processes.run(main, args, {})
+        with log.open("a") as output:
+            output.write(f"$ appo {' '.join(args)}\n{done.output}")
+        return done.returncode
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +97,25 @@ def ablation(tmp_path_factory, policy_folder) -> Ablation:
 @pytest.fixture(scope="module")
 def stopped(ablation) -> tuple[subprocess.CompletedProcess[str], str]:
     """The first call, and the log of the run that had ended before it was stopped."""
-    return ablation.run(), (ablation.folder("a", 0) / "log.txt").read_text()
+    appo = [sys.executable, "-m", "appo", *ablation.args()]
+    done = subprocess.run(appo, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    return done, (ablation.tested / "log.txt").read_text()
 
 
 @pytest.fixture(scope="module")
-def ended(ablation, stopped) -> subprocess.CompletedProcess[str]:
-    """The second call, two runs at a time."""
-    return ablation.run("--jobs=2")
+def ended(ablation, stopped) -> Finished:
+    """The second call, two runs at a time, which are copies of a process that has read the libraries."""
+    output = io.StringIO()
+    logger, handler = logging.getLogger("appo"), logging.StreamHandler(output)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(output), redirect_stdout(output):
+        patch.setattr(command, "Children", Copies)
+        with pytest.raises(SystemExit) as exit_info:
+            cli.run(ablation.args("--jobs=2"))
+    logger.setLevel(logging.NOTSET)
+    logger.removeHandler(handler)
+    return Finished(exit_info.value.code, output.getvalue())
 
 
 def rows(ablation: Ablation) -> list[dict[str, str]]:
@@ -96,10 +127,10 @@ def test_an_interrupted_ablation_stops_its_run_and_keeps_what_it_has(ablation, s
     call, _ = stopped
     assert call.returncode == 130
     assert "the same command goes on from here" in call.stderr
-    assert (ablation.folder("a", 0) / "finished.json").exists()
-    assert not (ablation.folder("b", 0) / "finished.json").exists()
-    assert (ablation.folder("b", 0) / "checkpoints/last.ckpt").exists()
-    assert not ablation.folder("fails", 0).exists()
+    assert (ablation.tested / "test/test.json").exists()
+    assert not (ablation.folder("a", 0) / "finished.json").exists()
+    assert (ablation.folder("a", 0) / "checkpoints/last.ckpt").exists()
+    assert not ablation.folder("b", 0).exists()
     # The lock goes to whoever asks: no process of the ablation is left.
     with alone_in(ablation.out):
         pass
@@ -107,19 +138,18 @@ def test_an_interrupted_ablation_stops_its_run_and_keeps_what_it_has(ablation, s
 
 def test_a_finished_run_is_not_done_again(ablation, stopped, ended):
     _, log = stopped
-    assert (ablation.folder("a", 0) / "log.txt").read_text() == log
-    assert "config=a, seed 0: is trained" in ended.stderr
+    assert (ablation.tested / "log.txt").read_text() == log
 
 
 def test_an_interrupted_run_ends_as_if_nothing_had_been(ablation, stopped, ended, tmp_path):
-    folder = ablation.folder("b", 0)
-    assert "config=b, seed 0: trains on from its last checkpoint" in ended.stderr
+    folder = ablation.folder("a", 0)
+    assert "config=a, seed 0: trains on from its last checkpoint" in ended.output
     assert "--ckpt_path=last" in (folder / "log.txt").read_text()
     history = read_history(folder)
     assert [row["epoch"] for row in history] == list(range(len(history)))
     cli.run(
         [
-            "fit", "--config", CONFIG, *ablation.options, "--config", ablation.overlays[1],
+            "fit", "--config", CONFIG, *ablation.options, "--config", ablation.overlays[0],
             "--rollout.stop_after_tokens=1200", "--trainer.max_epochs=50",
             f"--trainer.default_root_dir={tmp_path}",
         ]
@@ -135,9 +165,9 @@ def test_an_interrupted_run_ends_as_if_nothing_had_been(ablation, stopped, ended
 
 def test_a_failing_combination_is_reported_and_the_others_go_on(ablation, ended):
     assert ended.returncode == 1
-    assert ended.stderr.count("has FAILED: appo fit ended with status 2") == 2
-    assert "must not exceed the 512 positions of model.policy, got 64 + 9999" in ended.stderr
-    assert "2 of 8 runs have failed: config=fails, seed 0; config=fails, seed 1" in ended.stderr
+    assert ended.output.count("has FAILED: appo fit ended with status 2") == 2
+    assert "must not exceed the 512 positions of model.policy, got 64 + 9999" in ended.output
+    assert "2 of 8 runs have failed: config=fails, seed 0; config=fails, seed 1" in ended.output
     page = (ablation.out / "ablation.md").read_text()
     assert "- config=fails, seed 0: appo fit ended with status 2" in page
     assert "| config=fails |" not in page
@@ -202,7 +232,7 @@ def test_every_policy_is_tested_under_the_options_of_the_first_combination(ablat
         json.loads((ablation.folder(name, 0) / "test/specification.json").read_text())["rollout.reward.class_path"]
         for name in "ab"
     ]
-    assert found == ["tests.small_run.EvenTokens"] * 2
+    assert found == ["tests.commands.ablate.rewards.StopsOnce"] * 2
 
 
 def test_the_curves_are_drawn_with_the_names_of_the_combinations(ablation, ended):

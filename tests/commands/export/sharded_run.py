@@ -1,7 +1,6 @@
 """Two processes of Lightning's `ModelParallelStrategy` train a policy for two steps and save a sharded checkpoint.
 
-``python -m tests.commands.export.sharded_run POLICY CHECKPOINT EXPECTED`` also saves the whole weights, gathered, to
-EXPECTED.
+Its arguments are folders of the policy and of the checkpoint, and a file for the whole weights, gathered.
 """
 
 from __future__ import annotations
@@ -39,7 +38,8 @@ class ShardedModule(L.LightningModule):
         return self.policy(input_ids=token_ids, labels=token_ids).loss
 
 
-def main(folder: str, checkpoint: str, expected: str) -> None:
+def main() -> None:
+    folder, checkpoint, expected = sys.argv[1:]
     trainer = L.Trainer(
         accelerator="cpu", devices=2, max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1),
@@ -50,7 +50,3 @@ def main(folder: str, checkpoint: str, expected: str) -> None:
     whole = {name: parameter.detach().full_tensor() for name, parameter in module.policy.named_parameters()}
     if trainer.is_global_zero:
         save_file(whole, expected)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

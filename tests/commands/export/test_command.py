@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from appo.commands import cli
 from appo.commands.export import export_policy
 from appo.commands.export.run_config import policy_of_run
-
-ROOT = Path(__file__).parents[3]
+from tests import copied_processes
+from tests.commands.export import sharded_run
+from tests.distributed.whole_runs import environments
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -76,14 +74,9 @@ def test_weights_keep_their_type_or_take_another(small_run, policy_folder, tmp_p
 
 @pytest.mark.distributed
 def test_shards_of_two_processes_are_put_together(policy_folder, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [
-            sys.executable, "-m", "tests.commands.export.sharded_run",
-            policy_folder, tmp_path / "ckpt", tmp_path / "whole.safetensors",
-        ],
-        env=environment, check=True, capture_output=True, timeout=300, cwd=tmp_path,
-    )  # fmt: skip
+    files = [str(path) for path in (policy_folder, tmp_path / "ckpt", tmp_path / "whole.safetensors")]
+    done = copied_processes.run(sharded_run.main, files, *environments(2))
+    assert done.returncode == 0, done.output
     assert len(list((tmp_path / "ckpt").glob("*.distcp"))) == 2
     export_policy(tmp_path / "ckpt", tmp_path / "out", policy=str(policy_folder))
     exported = load_file(tmp_path / "out/model.safetensors")

@@ -34,8 +34,7 @@ print(resident("VmHWM") - start)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are measured by Linux")
-@pytest.mark.parametrize("with_adapter", [False, True], ids=["whole", "adapter"])
-@pytest.mark.parametrize("kind", ["file", "shards"])
+@pytest.mark.parametrize(("kind", "with_adapter"), [("file", False), ("shards", True)], ids=["whole", "adapter"])
 def test_no_more_than_the_model_is_held(policy_folder, tmp_path, kind, with_adapter):
     torch.manual_seed(0)
     config = LlamaConfig(

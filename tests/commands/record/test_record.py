@@ -11,7 +11,7 @@ import pytest
 
 from appo.commands.record.fingerprints import files_in, fingerprint
 from appo.commands.record.record import RunRecord, differences
-from appo.commands.record.repeat import compared, is_timing, repeat
+from appo.commands.record.repeat import compared, is_of_the_machine, repeat
 from tests.small_run import metrics
 
 
@@ -36,7 +36,7 @@ def test_a_run_records_what_it_needs_to_be_repeated(small_run, policy_folder, re
 @pytest.mark.slow
 def test_a_run_that_is_repeated_comes_out_the_same(small_run, tmp_path):
     assert repeat(small_run, tmp_path / "again").splitlines() == [
-        "all metrics of 1 iterations are equal, times aside",
+        "all metrics of 1 iterations are equal, times and memory aside",
         "the weights are equal to the bit",
     ]
     assert (tmp_path / "again/csv/version_0/run.json").is_file()
@@ -116,8 +116,8 @@ def test_differences_name_each_value_by_its_key():
     assert differences(old, new) == ["a.c was 2 and is 4", "d was 3 and is None", "e was None and is 5"]
 
 
-def test_times_are_told_from_what_must_be_equal(small_run):
+def test_times_and_memory_are_told_from_what_must_be_equal(small_run):
     (row,) = metrics(small_run)
-    timed = {name.partition("/")[2] for name in row if is_timing(name)}
-    assert {"iteration_s", "tokens_per_s", "tool_seconds", "overhead", "engine_idle"} <= timed
-    assert timed.isdisjoint({"loss", "reward_mean", "tool_calls", "tokens", "ratio", "advantages"})
+    own = {name.partition("/")[2] for name in row if is_of_the_machine(name)}
+    assert {"iteration_s", "tokens_per_s", "tool_seconds", "overhead", "engine_idle", "peak_memory_gib"} <= own
+    assert own.isdisjoint({"loss", "reward_mean", "tool_calls", "tokens", "ratio", "advantages"})

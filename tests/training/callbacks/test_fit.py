@@ -88,7 +88,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(tmp_path, policy_folde
     run("fit", stopped, policy_folder, "--trainer.max_epochs=3", "--ckpt_path=last", *options)
     assert [row["epoch"] for row in history(stopped)] == [1, 2]
     assert compared(whole, stopped) == [
-        "all metrics of 3 iterations are equal, times aside",
+        "all metrics of 3 iterations are equal, times and memory aside",
         "the weights are equal to the bit",
     ]
 

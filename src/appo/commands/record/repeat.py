@@ -73,22 +73,22 @@ def compared(old: Path, new: Path) -> list[str]:
         f"iteration {number}, {name}: {before.get(name)} before, {now.get(name)} now"
         for number, (before, now) in enumerate(zip(first, second, strict=False))
         for name in dict.fromkeys((*before, *now))
-        if not is_timing(name) and before.get(name) != now.get(name)
+        if not is_of_the_machine(name) and before.get(name) != now.get(name)
     ]
     number = min(len(first), len(second))
     lines += [*unequal[:_SHOWN], *([f"and {len(unequal) - _SHOWN} more"] if len(unequal) > _SHOWN else [])]
     if not unequal:
-        lines.append(f"all metrics of {number} iterations are equal, times aside")
+        lines.append(f"all metrics of {number} iterations are equal, times and memory aside")
     weights = [_weights(run) for run in (old, new)]
     if all(weights):
         lines.append(f"the weights are {'equal to the bit' if weights[0] == weights[1] else 'different'}")
     return lines
 
 
-def is_timing(name: str) -> bool:
-    """Whether a metric depends on how fast the machine was."""
+def is_of_the_machine(name: str) -> bool:
+    """Whether a metric depends on how fast the machine was, or on what else the process held."""
     metric = name.rpartition("/")[2]
-    return metric.endswith(("_s", "_seconds", "_idle")) or metric in ("mfu", "overhead")
+    return metric.endswith(("_s", "_seconds", "_idle")) or metric in ("mfu", "overhead", "peak_memory_gib")
 
 
 def _weights(run: Path) -> Mapping[str, str]:
