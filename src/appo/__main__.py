@@ -21,6 +21,7 @@ COMMANDS = {
     "plan": "print the memory that a run takes on every GPU, before it starts",
     "doctor": "check step by step whether this machine can train, and say what to do where it cannot",
     "sft": "supervised fine-tuning of a policy on demonstrations, before reinforcement learning",
+    "new": "write the folder of a task of one's own that runs as it stands",
     "recipes": "list the configs that come with the package, or print one",
 }
 

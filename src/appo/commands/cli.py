@@ -59,6 +59,10 @@ def run(args: list[str]) -> None:
         from appo.commands.view import show
 
         _call(command, show, options)
+    elif command == "new":
+        from appo.commands.new import new
+
+        _call(command, new, options, as_positional=True)
     elif command == "recipes":
         parser = AppoParser(prog="appo recipes", description="Lists the configs that come with the package.")
         parser.add_argument("name", nargs="?", default="", help="Of a recipe, which is printed.")

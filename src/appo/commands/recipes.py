@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from appo.commands.errors import refuse
+from appo.commands.modules import configs_of
 from appo.core.registry import did_you_mean
 
 PREFIX = "recipe:"
@@ -83,11 +84,11 @@ def check_start(args: Sequence[str]) -> None:
     policy = _policy(args)
     if policy is None or (Path(policy) / "config.json").is_file():
         return
-    writer = _writers().get(policy)
+    writer = _writers(args).get(policy)
     if writer is not None:
         refuse(
             f"model.policy must be the policy that supervised fine-tuning leaves, got {policy!r}, which is not there "
-            f"yet: run `appo sft --config {PREFIX}{writer}` first, or name another with --model.policy"
+            f"yet: run `appo sft --config {writer}` first, or name another with --model.policy"
         )
 
 
@@ -106,13 +107,17 @@ def _policy(args: Sequence[str]) -> str | None:
     return policy if isinstance(policy, str) else None
 
 
-def _writers() -> dict[str, str]:
-    """The recipes that write a policy, by its folder."""
+def _writers(args: Sequence[str] = ()) -> dict[str, str]:
+    """The recipes, and the configs of supervised fine-tuning beside those of a command, that write a policy."""
+    beside = {Path(config).parent for config in configs_of(args)}
+    configs = {path: str(path) for folder in beside for path in sorted(folder.glob("*sft.yaml"))}
+    configs |= {FOLDER / f"{name}.yaml": f"{PREFIX}{name}" for name in recipe_names()}
     found: dict[str, str] = {}
-    for name in recipe_names():
-        section = _content(FOLDER / f"{name}.yaml").get("model") or {}
-        if "save_to" in section:
-            found.setdefault(section["save_to"], name)
+    for path, config in configs.items():
+        section = _content(path).get("model")
+        folder = section.get("save_to") if isinstance(section, dict) else None
+        if isinstance(folder, str):
+            found.setdefault(folder, config)
     return found
 
 
@@ -120,7 +125,7 @@ def _needs(name: str, writers: Mapping[str, str]) -> str:
     """The recipe whose policy a recipe starts with, if there is one."""
     policy = (_content(FOLDER / f"{name}.yaml").get("model") or {}).get("policy")
     writer = writers.get(policy) if isinstance(policy, str) else None
-    return f" (after {PREFIX}{writer})" if writer else ""
+    return f" (after {writer})" if writer else ""
 
 
 def _headline(name: str) -> str:

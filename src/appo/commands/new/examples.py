@@ -1,0 +1,159 @@
+"""What a new task begins with: questions of a kind, and conversations that answer others of it with a tool."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["function", "mathematics", "search", "mcp"]
+
+_FIRST = ("Nora", "Milo", "Vera", "Ben", "Cleo", "Will", "Rita", "Olaf", "Lena", "Hugo", "Iris", "Paul", "Dora", "Emil")
+_LAST = (
+    *("Field", "Klein", "Park", "Haas", "Lowe", "Okoye", "Stone", "Berg", "Costa", "Ito"),
+    *("Novak", "Reed", "Silva", "Moreau", "Weber", "Adler", "Brandt", "Quist", "Tanaka", "Vance"),
+)
+_THINGS = ("shells", "stamps", "books", "coins", "cards", "apples")
+_TOWNS = ("Riga", "Havana", "Oslo", "Lima", "Cairo", "Kyoto", "Quito", "Tunis", "Perth", "Turin", "Minsk", "Dakar")
+_TRADES = ("baker", "pilot", "nurse", "judge", "miner", "actor", "clerk", "tailor", "farmer", "singer")
+
+_WRONG_SHARE = 0.3
+"""Of the conversations that call the tool with something else than they should: so much is left to learn."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question, and how a conversation answers it.
+
+    Attributes:
+        question: what is asked.
+        answer: the right one.
+        call: what the tool is called with.
+        result: what the tool says to that.
+        said: the answer of the conversation: by what the tool said, right or not.
+    """
+
+    question: str
+    answer: str
+    call: str
+    result: str
+    said: str
+
+    def response(self, tag: str) -> str:
+        """The assistant's turn, as rollouts write it.
+
+        Args:
+            tag: name of the tool.
+        """
+        return (
+            f"<think> Ask </think><{tag}> {self.call} </{tag}> <result>\n{self.result}\n</result>"
+            f"<think> Done </think><answer> \\boxed{{ {self.said} }} </answer>"
+        )
+
+
+@dataclass(frozen=True)
+class Document:
+    """A passage to search.
+
+    Attributes:
+        title: whom it is about.
+        text: what it says.
+    """
+
+    title: str
+    text: str
+
+
+def examples(kind: Kind, number: int) -> list[Example]:
+    """Examples of a kind with questions that differ, equal ones at each call.
+
+    Args:
+        kind: of the task.
+        number: of examples, at most 500.
+    """
+    found: dict[str, Example] = {}
+    drawn = _DRAWN[kind](random.Random(0))
+    while len(found) < number:
+        example = next(drawn)
+        found.setdefault(example.question, example)
+    return list(found.values())
+
+
+def documents() -> list[Document]:
+    """What the questions of the kind `search` are about."""
+    rng = random.Random(1)
+    return [
+        Document(f"{first} {last}", f"{first} {last} lives in {rng.choice(_TOWNS)} and is a {rng.choice(_TRADES)}.")
+        for first in _FIRST
+        for last in _LAST
+    ]
+
+
+def _sums(rng: random.Random) -> Iterator[Example]:
+    """Stories of two numbers, to be added or subtracted."""
+    while True:
+        name, things = rng.choice(_FIRST), rng.choice(_THINGS)
+        larger, smaller = sorted((rng.randint(10, 99), rng.randint(2, 99)), reverse=True)
+        results = {"+": larger + smaller, "-": larger - smaller}
+        right = rng.choice("+-")
+        event = f"finds {smaller} more" if right == "+" else f"gives {smaller} away"
+        taken = _strayed(rng, right, "+-")
+        yield Example(
+            f"{name} has {larger} {things} and {event}. How many are there now?",
+            str(results[right]),
+            f"{larger} {taken} {smaller}",
+            str(results[taken]),
+            str(results[taken]),
+        )
+
+
+def _products(rng: random.Random) -> Iterator[Example]:
+    """Stories of three numbers, to be calculated in code."""
+    while True:
+        rows, each, eaten = rng.randint(3, 12), rng.randint(3, 12), rng.randint(1, 9)
+        things = rng.choice(_THINGS)
+        right = rng.choice("+-")
+        event = f"{eaten} more are found" if right == "+" else f"{eaten} are given away"
+        taken = _strayed(rng, right, "+-")
+        results = {"+": rows * each + eaten, "-": rows * each - eaten}
+        yield Example(
+            f"There are {rows} boxes with {each} {things} each, and {event}. How many are there now?",
+            str(results[right]),
+            f"{rows} * {each} {taken} {eaten}",
+            str(results[taken]),
+            str(results[taken]),
+        )
+
+
+def _lookups(rng: random.Random) -> Iterator[Example]:
+    """Questions about people who have a document each."""
+    texts = {document.title: document.text for document in documents()}
+    people = list(texts)
+    while True:
+        person = rng.choice(people)
+        taken = _strayed(rng, person, people)
+        town, trade = (texts[person].split()[4], texts[person].split()[-1].rstrip("."))
+        said_town, said_trade = (texts[taken].split()[4], texts[taken].split()[-1].rstrip("."))
+        asks_town = rng.random() < 0.5
+        yield Example(
+            f"In which town does {person} live?" if asks_town else f"What is the trade of {person}?",
+            town if asks_town else trade,
+            taken,
+            f"{taken}: {texts[taken]}",
+            said_town if asks_town else said_trade,
+        )
+
+
+def _strayed(rng: random.Random, right: str, choices: str | list[str]) -> str:
+    """What is right, or now and then another choice."""
+    others = [choice for choice in choices if choice != right]
+    return rng.choice(others) if rng.random() < _WRONG_SHARE else right
+
+
+_DRAWN: dict[Kind, Callable[[random.Random], Iterator[Example]]] = {
+    "function": _sums,
+    "mathematics": _products,
+    "search": _lookups,
+    "mcp": _sums,
+}
