@@ -12,7 +12,7 @@ from tests.small_run import CONFIG, FEW_TOKENS, metrics
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("**/*.yaml"))
 OVERLAYS = {"constant_future", "random_branching", "stage_markers"}
-ON_TOP = [path for path in CONFIGS if path.stem in OVERLAYS or path.parent.name in ("benchmarks", "evidence")]
+ON_TOP = [path for path in CONFIGS if path.stem in OVERLAYS or path.parent.name in ("benchmarks", "evidence", "paper")]
 STARTS = [path for path in CONFIGS if path.stem.endswith("sft")]
 PRESETS = [path for path in CONFIGS if path not in (*ON_TOP, *STARTS)]
 

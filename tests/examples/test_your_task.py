@@ -60,6 +60,7 @@ def test_its_commands_run(folder, policy_folder, capsys):
         "model.policy": policy_folder,
         "trainer.max_epochs": 1,
         "rollout.limits.max_response_tokens": 24,
+        "data.max_prompt_tokens": 480,
         "trainer.enable_progress_bar": False,
     }
     options = [f"--{key}={value}" for key, value in small.items()]

@@ -37,7 +37,7 @@ def lines(path: str) -> list[dict]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_tests_of_a_task_pass(kind, request, tmp_path):
     run(["new", "my_task", "--kind", kind])
-    sys.path.insert(0, "my_task")  # as pytest does
+    sys.path.insert(0, str(Path("my_task").resolve()))  # as pytest does
     spec = importlib.util.spec_from_file_location("test_my_task", "my_task/test_my_task.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

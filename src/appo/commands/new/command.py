@@ -120,9 +120,7 @@ def new(folder: Path, kind: Kind = "function", policy: str | None = None) -> str
     """
     name = folder.name
     if not name.isidentifier() or keyword.iskeyword(name):
-        raise ValueError(
-            f"folder must end in a name of letters, digits and _ that no digit begins, got {str(folder)!r}"
-        )
+        raise ValueError(f"folder must have the name of a Python module, such as my_task, got {str(folder)!r}")
     if folder.exists():
         raise FileExistsError(f"folder must not exist yet, got {str(folder)!r}")
     texts = _texts(folder, kind, policy)

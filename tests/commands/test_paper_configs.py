@@ -1,0 +1,83 @@
+"""The configs of the paper's runs, and what `docs/paper.md` says of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from appo.commands.cli import run
+
+ROOT = Path(__file__).parents[2]
+SHAPES = {
+    "qwen2.5_7b": "Qwen2.5-7B",
+    "llama3.1_8b": "Llama-3.1-8B",
+    "qwen3_8b_search": "Qwen3-8B",
+    "qwen3_14b_search": "Qwen3-14B",
+}
+METHODS = ["appo", "appo_released", "grpo", "arpo", "recommended"]
+PAGE = (ROOT / "docs/paper.md").read_text()
+
+
+def config(name: str) -> dict:
+    return yaml.safe_load((ROOT / f"configs/paper/{name}.yaml").read_text())
+
+
+def test_there_is_a_config_of_every_model_and_method():
+    names = {path.stem for path in (ROOT / "configs/paper").glob("*.yaml")}
+    assert names == {*SHAPES, *METHODS, "sft"}
+
+
+@pytest.mark.parametrize(
+    ("model", "method"),
+    [*((model, "appo") for model in SHAPES), *(("qwen2.5_7b", method) for method in METHODS[1:])],
+)
+def test_a_run_of_the_paper_is_planned_and_fits_as_the_page_says(model, method, capsys):
+    run(
+        [
+            "plan",
+            *("--config", f"recipe:paper/{model}"),
+            *("--config", f"recipe:paper/{method}"),
+            f"--shape={SHAPES[model]}",
+        ]
+    )
+    needed, usable = re.search(r"^fits: ([\d.]+) of ([\d.]+) GiB", capsys.readouterr().out, re.MULTILINE).groups()
+    if method == "appo":
+        assert re.search(rf"^\| `{re.escape(model)}` \|.*\| {needed} of {usable} \|", PAGE, re.MULTILINE)
+
+
+def test_what_the_paper_states_is_what_the_configs_have():
+    for model in SHAPES:
+        base = config(model)
+        is_search = model.endswith("search")
+        assert base["data"]["prompts_per_iteration"] == 128
+        assert base["data"]["prompts_per_minibatch"] == 16
+        assert base["rollout"]["limits"]["max_response_tokens"] == (8192 if is_search else 4096)
+        # Epochs of 10,000 or 1,000 questions, 128 an iteration.
+        assert base["trainer"]["max_epochs"] == (5 * (1_000 // 128) if is_search else 2 * (10_000 // 128))
+        assert base["trainer"]["devices"] * base["trainer"].get("num_nodes", 1) == (16 if "14b" in model else 8)
+    branching = config("appo")["rollout"]["branching"]
+    assert (branching["num_roots"], branching["num_trajectories"]) == (4, 4 * (1 + 3))
+    start = config("sft")
+    assert (start["model"]["lr"], start["model"]["weight_decay"], start["trainer"]["max_epochs"]) == (7e-6, 0.1, 3)
+    trainer = start["trainer"]
+    assert start["data"]["batch_size"] * trainer["devices"] * trainer["accumulate_grad_batches"] == 128
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_the_budget_of_the_paper(method):
+    assert config(method)["rollout"]["branching"]["num_trajectories"] == 16
+
+
+def test_every_value_of_the_models_says_where_it_is_from():
+    said = re.compile(r"paper|release|ours|not stated", re.IGNORECASE)
+    for model in SHAPES:
+        marked = True
+        for line in (ROOT / f"configs/paper/{model}.yaml").read_text().splitlines()[3:]:
+            is_value = re.match(r"\s+\w+: \S", line) and "enable_model_summary" not in line
+            if is_value and not said.search(line):
+                # Else in the comment above, or in that of the mapping that the value is part of.
+                assert marked, (model, line)
+            marked = bool(said.search(line)) or (marked and not line.lstrip().startswith("#"))
