@@ -55,8 +55,8 @@ def test_what_the_paper_states_is_what_the_configs_have():
         assert base["data"]["prompts_per_iteration"] == 128
         assert base["data"]["prompts_per_minibatch"] == 16
         assert base["rollout"]["limits"]["max_response_tokens"] == (8192 if is_search else 4096)
-        # Epochs of 10,000 or 1,000 questions, 128 an iteration.
-        assert base["trainer"]["max_epochs"] == (5 * (1_000 // 128) if is_search else 2 * (10_000 // 128))
+        # Epochs of 10,000 questions, or of 1,071, 128 an iteration.
+        assert base["trainer"]["max_epochs"] == (5 * (1_071 // 128) if is_search else 2 * (10_000 // 128))
         assert base["trainer"]["devices"] * base["trainer"].get("num_nodes", 1) == (16 if "14b" in model else 8)
     branching = config("appo")["rollout"]["branching"]
     assert (branching["num_roots"], branching["num_trajectories"]) == (4, 4 * (1 + 3))

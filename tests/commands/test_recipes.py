@@ -63,7 +63,7 @@ def test_every_recipe_has_a_line_that_says_what_it_is_and_what_it_starts_with(ca
     assert len(lines) == len(CONFIGS)
     for line in lines:
         name, _, text = line.partition("  ")
-        assert re.sub(r" \(after recipe:\w+\)$", "", text).endswith(".")
+        assert re.sub(r" \(after recipe:[\w/]+\)$", "", text).endswith(".")
         config = yaml.safe_load(config_text(name))
         assert (config.get("model", {}).get("policy") == "runs/sft/policy") == line.endswith("(after recipe:sft)")
 
