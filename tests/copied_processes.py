@@ -31,7 +31,7 @@ def run(main: Callable[[], int | None], args: Sequence[str], *environments: Mapp
     """
     with tempfile.NamedTemporaryFile("r") as output:
         processes = [
-            CONTEXT.Process(target=_run, args=(main, args, output.name, os.getcwd(), {**os.environ, **environment}))
+            CONTEXT.Process(target=run_here, args=(main, args, output.name, os.getcwd(), {**os.environ, **environment}))
             for environment in environments
         ]
         for process in processes:
@@ -45,7 +45,7 @@ def run(main: Callable[[], int | None], args: Sequence[str], *environments: Mapp
         return Finished(next((process.exitcode for process in processes if process.exitcode), 0), output.read())
 
 
-def _run(
+def run_here(
     main: Callable[[], int | None], args: Sequence[str], output: str, folder: str, environment: Mapping[str, str]
 ) -> None:
     """The main program, with what a copy of a process leaves out at its end."""

@@ -57,6 +57,13 @@ def metrics(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def newest(folder: Path) -> list[dict[str, str]]:
+    """The rows of metrics of the run that was last in a folder."""
+    last = max((folder / "csv").glob("version_*"), key=lambda path: int(path.name.partition("_")[2]))
+    with (last / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def run(command: str, folder: Path, policy: Path, *options: str) -> Path:
     """Runs the command line on a small version of `configs/appo.yaml`; returns the run's folder."""
     args = [command, "--config", CONFIG, *SMALL, f"--model.policy={policy}", f"--trainer.default_root_dir={folder}"]

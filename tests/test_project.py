@@ -18,7 +18,7 @@ PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONT
 LINTERS = ["ruff", "mypy", "import-linter", "pre-commit"]
 # Beside the rooms of `src/appo`: what all components of a kind must satisfy, values of the authors' release, what an
 # adversary may try, by hand and by chance, and what lies outside of the package.
-BESIDE_ROOMS = {"families", "properties", "parity", "security", "fuzz", "examples", "website"}
+BESIDE_ROOMS = {"families", "properties", "parity", "security", "fuzz", "soak", "examples", "website"}
 
 
 def test_every_test_stands_where_what_it_tests_stands():

@@ -7,6 +7,9 @@ import signal
 import subprocess
 import sys
 
+import lightning as L
+import lightning.fabric.utilities.rank_zero
+import lightning_utilities.core.rank_zero
 import pytest
 
 from appo.commands.run_folder import reserved
@@ -20,6 +23,9 @@ with reserved(Path(sys.argv[1])):
     print("reserved", flush=True)
     sys.stdin.read()
 """
+
+
+SECOND_OF_TWO = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "PROCID": "1", "LOCALID": "1", "NODEID": "0"}
 
 
 def test_a_folder_that_another_run_writes_is_refused_until_that_is_dead(tmp_path, policy_folder):
@@ -45,10 +51,27 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK"])
-def test_other_processes_of_a_run_share_its_folder(tmp_path, monkeypatch, name):
-    with reserved(tmp_path):
-        monkeypatch.setenv(name, "1")
-        with reserved(tmp_path):
-            pass
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LOCAL_RANK": "1"},
+        {"NODE_RANK": "1"},
+        {
+            "SLURM_NTASKS": "2",
+            "SLURM_NTASKS_PER_NODE": "2",
+            "SLURM_PROCID": "1",
+            "SLURM_LOCALID": "1",
+            "SLURM_NODEID": "0",
+        },
+    ],
+    ids=lambda environment: min(environment),
+)
+def test_other_processes_of_a_run_share_its_folder(tmp_path, monkeypatch, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for module in (lightning.fabric.utilities.rank_zero, lightning_utilities.core.rank_zero):
+        monkeypatch.setattr(module.rank_zero_only, "rank", 0)  # a trainer changes it
+    other = L.Trainer(strategy="ddp", devices=2, num_nodes=1 + ("NODE_RANK" in environment), accelerator="cpu")
+    with reserved(tmp_path), reserved(tmp_path, other.is_global_zero):
+        pass
     assert int((tmp_path / ".lock").read_text()) == os.getpid()

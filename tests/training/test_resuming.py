@@ -44,6 +44,26 @@ def test_half_a_checkpoint_is_refused_before_anything_starts(begun, policy_folde
     assert not (begun / "csv/version_1/metrics.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "rule"),
+    [
+        ("appo_version", r"ckpt_path must be a checkpoint of appo .*, or an earlier version, got one of appo 99\.1"),
+        (
+            "pytorch-lightning_version",
+            r"of lightning .*, or an earlier version, got one of lightning 99\.1",
+        ),
+    ],
+)
+def test_a_checkpoint_of_a_later_version_is_refused_before_anything_starts(begun, policy_folder, key, rule):
+    file = begun / "checkpoints/epoch=0.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    assert checkpoint[key]
+    torch.save({**checkpoint, key: "99.1"}, file)
+    with pytest.raises(ValueError, match=rule):
+        run("fit", begun, policy_folder, *OPTIONS)
+    assert not (begun / "csv/version_1/metrics.csv").exists()
+
+
 def test_weights_of_another_policy_are_refused(begun, tmp_path):
     other = tmp_path / "other"
     TinyPolicy(WorldConversations(), hidden_size=32, num_layers=1, num_heads=2, mlp_size=64).build(other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import re
 import signal
 import warnings
@@ -50,7 +51,7 @@ from appo.training.callbacks import (
     RunSummary,
 )
 from appo.training.callbacks.common import leaves_files
-from appo.training.callbacks.termination import was_ended
+from appo.training.callbacks.termination import requeue_if_asked, was_ended
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 from appo.training.trainer_checks import check_trainer_options
@@ -59,6 +60,12 @@ log = logging.getLogger(__name__)
 
 _TERMINATED = 128 + signal.SIGTERM
 """Status of a process that ended because it was told to."""
+
+_INTERRUPTED = 128 + signal.SIGINT
+"""Status of a process that a person has ended."""
+
+_RESTARTS = "SLURM_RESTART_COUNT"
+"""Where SLURM counts how often it has started a job again."""
 
 _CONNECTING_S = 120.0
 """Seconds that processes may take to connect, which is under the time-out of their collectives."""
@@ -129,7 +136,8 @@ class RunFolderCLI(LightningCLI):
         """Calls the method of the trainer; a training has its folder for itself."""
         with ExitStack() as held:
             if self.method == "fit" and leaves_files(self.trainer):
-                held.enter_context(reserved(Path(self.trainer.default_root_dir)))
+                folder = Path(self.trainer.default_root_dir)
+                held.enter_context(reserved(folder, self.trainer.is_global_zero))
             self._run()
 
     def _run(self) -> None:
@@ -140,14 +148,20 @@ class RunFolderCLI(LightningCLI):
         options = {name: self.config_init[name] for name in self.method_options}
         try:
             getattr(self.trainer, self.method)(model=self.model, datamodule=self.datamodule, **options)
-        except SystemExit:
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):
+                raise SystemExit(_INTERRUPTED) from end
             if not self.trainer.received_sigterm:
                 raise
         if self.trainer.received_sigterm or was_ended(self.trainer):  # Lightning ends as if all had been done
+            requeue_if_asked(self.trainer)
             raise SystemExit(_TERMINATED)
 
     def _check_checkpoint(self) -> None:
-        """Looks at the checkpoint before anything is started for it."""
+        """Looks at the checkpoint before anything is started for it; a job that was requeued goes on by itself."""
+        if self.method == "fit" and not self.config.ckpt_path and os.environ.get(_RESTARTS, "0") != "0":
+            log.warning("%s=%s: the run goes on, as by --ckpt_path last", _RESTARTS, os.environ[_RESTARTS])
+            self.config.ckpt_path = self.config_init.ckpt_path = "last"
         if self.config.ckpt_path == "last":
             self._check_last()
         elif self.config.ckpt_path and Path(self.config.ckpt_path).exists():

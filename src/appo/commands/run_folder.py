@@ -12,15 +12,17 @@ _LOCK = ".lock"
 
 
 @contextmanager
-def reserved(folder: Path) -> Iterator[None]:
+def reserved(folder: Path, is_first: bool = True) -> Iterator[None]:
     """Keeps other runs of this machine out of a folder; the kernel lets them in when the process ends, however it does.
 
-    Of several processes of one run the first one reserves it.
+    Args:
+        folder: of the run; it is made if it is not there.
+        is_first: of the processes of the run; it holds the folder for all of them.
 
     Raises:
         ValueError: if another run has it, or it cannot be written to.
     """
-    if any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK")):
+    if not is_first:
         yield
         return
     path = folder / _LOCK

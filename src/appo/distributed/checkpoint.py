@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from packaging.version import InvalidVersion, Version
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
@@ -29,6 +31,8 @@ _REST = "meta.pt"
 
 _POLICY = "policy."
 """What the module puts before the names of its policy's parameters."""
+
+_VERSION = "appo_version"
 
 _SHARDED_MODEL = ("state_dict.", "model.")
 """What `ModelParallelStrategy` and `FSDPStrategy` put before the names of all weights in a sharded checkpoint."""
@@ -86,13 +90,39 @@ def check_whole(checkpoint: Path) -> None:
     """Looks whether a checkpoint can be read, without reading its tensors.
 
     Raises:
-        ValueError: if it was cut off, damaged, or is none.
+        ValueError: if it was cut off, damaged, is none, or a later version has written it.
     """
     if not checkpoint.is_dir():
-        _open_file(checkpoint)
+        content = _load_file(checkpoint)
     else:
         _check_folder(checkpoint)
-        load_data(checkpoint / _REST, f"ckpt must hold {UNEXECUTED}, got {checkpoint / _REST}")
+        content = load_data(checkpoint / _REST, f"ckpt must hold {UNEXECUTED}, got {checkpoint / _REST}")
+    if isinstance(content, dict):
+        check_versions(content)
+
+
+def mark_version(checkpoint: dict[str, Any]) -> None:
+    """Says in a checkpoint which version of this package has written it."""
+    checkpoint[_VERSION] = version("appo")
+
+
+def check_versions(checkpoint: Mapping[str, Any]) -> None:
+    """Looks whether a checkpoint may hold what this version does not know.
+
+    Raises:
+        ValueError: if a later version of this package or of Lightning has written it.
+    """
+    for package, key in (("appo", _VERSION), ("lightning", "pytorch-lightning_version")):
+        written, own = str(checkpoint.get(key, "0")), version(package)
+        try:
+            is_later = Version(written).release > Version(own).release
+        except InvalidVersion as error:
+            raise ValueError(f"ckpt_path must be a checkpoint of a version of {package}, got {written!r}") from error
+        if is_later:
+            raise ValueError(
+                f"ckpt_path must be a checkpoint of {package} {own}, which is installed, or an earlier version, got "
+                f"one of {package} {written}"
+            )
 
 
 def _check_folder(checkpoint: Path) -> None:
@@ -100,8 +130,12 @@ def _check_folder(checkpoint: Path) -> None:
         raise ValueError(f"ckpt must have a file {SHARD_INDEX} if it is a folder, got {checkpoint}")
 
 
+def _load_file(checkpoint: Path) -> Any:
+    return load_data(checkpoint, f"ckpt must be a checkpoint that Lightning wrote, got {checkpoint}", mmap=True)
+
+
 def _open_file(checkpoint: Path) -> PolicyWeights:
-    content = load_data(checkpoint, f"ckpt must be a checkpoint that Lightning wrote, got {checkpoint}", mmap=True)
+    content = _load_file(checkpoint)
     state = content.get("state_dict") if isinstance(content, dict) else None
     tensors = {
         name.removeprefix(_POLICY): tensor

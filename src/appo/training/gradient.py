@@ -15,6 +15,7 @@ from appo.distributed import comm
 from appo.distributed.micro_batches import micro_batches_of_step
 from appo.losses import Loss
 from appo.policy.log_probs import PolicyLogProbs
+from appo.training.memory_errors import updating
 from appo.training.token_record import TokenRecord
 
 
@@ -48,17 +49,20 @@ def accumulate_gradient(
     totals: dict[str, Tensor] = {}
     for number, micro in enumerate(micros):
         weight = float(number < num_own)
-        log_probs, entropies = policy(micro.token_ids, micro.trained)
-        old_log_probs = micro.old_log_probs.where(micro.is_evaluated.unsqueeze(-1), log_probs.detach())
-        compared = replace(micro, old_log_probs=old_log_probs)
-        share, metrics = loss(log_probs, entropies, compared)
-        if record is not None and number < num_own:
-            record.add(compared, loss.token_values(log_probs.detach(), compared) | {"entropies": entropies.detach()})
-        # Gradients stay in the process as yet, where the strategy can wait for the last micro-batch.
-        is_last = number + 1 == len(micros)
-        with nullcontext() if is_last or not isinstance(strategy, ParallelStrategy) else strategy.block_backward_sync():
-            # Strategies take the mean of the gradients of processes with rows of their own; the step is their sum.
-            backward(share * (weight * comm.data_parallel_size()))
+        with updating(micro, policy.shares):
+            log_probs, entropies = policy(micro.token_ids, micro.trained)
+            old_log_probs = micro.old_log_probs.where(micro.is_evaluated.unsqueeze(-1), log_probs.detach())
+            compared = replace(micro, old_log_probs=old_log_probs)
+            share, metrics = loss(log_probs, entropies, compared)
+            if record is not None and number < num_own:
+                values = loss.token_values(log_probs.detach(), compared) | {"entropies": entropies.detach()}
+                record.add(compared, values)
+            # Gradients stay in the process as yet, where the strategy can wait for the last micro-batch.
+            is_last = number + 1 == len(micros)
+            waits = not is_last and isinstance(strategy, ParallelStrategy)
+            with strategy.block_backward_sync() if waits else nullcontext():
+                # Strategies take the mean of the gradients of processes with rows of their own; the step is their sum.
+                backward(share * (weight * comm.data_parallel_size()))
         for name, value in {"loss": share.detach(), **metrics}.items():
             totals[name] = totals.get(name, torch.zeros_like(value)) + weight * value
     # Those of a tensor-parallel group have the same totals.

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from appo.distributed.checkpoint import check_versions, mark_version
+
 if TYPE_CHECKING:
     from appo.training.module import APPOModule
 
@@ -17,14 +19,16 @@ _OPTIMIZER = "optimizer"
 def mark_checkpoint(checkpoint: dict[str, Any], module: APPOModule) -> None:
     """Adds what `check_resumed` compares."""
     checkpoint[_OPTIMIZER] = _optimizer_name(module)
+    mark_version(checkpoint)
 
 
 def check_resumed(checkpoint: Mapping[str, Any], module: APPOModule) -> None:
     """Holds a checkpoint against the run that is to go on from it.
 
     Raises:
-        ValueError: if weights or states of the optimizer are of another kind.
+        ValueError: if weights or states of the optimizer are of another kind, or a later version has written it.
     """
+    check_versions(checkpoint)
     saved = checkpoint.get("state_dict", {})
     if not module.strict_loading and saved.keys() != module.trained().keys():
         trained = module.trained().keys()

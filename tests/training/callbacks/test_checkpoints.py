@@ -14,9 +14,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
 from appo.distributed import comm
-from appo.training.callbacks import IterationCheckpoints
+from appo.training.callbacks import EndOnSignal, IterationCheckpoints
 from appo.training.callbacks.checkpoints import LastCheckpoint
-from tests.small_run import run
+from appo.training.callbacks.termination import requeue_if_asked
+from tests.leftovers import children
+from tests.small_run import newest, run
 
 
 def test_a_checkpoint_callback_of_ones_own_saves_iterations_that_train_nothing_too(tmp_path, policy_folder, caplog):
@@ -42,26 +44,31 @@ def test_nothing_is_evaluated_in_place_of_a_last_checkpoint_that_is_not_there(tm
         run("test", tmp_path, policy_folder, "--ckpt_path=last")
 
 
-class Terminated(L.Callback):
-    """Tells its own process to end, as a cluster does, at the first batch of an iteration."""
+class Told(L.Callback):
+    """Sends its own process a signal, as a cluster does, at the first batch of an iteration, and where that ends it."""
 
-    def __init__(self, times: int = 1, in_epoch: int = 0) -> None:
+    def __init__(self, number: int = signal.SIGTERM.value, times: int = 1, in_epoch: int = 0) -> None:
+        self.number = number
         self.times = times
         self.in_epoch = in_epoch
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx: int) -> None:
         if (trainer.current_epoch, batch_idx) == (self.in_epoch, 0):
             for _ in range(self.times):
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), self.number)
+
+    def on_exception(self, trainer, pl_module, exception) -> None:
+        if self.number == signal.SIGINT:
+            os.kill(os.getpid(), self.number)
 
 
-def _terminated(folder, policy_folder, *options: str) -> None:
+def _ended(folder, policy_folder, *options: str, status: int = 143) -> None:
     with pytest.raises(SystemExit) as ended:
         run(
             "fit", folder, policy_folder, "--trainer.max_epochs=3", "--rollout.reward=tests.small_run.EvenTokens",
-            "--trainer.callbacks=tests.training.callbacks.test_checkpoints.Terminated", *options,
+            "--trainer.callbacks=tests.training.callbacks.test_checkpoints.Told", *options,
         )  # fmt: skip
-    assert ended.value.code == 143
+    assert ended.value.code == status
     assert not (folder / "policy").exists()
 
 
@@ -70,7 +77,7 @@ def test_a_run_that_is_told_to_end_keeps_its_iteration_and_goes_on_as_if_nothing
 ):
     caplog.set_level(logging.INFO, "appo")
     before = signal.getsignal(signal.SIGTERM)
-    _terminated(tmp_path / "told", policy_folder)
+    _ended(tmp_path / "told", policy_folder)
     assert signal.getsignal(signal.SIGTERM) == before
     assert torch.load(tmp_path / "told/checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
     assert "told to end: the run ends behind this iteration" in caplog.text
@@ -83,14 +90,73 @@ def test_a_run_that_is_told_to_end_keeps_its_iteration_and_goes_on_as_if_nothing
 
 
 def test_a_run_that_is_told_again_ends_at_once(tmp_path, policy_folder):
-    _terminated(tmp_path, policy_folder, "--trainer.callbacks.times=2", "--trainer.callbacks.in_epoch=1")
+    _ended(tmp_path, policy_folder, "--trainer.callbacks.times=2", "--trainer.callbacks.in_epoch=1")
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
+
+
+def test_a_second_interrupt_does_not_cut_off_the_end_that_the_first_one_began(tmp_path, policy_folder, caplog):
+    before = children()
+    _ended(
+        tmp_path, policy_folder, f"--trainer.callbacks.number={signal.SIGINT.value}", "--trainer.callbacks.in_epoch=1",
+        status=130,
+    )  # fmt: skip
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
+    assert "cut off in iteration 1 by KeyboardInterrupt; without the cause it goes on with" in caplog.messages[-1]
+    assert children() <= before
+
+
+SCONTROL = """#!/bin/sh
+echo "$@" >> "$(dirname "$0")/asked"
+[ "$2" != 7 ] || { echo no such job >&2; exit 1; }
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """The environment of a job of one process, and a `scontrol` that writes down what it is asked."""
+    program = tmp_path / "bin/scontrol"
+    program.parent.mkdir()
+    program.write_text(SCONTROL)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    job = {"NTASKS": 1, "JOB_NAME": "appo", "JOB_ID": 42, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    return program.parent / "asked"
+
+
+def test_a_job_whose_time_is_up_ends_behind_its_iteration_and_goes_on_when_slurm_starts_it_again(
+    slurm, tmp_path, policy_folder, monkeypatch, caplog
+):
+    folder = tmp_path / "run"
+    _ended(folder, policy_folder, f"--trainer.callbacks.number={signal.SIGUSR1.value}")
+    assert slurm.read_text() == "requeue 42\n"
+    # Behind the iteration alone: what Lightning would have saved within it is not there.
+    assert not list(folder.glob("hpc_ckpt*"))
+    assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    run("fit", folder, policy_folder, "--trainer.max_epochs=2", "--rollout.reward=tests.small_run.EvenTokens")
+    assert "SLURM_RESTART_COUNT=1: the run goes on, as by --ckpt_path last" in caplog.text
+    assert [int(row["epoch"]) for row in newest(folder)] == [1]
+
+
+def test_a_job_that_slurm_does_not_start_again_says_so(slurm, tmp_path, policy_folder, monkeypatch, caplog):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "6")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    trainer = L.Trainer(callbacks=[EndOnSignal()], logger=False, accelerator="cpu", default_root_dir=tmp_path)
+    trainer.callbacks[0].asks_to_requeue = True
+    requeue_if_asked(trainer)
+    assert slurm.read_text() == "requeue 6_1\n"
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    requeue_if_asked(trainer)
+    assert "scontrol requeue 7 has failed (no such job): start the job again yourself" in caplog.text
 
 
 def test_a_run_that_is_told_to_end_in_its_last_iteration_is_done(tmp_path, policy_folder):
     run(
         "fit", tmp_path, policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.small_run.Constant",
-        "--trainer.callbacks=tests.training.callbacks.test_checkpoints.Terminated",
+        "--trainer.callbacks=tests.training.callbacks.test_checkpoints.Told",
     )  # fmt: skip
     assert (tmp_path / "policy/model.safetensors").is_file()
 

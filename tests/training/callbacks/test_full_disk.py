@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-from pathlib import Path
 
 import lightning as L
 import pytest
@@ -33,20 +32,30 @@ class FullDisk(L.Callback):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-@pytest.mark.parametrize("size", [50_000, 500], ids=["checkpoint", "everything"])
-def test_a_run_on_a_full_disk_goes_on_where_it_was_whole(tmp_path, policy_folder, size):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, policy_folder) -> dict[str, torch.Tensor]:
+    """Weights of the run that met no full disk."""
+    folder = run("fit", tmp_path_factory.mktemp("whole"), policy_folder, *OPTIONS)
+    return load_file(folder / "policy/model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [(50_000, ()), (500, ()), (500, ("--rollout.save_trajectories=false",))],
+    ids=["checkpoint", "trajectories", "logs"],
+)
+def test_a_run_on_a_full_disk_goes_on_where_it_was_whole(tmp_path, policy_folder, whole, size, options):
     folder = tmp_path / "full"
     try:
         with pytest.raises(OSError, match="File too large"):
             run(
                 "fit", folder, policy_folder, *OPTIONS,
                 "--trainer.callbacks=tests.training.callbacks.test_full_disk.FullDisk",
-                f"--trainer.callbacks.size={size}",
+                f"--trainer.callbacks.size={size}", *options,
             )  # fmt: skip
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
     run("fit", folder, policy_folder, *OPTIONS, "--ckpt_path=last")
-    run("fit", tmp_path / "whole", policy_folder, *OPTIONS)
-    resumed, whole = (load_file(Path(name) / "policy/model.safetensors") for name in (folder, tmp_path / "whole"))
+    resumed = load_file(folder / "policy/model.safetensors")
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)

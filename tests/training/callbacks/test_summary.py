@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
+from dataclasses import dataclass
 
 import lightning as L
 import pytest
 import torch
 
 from appo.commands import cli
+from appo.engines import HFEngine
+from appo.losses import ClippedLoss
 from tests.small_run import run
 
 OPTIONS = ["--trainer.max_epochs=1", "--rollout.reward=tests.small_run.EvenTokens"]
@@ -69,6 +73,54 @@ def test_a_finished_run_says_so_and_how_it_goes_on(tmp_path, policy_folder, mess
     assert (tmp_path / "after/test.json").exists()
     run("fit", tmp_path, policy_folder, *OPTIONS, "--ckpt_path=last", "--rollout.stop_after_tokens=1")
     assert "rollout.stop_after_tokens=1 is reached, a larger number goes on" in messages()[1]
+
+
+@dataclass(frozen=True)
+class Hungry(ClippedLoss):
+    """Asks the machine for more memory than any has."""
+
+    def __call__(self, log_probs, entropies, batch):
+        return torch.empty(2**50), {}
+
+
+@pytest.mark.parametrize(
+    ("limit", "advice"),
+    [
+        (16384, r"in \d+ sequences; model\.max_tokens_per_microbatch=\d+ takes less; appo plan"),
+        (
+            1,
+            r"in 1 sequences; a sequence is not cut.*: model\.gradient_checkpointing=true does, or a rollout\.limits\.",
+        ),
+    ],
+)
+def test_an_update_that_needs_more_memory_than_there_is_says_which_option_takes_less(
+    tmp_path, policy_folder, limit, advice
+):
+    with pytest.raises(MemoryError, match=rf"memory is spent in a micro-batch of [\d,]+ tokens {advice}") as spent:
+        run(
+            "fit", tmp_path, policy_folder, *OPTIONS, f"--model.max_tokens_per_microbatch={limit}",
+            "--model.loss=tests.training.callbacks.test_summary.Hungry",
+        )  # fmt: skip
+    tokens, lower = re.search(r"of ([\d,]+) tokens.*microbatch=(\d+) takes|", str(spent.value)).groups()
+    assert limit == 1 or int(lower) == int(tokens.replace(",", "")) // 2
+    assert "can't allocate memory" in str(spent.value.__cause__)
+
+
+class HungryEngine(HFEngine):
+    """Asks for as much when it samples."""
+
+    def step(self):
+        torch.empty(2**50)
+
+
+def test_memory_that_is_spent_while_an_engine_samples_is_not_laid_to_the_update(tmp_path, policy_folder, caplog):
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        run(
+            "fit", tmp_path, policy_folder, *OPTIONS,
+            "--rollout.engine=tests.training.callbacks.test_summary.HungryEngine",
+        )  # fmt: skip
+    assert "memory is spent while the engine samples: fewer rollout.engine.max_batch_size" in caplog.text
+    assert "max_tokens_per_microbatch" not in caplog.text
 
 
 class Failing(L.Callback):

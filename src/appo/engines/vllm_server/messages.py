@@ -7,7 +7,9 @@ from typing import Any
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from appo.engines.base import Completion, Request
-from appo.engines.vllm_server.pool import Server, ServerError
+from appo.engines.vllm_server.pool import Server, ServerError, reading
+
+_CONFIG = "/server_info?config_format=json"
 
 
 async def serving_config(server: Server, timeout_s: float) -> dict[str, Any]:
@@ -23,11 +25,18 @@ async def serving_config(server: Server, timeout_s: float) -> dict[str, Any]:
         stop=stop_after_delay(timeout_s),
         reraise=True,
     )
+
+    async def ask() -> dict[str, Any]:
+        info = await server.call("GET", _CONFIG)
+        with reading(_CONFIG):
+            model: dict[str, Any] = info["vllm_config"]["model_config"]
+            _ = model["max_model_len"], model["dtype"], model["logprobs_mode"]
+            return model
+
     try:
-        info: dict[str, Any] = await asking(server.call, "GET", "/server_info?config_format=json")
+        model = await asking(ask)
     except ServerError as error:
         raise ConnectionError(f"no vLLM server at {server.address} within {timeout_s:g} s: {error}") from error
-    model: dict[str, Any] = info["vllm_config"]["model_config"]
     if model["logprobs_mode"] != "processed_logprobs":
         raise ValueError(
             f"{server.address} must be started with --logprobs-mode processed_logprobs: log-probs must be those of the "

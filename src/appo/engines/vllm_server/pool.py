@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,7 +95,35 @@ class Server:
 
     async def weight_tag(self) -> str:
         """What it calls the weights that it holds."""
-        return str((await self.call("GET", "/weight_info"))["weight_version"])
+        answer = await self.call("GET", "/weight_info")
+        with reading("/weight_info"):
+            return str(answer["weight_version"])
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Reads an answer, which may be that of a proxy, or of a server that is about to go.
+
+    Args:
+        path: that was asked.
+
+    Raises:
+        ServerError: if it is not built as that of a vLLM server.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError) as error:
+        raise ServerError(f"{path} answered otherwise than vLLM does ({type(error).__name__}: {error})") from error
+
+
+def _check_tokens(choice: dict[str, Any]) -> None:
+    tokens, log_probs = choice["token_ids"], [entry["logprob"] for entry in choice["logprobs"]["content"]]
+    if not tokens or len(tokens) != len(log_probs):
+        raise ValueError(f"{len(log_probs)} log-probs of {len(tokens)} tokens")
+    if not all(type(token) is int and token >= 0 for token in tokens):
+        raise ValueError("tokens that are no numbers")
+    if not all(-math.inf < log_prob <= 1e-3 for log_prob in log_probs):
+        raise ValueError("log-probs that are none")
 
 
 _HINTS = {
@@ -242,12 +272,16 @@ class ServerPool:
             answer: dict[str, Any] = await server.call("POST", "/inference/v1/generate", body)
         finally:
             server.num_running -= 1
-        choice = answer["choices"][0]
-        if choice["finish_reason"] not in ("stop", "length"):
-            raise ServerError(f"a request ended with {choice['finish_reason']!r}")
-        sampled_by = {span["version"] for span in choice["weight_versions"] or ()}
+        with reading("/inference/v1/generate"):
+            choice = answer["choices"][0]
+            reason, _ = choice["finish_reason"], choice["stop_reason"]
+            sampled_by = {span["version"] for span in choice["weight_versions"] or ()}
+        if reason not in ("stop", "length"):
+            raise ServerError(f"a request ended with {reason!r}")
         if sampled_by != {self.weights.tag}:
             raise ServerError(f"weights {sampled_by} sampled instead of {self.weights.tag!r}")
+        with reading("/inference/v1/generate"):
+            _check_tokens(choice)
         return answer
 
     async def _prepare(self, server: Server) -> None:

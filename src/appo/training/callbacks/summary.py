@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 
 from appo.training.callbacks.common import parts_of, run_folder
 from appo.training.callbacks.evaluation import rollout_callback
 from appo.training.callbacks.termination import was_ended
 from appo.training.datamodule import RolloutDataModule
+from appo.training.memory_errors import UpdateMemoryError, advice, is_spent
 from appo.training.module import APPOModule
 
 log = logging.getLogger(__name__)
@@ -66,12 +66,8 @@ class RunSummary(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if not trainer.is_global_zero:
             return
-        if isinstance(exception, torch.OutOfMemoryError):
-            tokens = parts_of(trainer, pl_module)[0].max_tokens_per_microbatch
-            log.error(
-                "memory is spent: a model.max_tokens_per_microbatch below %d takes less, and appo plan says how much",
-                tokens,
-            )
+        if is_spent(exception) and not isinstance(exception, UpdateMemoryError):  # which says so itself
+            log.error(advice(exception, parts_of(trainer, pl_module)[0].max_tokens_per_microbatch))
         if self._has_trained and (run_folder(trainer) / _LAST).exists() and self._config.exists():
             log.error(
                 "the run was cut off in iteration %d by %s; without the cause it goes on with\n  %s",

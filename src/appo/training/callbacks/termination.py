@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import subprocess
 from types import FrameType
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from appo.distributed import comm
 from appo.training.callbacks.common import callbacks_of
@@ -19,25 +22,38 @@ class EndOnSignal(L.Callback):
     """Lets the iteration come to its end on SIGTERM, so that its checkpoint is written, and then ends the training.
 
     A second signal ends it at once, as Lightning does: what is resumed begins with the iteration that was interrupted.
-    Processes of one run end together, whichever of them was told.
+    Processes of one run end together, whichever of them was told. In a job of SLURM the signal that comes before its
+    time is up (``sbatch --signal``) does the same, and the job is to be requeued: Lightning would save a checkpoint
+    wherever in the iteration it meets the process.
     """
 
     def __init__(self) -> None:
         self.has_ended = False
         """Whether the training was ended before its time."""
-        self._is_told = False
-        self._previous: Any = None
+        self.asks_to_requeue = False
+        """Whether that was for SLURM to start the job again."""
+        self._told: int | None = None
+        self._requeue_signal: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        environment = trainer._accelerator_connector.cluster_environment
+        if stage == "fit" and isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            self._requeue_signal = environment.requeue_signal
+            # Starting may take minutes, in which there is nothing to save yet.
+            self._listen(self._requeue_signal)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Lightning's own handler calls a collective wherever the signal meets the process.
-        self._previous = signal.signal(signal.SIGTERM, self._handle)
+        self._listen(signal.SIGTERM)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         with comm.phase("checkpoint"):
-            is_told = any(comm.all_gather(self._is_told))
+            told = [number for number in comm.all_gather(self._told) if number is not None]
         is_last = trainer.max_epochs == trainer.current_epoch + 1
-        if is_told and not trainer.should_stop and not is_last:
+        if told and not trainer.should_stop and not is_last:
             self.has_ended = trainer.should_stop = True
+            self.asks_to_requeue = self._requeue_signal in told
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._restore()
@@ -45,20 +61,39 @@ class EndOnSignal(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._restore()
 
+    def _listen(self, number: int | None) -> None:
+        if number is not None:
+            self._previous[number] = signal.signal(number, self._handle)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._is_told:
+        if self._told is not None:
+            self.asks_to_requeue = self._requeue_signal in (self._told, number)
             self._restore()
             signal.raise_signal(signal.SIGTERM)
             return
-        self._is_told = True
+        self._told = number
         log.warning("told to end: the run ends behind this iteration, or at once if it is told again")
 
     def _restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-            self._previous = None
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
 
 def was_ended(trainer: L.Trainer) -> bool:
     """Whether a signal has ended the training before its time."""
     return any(callback.has_ended for callback in callbacks_of(trainer, EndOnSignal))
+
+
+def requeue_if_asked(trainer: L.Trainer) -> None:
+    """Has SLURM start the job again if its signal has ended the training; once all files are written."""
+    if not trainer.is_global_zero or not any(each.asks_to_requeue for each in callbacks_of(trainer, EndOnSignal)):
+        return
+    job = os.environ["SLURM_JOB_ID"]
+    if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    log.info("SLURM is asked to start job %s again, which goes on behind this iteration", job)
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = (getattr(error, "stderr", None) or str(error)).strip()
+        log.error("scontrol requeue %s has failed (%s): start the job again yourself", job, why)
