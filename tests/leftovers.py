@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -28,5 +29,11 @@ def children(of: int | None = None) -> set[int]:
 
 
 def shared_memory() -> set[str]:
-    """Names of what is in the machine's shared memory."""
-    return {path.name for path in Path("/dev/shm").iterdir()}
+    """Names of what is in the machine's shared memory and no process holds: it was left behind."""
+    found = {path.name for path in Path("/dev/shm").iterdir() if not path.is_dir()}
+    held = ""
+    for process in Path("/proc").glob("[0-9]*") if found else ():
+        with suppress(OSError):  # it has ended meanwhile
+            held += (process / "maps").read_text()
+            held += "\n".join(os.readlink(link) for link in (process / "fd").iterdir())
+    return {name for name in found if f"/dev/shm/{name}" not in held}

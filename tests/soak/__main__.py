@@ -1,4 +1,4 @@
-"""A long run of a tiny policy with a fault in every iteration: ``python -m tests.soak --iterations 200 --endings 14``.
+"""A long run of a tiny policy with a fault in every iteration: ``python -m tests.soak --iterations 200 --endings 7``.
 
 First one process trains under faults that a run survives; what it holds must not grow. Then processes are ended one
 after the other, each in another way, and the run goes on from its last checkpoint. Called again, it goes on where it
@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 from collections import Counter
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def main() -> None:
     """Runs the soak, and says what it has found."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--iterations", type=int, default=200, help="in one process")
-    parser.add_argument("--endings", type=int, default=14, help="processes that are ended afterwards")
+    parser.add_argument("--endings", type=int, default=7, help="processes that are ended afterwards")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/soak")
     options = parser.parse_args()
     policy = options.out / "start"
@@ -68,6 +69,9 @@ def _end_and_go_on(out: Path, policy: Path, iterations: int, number: int) -> lis
     """Ends processes and looks at what they leave; the last of them comes to the end of the run."""
     path = out / "endings.json"
     endings: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    # Theirs is not what a run leaves behind.
+    resource_tracker.ensure_running()
+    forkserver.ensure_running()
     for count in range(number):
         at, ending = iterations + 2 * count + 1, ENDING[count % len(ENDING)]
         if count < len(endings):
@@ -117,6 +121,25 @@ def _results(out: Path, iterations: int, endings: list[dict[str, Any]]) -> dict[
         "iterations_done": len({level["iteration"] for level in levels}),
         "endings": endings,
     }
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The results in the sentences of the page."""
+    levels, endings = results["levels"], results["endings"]
+
+    def change(name: str) -> str:
+        begin, end = (f"{levels[name][when]:g}" for when in ("begin", "end"))
+        return f"{begin} to {end}"
+
+    as_expected = sum(ending["status"] == ending["expected_status"] for ending in endings)
+    left = sum(ending["left_processes"] + ending["left_shared_memory"] for ending in endings)
+    return (
+        f"In {results['iterations_in_one_process']} iterations of one process memory grew by "
+        f"{100 * results['memory_growth']:.2f} %; descriptors went from {change('descriptors')}, threads from "
+        f"{change('threads')}, processes from {change('processes')}. {len(endings)} processes were then ended in "
+        f"{len({ending['fault'] for ending in endings})} ways, {as_expected} with the status that the table says; "
+        f"{left} processes and pieces of shared memory were left, and the run came to its end."
+    )
 
 
 def _done(out: Path) -> int:

@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from appo.engines import HFEngine
 from appo.sft import TinyPolicy, WorldConversations
 from tests.small_run import run
 
 OPTIONS = ("--trainer.max_epochs=2", "--rollout.reward=tests.small_run.EvenTokens", "--ckpt_path=last")
+
+
+class OtherEngine(HFEngine):
+    """An engine of another class."""
 
 
 @pytest.fixture
@@ -87,6 +92,8 @@ def test_the_state_of_another_optimizer_is_refused_in_training_alone(begun, poli
         ["--rollout.scorer=Entropy", "--rollout.advantage=GroupAdvantage", "--model.loss=ClippedLoss"],
         ["--rollout.branching.num_trajectories=8"],
         ["--rollout.reward=tests.small_run.Constant"],
+        ["--rollout.limits.max_response_tokens=16"],
+        ["--rollout.engine=tests.training.test_resuming.OtherEngine"],
     ],
     ids=lambda options: options[0].removeprefix("--").partition("=")[0],
 )
