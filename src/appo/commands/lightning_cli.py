@@ -6,7 +6,6 @@ import inspect
 import logging
 import os
 import re
-import signal
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -51,18 +50,12 @@ from appo.training.callbacks import (
     RunSummary,
 )
 from appo.training.callbacks.common import leaves_files
-from appo.training.callbacks.termination import requeue_if_asked, was_ended
+from appo.training.callbacks.termination import INTERRUPTED, TERMINATED, requeue_if_asked, was_ended
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 from appo.training.trainer_checks import check_trainer_options
 
 log = logging.getLogger(__name__)
-
-_TERMINATED = 128 + signal.SIGTERM
-"""Status of a process that ended because it was told to."""
-
-_INTERRUPTED = 128 + signal.SIGINT
-"""Status of a process that a person has ended."""
 
 _RESTARTS = "SLURM_RESTART_COUNT"
 """Where SLURM counts how often it has started a job again."""
@@ -150,12 +143,12 @@ class RunFolderCLI(LightningCLI):
             getattr(self.trainer, self.method)(model=self.model, datamodule=self.datamodule, **options)
         except SystemExit as end:
             if isinstance(end.__context__, KeyboardInterrupt):
-                raise SystemExit(_INTERRUPTED) from end
+                raise SystemExit(INTERRUPTED) from end
             if not self.trainer.received_sigterm:
                 raise
         if self.trainer.received_sigterm or was_ended(self.trainer):  # Lightning ends as if all had been done
             requeue_if_asked(self.trainer)
-            raise SystemExit(_TERMINATED)
+            raise SystemExit(TERMINATED)
 
     def _check_checkpoint(self) -> None:
         """Looks at the checkpoint before anything is started for it; a job that was requeued goes on by itself."""

@@ -55,12 +55,15 @@ def accumulate_gradient(
             compared = replace(micro, old_log_probs=old_log_probs)
             share, metrics = loss(log_probs, entropies, compared)
             if record is not None and number < num_own:
-                values = loss.token_values(log_probs.detach(), compared) | {"entropies": entropies.detach()}
-                record.add(compared, values)
+                by_token = loss.token_values(log_probs.detach(), compared) | {"entropies": entropies.detach()}
+                record.add(compared, by_token)
             # Gradients stay in the process as yet, where the strategy can wait for the last micro-batch.
             is_last = number + 1 == len(micros)
-            waits = not is_last and isinstance(strategy, ParallelStrategy)
-            with strategy.block_backward_sync() if waits else nullcontext():
+            with (
+                nullcontext()
+                if is_last or not isinstance(strategy, ParallelStrategy)
+                else strategy.block_backward_sync()
+            ):
                 # Strategies take the mean of the gradients of processes with rows of their own; the step is their sum.
                 backward(share * (weight * comm.data_parallel_size()))
         for name, value in {"loss": share.detach(), **metrics}.items():

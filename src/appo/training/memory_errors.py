@@ -14,8 +14,11 @@ from appo.core.prefix_tree import PrefixTree
 _OF_CPU = "DefaultCPUAllocator: can't allocate memory"
 """What torch says where the main memory is spent: a plain `RuntimeError`."""
 
-_SAMPLING = ("appo.rollouts.agent", "appo.rollouts.async_agent")
-"""What calls engines."""
+_SAMPLING = ("appo.engines.", "appo.rollouts.agent", "appo.rollouts.async_agent", "appo.rollouts.log_prob_check")
+"""Engines, and what calls them."""
+
+_EVALUATION = "appo.policy.evaluation"
+"""What a check of log-probs calls beside an engine."""
 
 
 class UpdateMemoryError(MemoryError):
@@ -68,7 +71,7 @@ def advice(error: BaseException, max_tokens_per_microbatch: int) -> str:
         max_tokens_per_microbatch: option of the run.
     """
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if any(name in _SAMPLING for name in modules):
+    if any(name.startswith(_SAMPLING) for name in modules) and _EVALUATION not in modules:
         return (
             "memory is spent while the engine samples: fewer rollout.engine.max_batch_size and prefix_cache_tokens of "
             "HFEngine, or a smaller rollout.engine.gpu_memory_utilization of VLLMEngine, take less"

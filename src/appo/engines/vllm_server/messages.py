@@ -7,7 +7,8 @@ from typing import Any
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from appo.engines.base import Completion, Request
-from appo.engines.vllm_server.pool import Server, ServerError, reading
+from appo.engines.vllm_server.answers import ServerError, reading
+from appo.engines.vllm_server.pool import Server
 
 _CONFIG = "/server_info?config_format=json"
 
@@ -29,12 +30,12 @@ async def serving_config(server: Server, timeout_s: float) -> dict[str, Any]:
     async def ask() -> dict[str, Any]:
         info = await server.call("GET", _CONFIG)
         with reading(_CONFIG):
-            model: dict[str, Any] = info["vllm_config"]["model_config"]
-            _ = model["max_model_len"], model["dtype"], model["logprobs_mode"]
-            return model
+            told: dict[str, Any] = info["vllm_config"]["model_config"]
+            _ = told["max_model_len"], told["dtype"], told["logprobs_mode"]
+        return told
 
     try:
-        model = await asking(ask)
+        model: dict[str, Any] = await asking(ask)
     except ServerError as error:
         raise ConnectionError(f"no vLLM server at {server.address} within {timeout_s:g} s: {error}") from error
     if model["logprobs_mode"] != "processed_logprobs":

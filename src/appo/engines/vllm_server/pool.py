@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
+from appo.engines.vllm_server.answers import ServerError, check_tokens, reading
 from appo.workers.http import BadAnswerError, ask
 from appo.workers.retries import BackOff, is_passing
 
@@ -35,10 +34,6 @@ _LOOK_S = 5.0
 
 _SLACK = 8
 """Requests that a server may have more than the least busy one before others than its own are sent elsewhere."""
-
-
-class ServerError(Exception):
-    """A server cannot answer now; it, or another one, may later."""
 
 
 @dataclass(frozen=True)
@@ -98,32 +93,6 @@ class Server:
         answer = await self.call("GET", "/weight_info")
         with reading("/weight_info"):
             return str(answer["weight_version"])
-
-
-@contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Reads an answer, which may be that of a proxy, or of a server that is about to go.
-
-    Args:
-        path: that was asked.
-
-    Raises:
-        ServerError: if it is not built as that of a vLLM server.
-    """
-    try:
-        yield
-    except (LookupError, TypeError, ValueError) as error:
-        raise ServerError(f"{path} answered otherwise than vLLM does ({type(error).__name__}: {error})") from error
-
-
-def _check_tokens(choice: dict[str, Any]) -> None:
-    tokens, log_probs = choice["token_ids"], [entry["logprob"] for entry in choice["logprobs"]["content"]]
-    if not tokens or len(tokens) != len(log_probs):
-        raise ValueError(f"{len(log_probs)} log-probs of {len(tokens)} tokens")
-    if not all(type(token) is int and token >= 0 for token in tokens):
-        raise ValueError("tokens that are no numbers")
-    if not all(-math.inf < log_prob <= 1e-3 for log_prob in log_probs):
-        raise ValueError("log-probs that are none")
 
 
 _HINTS = {
@@ -281,7 +250,7 @@ class ServerPool:
         if sampled_by != {self.weights.tag}:
             raise ServerError(f"weights {sampled_by} sampled instead of {self.weights.tag!r}")
         with reading("/inference/v1/generate"):
-            _check_tokens(choice)
+            check_tokens(choice)
         return answer
 
     async def _prepare(self, server: Server) -> None:

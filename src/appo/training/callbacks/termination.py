@@ -10,12 +10,15 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from appo.distributed import comm
 from appo.training.callbacks.common import callbacks_of
 
 log = logging.getLogger(__name__)
+
+TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
+"""Status of a process that ended because it was told to, and of one that a person has ended."""
 
 
 class EndOnSignal(L.Callback):
@@ -36,16 +39,13 @@ class EndOnSignal(L.Callback):
         self._requeue_signal: int | None = None
         self._previous: dict[int, Any] = {}
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        environment = trainer._accelerator_connector.cluster_environment
-        if stage == "fit" and isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
-            self._requeue_signal = environment.requeue_signal
-            # Starting may take minutes, in which there is nothing to save yet.
-            self._listen(self._requeue_signal)
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Lightning's own handler calls a collective wherever the signal meets the process.
+        # Lightning's own handlers call a collective, and save a checkpoint, wherever a signal meets the process.
         self._listen(signal.SIGTERM)
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
+            self._requeue_signal = environment.requeue_signal
+            self._listen(self._requeue_signal)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         with comm.phase("checkpoint"):
@@ -61,9 +61,8 @@ class EndOnSignal(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._restore()
 
-    def _listen(self, number: int | None) -> None:
-        if number is not None:
-            self._previous[number] = signal.signal(number, self._handle)
+    def _listen(self, number: int) -> None:
+        self._previous[number] = signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._told is not None:
