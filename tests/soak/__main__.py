@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def main() -> None:
     if not policy.exists():
         TinyPolicy(WorldConversations(), hidden_size=64, num_layers=1, num_heads=2, mlp_size=64).build(policy)
     _survive(options.out, policy, options.iterations)
-    endings = _end_and_go_on(options.out, policy, options.iterations, options.endings)
+    endings = _end_and_go_on(options.out, policy, options.endings)
     results = _results(options.out, options.iterations, endings)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     sys.stdout.write(RESULTS.read_text())
@@ -65,18 +66,18 @@ def _survive(out: Path, policy: Path, iterations: int) -> None:
         )  # fmt: skip
 
 
-def _end_and_go_on(out: Path, policy: Path, iterations: int, number: int) -> list[dict[str, Any]]:
+def _end_and_go_on(out: Path, policy: Path, number: int) -> list[dict[str, Any]]:
     """Ends processes and looks at what they leave; the last of them comes to the end of the run."""
     path = out / "endings.json"
     endings: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    # A shell that starts it in the background has this signal ignored by all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Theirs is not what a run leaves behind.
     resource_tracker.ensure_running()
     forkserver.ensure_running()
-    for count in range(number):
-        at, ending = iterations + 2 * count + 1, ENDING[count % len(ENDING)]
-        if count < len(endings):
-            continue
-        arguments = _arguments(out, policy, iterations + 2 * number + 1)
+    for count in range(len(endings), number):
+        at, ending = _done(out) + 1, ENDING[count % len(ENDING)]
+        arguments = _arguments(out, policy, at + 4)
         extra = [f"--trainer.callbacks.ending={ending}", f"--trainer.callbacks.at={at}"]
         before, memory = children(), shared_memory()
         status, output = run(appo, [*arguments, *extra], {})
@@ -96,7 +97,7 @@ def _end_and_go_on(out: Path, policy: Path, iterations: int, number: int) -> lis
             }
         )
         path.write_text(json.dumps(endings))
-    status, output = run(appo, _arguments(out, policy, iterations + 2 * number + 1), {})
+    status, output = run(appo, _arguments(out, policy, _done(out) + 1), {})
     if status:
         raise SystemExit(output[-3000:])
     return endings

@@ -23,6 +23,7 @@ import torch
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.engines.vllm_server.pool import ServerPool, Weights
 from appo.losses import ClippedLoss
+from appo.tools import ToolRunner
 from appo.training.callbacks.evaluation import rollout_callback
 from tests.engines.vllm_server.test_faulty_servers import BODY, GARBAGE, GENERATE, RELOAD, FaultyServer, serving
 from tests.leftovers import children, shared_memory
@@ -48,7 +49,7 @@ ENDING = ("SIGTERM", "SIGTERM twice", "SIGINT", "SIGINT twice", "SIGKILL", "disk
 """Faults that end the process; the run goes on from its last checkpoint."""
 
 _CODE = {
-    "tool process dies": "import os; os.kill(os.getpid(), 9)",
+    "tool process dies": "print(0)",
     "tool process hangs": "while True: pass",
     "tool process floods": "print('x' * 10**7)",
 }
@@ -124,11 +125,12 @@ class Faults(L.Callback):
         NOW.over.set()
         time.time = self._clock
         if fault := NOW.take("python"):
+            if fault == "tool process dies":
+                os.kill(max(children()), signal.SIGKILL)
             tools = rollout_callback(trainer).sampler.tools
-            tools.submit(0, "python", _CODE[fault])
-            while not (answers := tools.finished(1.0)):
-                pass
-            assert len(answers[0].text) < 20_000
+            texts = [_answer(tools, code) for code in (_CODE[fault], "print(1)")]
+            assert len(texts[0]) < 20_000
+            assert texts[1] == "1"
         if fault := NOW.take("server"):
             _ask_faulty_server(*fault.removeprefix("server in ").split(": "))
         gc.collect()
@@ -161,9 +163,15 @@ class Faults(L.Callback):
             name, _, twice = self.ending.partition(" ")
             number = signal.Signals[name]
             for _ in range(1 + (name == "SIGTERM" and twice != "")):
-                timer = threading.Timer(self._random.uniform(0.0, 1.0), os.kill, (os.getpid(), number))
+                timer = threading.Timer(self._random.uniform(0.0, 0.3), os.kill, (os.getpid(), number))
                 timer.daemon = True
                 timer.start()
+
+
+def _answer(tools: ToolRunner, code: str) -> str:
+    tools.submit(0, "python", code)
+    (answer,) = tools.finished(None)
+    return answer.text
 
 
 def _ask_faulty_server(phase: str, fault: str) -> None:
