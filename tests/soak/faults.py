@@ -128,9 +128,9 @@ class Faults(L.Callback):
             if fault == "tool process dies":
                 os.kill(max(children()), signal.SIGKILL)
             tools = rollout_callback(trainer).sampler.tools
-            texts = [_answer(tools, code) for code in (_CODE[fault], "print(1)")]
-            assert len(texts[0]) < 20_000
-            assert texts[1] == "1"
+            assert len(_answer(tools, _CODE[fault])) < 20_000
+            # The first of them may meet the process that died, which is replaced then.
+            assert "1" in [_answer(tools, "print(1)") for _ in range(3)]
         if fault := NOW.take("server"):
             _ask_faulty_server(*fault.removeprefix("server in ").split(": "))
         gc.collect()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import signal
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -175,6 +178,25 @@ def test_one_that_is_told_when_to_save_is_left_alone():
     trainer.check_val_every_n_epoch = 4
     with pytest.raises(ValueError, match=r"check_val_every_n_epoch must not exceed trainer.max_epochs, 3, .* got 4"):
         IterationCheckpoints().setup(trainer, L.LightningModule(), "fit")
+
+
+def test_a_run_that_is_killed_while_its_last_checkpoint_is_renewed_has_one(tmp_path, monkeypatch):
+    trainer = L.Trainer(logger=False, accelerator="cpu", default_root_dir=tmp_path)
+    for name in ("first.ckpt", "second.ckpt"):
+        (tmp_path / name).write_text(name)
+    link = tmp_path / "last.ckpt"
+    # As Lightning calls it.
+    theirs, ours = (inspect.signature(each._link_checkpoint) for each in (ModelCheckpoint, LastCheckpoint))
+    assert [*theirs.parameters] == [*ours.parameters]
+    LastCheckpoint._link_checkpoint(trainer, str(tmp_path / "first.ckpt"), str(link))
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "replace", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            LastCheckpoint._link_checkpoint(trainer, str(tmp_path / "second.ckpt"), str(link))
+        assert link.read_text() == "first.ckpt"
+    LastCheckpoint._link_checkpoint(trainer, str(tmp_path / "second.ckpt"), str(link))
+    assert link.read_text() == "second.ckpt"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.ckpt", "last.ckpt", "second.ckpt"]
 
 
 def test_a_checkpoint_has_a_phase_of_its_own_so_that_a_lost_rank_is_named(tmp_path, monkeypatch):

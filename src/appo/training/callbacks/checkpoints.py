@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import lightning as L
@@ -35,6 +37,19 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         with comm.phase("checkpoint"):  # Lightning's own barriers name no rank that is lost
             super().on_train_epoch_end(trainer, pl_module)
+
+    @staticmethod
+    def _link_checkpoint(trainer: L.Trainer, filepath: str, linkpath: str) -> None:
+        """Lets the link point elsewhere at once: Lightning removes it first, and a run killed then would begin anew."""
+        link = Path(linkpath)
+        if trainer.is_global_zero:
+            if link.is_dir() and not link.is_symlink():
+                shutil.rmtree(link)
+            new = link.with_suffix(".new")
+            new.unlink(missing_ok=True)
+            new.symlink_to(os.path.relpath(filepath, link.parent))
+            new.replace(link)
+        trainer.strategy.barrier()
 
 
 class IterationCheckpoints(L.Callback):
