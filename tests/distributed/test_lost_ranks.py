@@ -15,7 +15,7 @@ import torch
 from appo.__main__ import main
 from appo.commands.run_folder import reserved
 from tests.copied_processes import CONTEXT, run_here
-from tests.distributed.whole_runs import ROOT, arguments, connected
+from tests.distributed.whole_runs import ROOT, arguments, environments
 
 pytestmark = [pytest.mark.distributed, pytest.mark.faults]
 
@@ -45,10 +45,10 @@ def test_the_other_process_ends_names_the_phase_and_leaves_the_run_whole(
         f"--trainer.callbacks.has_worked={str(has_worked).lower()}",
     )  # fmt: skip
     with tempfile.NamedTemporaryFile("r") as output:
-        environments = [{**os.environ, **environment} for environment in connected(2)]
+        whole = [{**os.environ, **environment} for environment in environments(2)]
         processes = [
             CONTEXT.Process(target=run_here, args=(main, args, output.name, str(ROOT), environment))
-            for environment in environments
+            for environment in whole
         ]
         for process in processes:
             process.start()
