@@ -10,7 +10,7 @@ from appo.prompts.loading import LoadedPrompts, PromptLoader, PromptStore, write
 from appo.prompts.mixture import MixedQuestions
 from appo.prompts.order import PromptStream
 from appo.prompts.rows import Record, TableQuestions
-from appo.prompts.world import ForkQuestions, GateQuestions, HouseQuestions, WorldQuestions
+from appo.prompts.world import CodeQuestions, ForkQuestions, GateQuestions, HouseQuestions, WorldQuestions
 
 __all__ = [
     "BENCHMARKS",
@@ -22,6 +22,7 @@ __all__ = [
     "ContaminatedRow",
     "CsvQuestions",
     "DatasetQuestions",
+    "CodeQuestions",
     "ForkQuestions",
     "GateQuestions",
     "HouseQuestions",

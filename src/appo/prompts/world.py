@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appo.environments.base import Decision, Problems
+from appo.environments.codes import CodeProblems
 from appo.environments.forks import ForkProblems
 from appo.environments.gates import GateProblems, find_turns
 from appo.environments.houses import HouseProblems, find_choices
@@ -65,6 +66,15 @@ class ForkQuestions(GateQuestions):
     """Walks on which some wrong turns can be mended."""
 
     problems: ForkProblems = field(default_factory=ForkProblems)
+    """What is asked."""
+
+
+@PROMPT_SOURCES.register
+@dataclass(frozen=True)
+class CodeQuestions(GateQuestions):
+    """Walks on which nothing says what a sign stands for."""
+
+    problems: CodeProblems = field(default_factory=CodeProblems)
     """What is asked."""
 
 

@@ -14,6 +14,7 @@ from appo.core.foreign_json import is_encodable, parse_json
 from appo.core.registry import Registry
 from appo.core.trajectory import Segment
 from appo.environments.demonstrations import WorldDemonstrations
+from appo.environments.codes import CodeDemonstrations
 from appo.environments.forks import ForkDemonstrations
 from appo.environments.gates import GateDemonstrations
 from appo.environments.houses import HouseDemonstrations
@@ -114,6 +115,15 @@ class ForkConversations(DemonstratedConversations):
     """Walks along trails, with wrong turns among them."""
 
     demonstrations: ForkDemonstrations = field(default_factory=ForkDemonstrations)
+    """What is demonstrated, and how well."""
+
+
+@CONVERSATION_SOURCES.register
+@dataclass(frozen=True)
+class CodeConversations(DemonstratedConversations):
+    """Walks along signs in code, with wrong turns among them."""
+
+    demonstrations: CodeDemonstrations = field(default_factory=CodeDemonstrations)
     """What is demonstrated, and how well."""
 
 
