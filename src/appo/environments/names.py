@@ -1,4 +1,4 @@
-"""What people, cities and countries may be called; every word is a name of one kind alone."""
+"""What people, cities, countries and signs may be called; every word is a name of one kind alone."""
 
 from __future__ import annotations
 
@@ -32,4 +32,10 @@ MORE_FIRST_NAMES = _words("""
 MORE_LAST_NAMES = _words("""
     Amado Baker Cohen Dahl Engel Fuchs Grant Huber Ikeda Jansen Kovac Lopez Meyer Nagy Olsen Perez Quist Roth Sato
     Torres
+""")
+
+ANIMALS = _words("""
+    ant bat bear bee bison boar bull camel cat cobra cow crab crane crow deer dingo dog dove duck eagle eel elk
+    emu finch fly fox frog gecko goat goose gull hare hawk hen heron horse hyena ibis koala lamb lark lemur lion
+    llama lynx mole moose moth mouse mule newt otter owl panda perch pig puma quail rat raven
 """)

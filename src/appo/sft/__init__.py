@@ -2,9 +2,9 @@
 
 from appo.sft.conversations import (
     CONVERSATION_SOURCES,
+    CodeConversations,
     Conversation,
     ConversationSource,
-    CodeConversations,
     ForkConversations,
     GateConversations,
     HouseConversations,
@@ -18,9 +18,9 @@ from appo.sft.tiny_policy import TinyPolicy
 
 __all__ = [
     "CONVERSATION_SOURCES",
+    "CodeConversations",
     "Conversation",
     "ConversationSource",
-    "CodeConversations",
     "ForkConversations",
     "GateConversations",
     "HouseConversations",

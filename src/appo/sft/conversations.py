@@ -13,8 +13,8 @@ from typing import Any, Literal
 from appo.core.foreign_json import is_encodable, parse_json
 from appo.core.registry import Registry
 from appo.core.trajectory import Segment
-from appo.environments.demonstrations import WorldDemonstrations
 from appo.environments.codes import CodeDemonstrations
+from appo.environments.demonstrations import WorldDemonstrations
 from appo.environments.forks import ForkDemonstrations
 from appo.environments.gates import GateDemonstrations
 from appo.environments.houses import HouseDemonstrations

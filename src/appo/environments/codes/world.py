@@ -7,18 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from appo.environments.gates.world import SIGN, TURNS, GateWorld
+from appo.environments.names import ANIMALS
 from appo.environments.search import WorldSearch
 from appo.environments.world import Kind
 from appo.tools.search.tool import SEARCH_BACKENDS
-
-CODES = tuple(
-    """
-    ant bat bear bee bison boar bull camel cat cobra cow crab crane crow deer dingo dog dove duck eagle eel elk emu finch
-    fly fox frog gecko goat goose gull hare hawk hen heron horse hyena ibis koala lamb lark lemur lion llama lynx mole
-    moose moth mouse mule newt otter owl panda perch pig puma quail rat raven
-    """.split()
-)
-"""What a sign may name, one word each."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +22,13 @@ class CodeWorld(GateWorld):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= self.num_codes <= len(CODES):
-            raise ValueError(f"num_codes must lie in [2, {len(CODES)}], got {self.num_codes}")
+        if not 2 <= self.num_codes <= len(ANIMALS):
+            raise ValueError(f"num_codes must lie in [2, {len(ANIMALS)}], got {self.num_codes}")
 
     @cached_property
     def entities(self) -> dict[Kind, tuple[str, ...]]:
         """Those that exist, by what they are; a sign is an animal."""
-        return {**super().entities, "sign": CODES[: self.num_codes]}
+        return {**super().entities, "sign": ANIMALS[: self.num_codes]}
 
     @cached_property
     def code_book(self) -> dict[str, tuple[str, str]]:
