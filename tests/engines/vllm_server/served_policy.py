@@ -1,4 +1,4 @@
-"""Real `vllm serve` processes on the loopback address."""
+"""Real `vllm serve` processes."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.engines.vllm_installed import SHARE
 
 
 class ServedPolicy:
-    """A server of one policy that can be killed and started again on its port."""
+    """A server of one policy that can be killed and started again on its port, by default a free one."""
 
-    def __init__(self, policy: str, log: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.address = f"http://127.0.0.1:{self.port}"
+    def __init__(self, policy: str, log: Path, host: str = "127.0.0.1", port: int | None = None) -> None:
+        self.host, self.port = host, port or _free_port()
+        self.address = f"http://{host}:{self.port}"
         self.policy = policy
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, place: Sequence[str] = ()) -> None:
+        """Starts it, behind the words of a command that says where."""
         options = {
-            "--port": str(self.port), "--host": "127.0.0.1", "--dtype": "float32", "--max-model-len": "256",
+            "--port": str(self.port), "--host": self.host, "--dtype": "float32", "--max-model-len": "256",
             "--block-size": "32", "--logprobs-mode": "processed_logprobs", "--generation-config": "vllm",
             "--max-num-seqs": "64", "--gpu-memory-utilization": str(SHARE["gpu_memory_utilization"]),
             "--kv-cache-memory-bytes": str(int(SHARE["cache_gib"] * 2**30)),
@@ -38,7 +38,15 @@ class ServedPolicy:
         }  # fmt: skip
         # What `vllm serve` starts; that command itself looks for a distribution named "vllm", and the CPU build has
         # another name.
-        command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model", self.policy, *flags]
+        command = [
+            *place,
+            sys.executable,
+            "-m",
+            "vllm.entrypoints.launchers.api_server.entry",
+            "--model",
+            self.policy,
+            *flags,
+        ]
         for name, value in options.items():
             command += [name, value]
         with self.log.open("ab") as log:
@@ -52,3 +60,9 @@ class ServedPolicy:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
