@@ -52,8 +52,8 @@ def backtracks(trajectory: Trajectory) -> float:
     return float(re.match(r"(a+)+$", "a" * 60 + "b") is not None) if "hang" in trajectory.text else 1.0
 
 
-def process_id(trajectory: Trajectory) -> float:
-    return float(os.getpid())
+def process_id(trajectory: Trajectory) -> RewardResult:
+    return RewardResult(float(os.getpid()), {"length": float(len(trajectory.text))}, "counted", "7")
 
 
 def thread_is_main(trajectory: Trajectory) -> float:

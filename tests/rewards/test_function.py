@@ -68,7 +68,9 @@ def test_it_may_run_in_a_process_instead():
     runner = RewardRunner(FunctionReward(f"{MODULE}:process_id", num_processes=1))
     runner.start()
     try:
-        assert runner([boxed("x")])[0].reward != os.getpid()
+        (result,) = runner([trajectory("abc")])
+        assert result.reward != os.getpid()
+        assert (result.parts["length"], result.reason, result.answer) == (3.0, "counted", "7")
     finally:
         runner.stop()
 

@@ -57,11 +57,38 @@ def test_a_branch_arrives_with_its_parent_and_its_tensors(make_pool):
         origin=BranchPoint(parent, 2, 0.5), **tensors,
     )  # fmt: skip
     result = make_pool("parent_length", module="tests.rewards.functions").call(30.0, branch)
-    assert (result.reward, result.parts, result.reason) == (6.0, {"tokens": 15.0}, "counted")
+    assert result == {"reward": 6.0, "parts": {"tokens": 15.0}, "reason": "counted", "answer": None}
 
 
 def test_options_are_passed_by_name(make_pool):
     assert make_pool("repeat").call(30.0, "ab", times=2) == "abab"
+
+
+def test_values_come_as_plain_data(make_pool):
+    assert make_pool("several").call(30.0, "é") == [1, True, None, 0.5, "é", {"a": [1, 2]}]
+    with pytest.raises(ProcessError, match=r"raised TypeError: a process must return numbers, texts, .* got object"):
+        make_pool("unspeakable").call(30.0, "x")
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("a pickle", "sent no answer"),
+        ("a text that is no answer", "sent no answer"),
+        ("nested JSON", "sent no answer"),
+        ("more than there is room for", f"sent a message of {2**60} bytes"),
+        ("the half of an answer", "took longer than 0.5 s"),
+    ],
+)
+def test_a_process_that_was_taken_over_cannot_take_its_caller_over(make_pool, tmp_path, what, message):
+    pool = make_pool("speak")
+    path = tmp_path / "taken_over"
+    assert pool.call(30.0, "nothing", str(path)) == "nothing"
+    with pytest.raises(ProcessError, match=message):
+        pool.call(0.5 if "half" in what else 30.0, what, str(path))
+    assert not path.exists()
+    # Another process stands in for it.
+    assert pool.call(30.0, "nothing", str(path)) == "nothing"
 
 
 def test_an_operation_that_no_thread_could_interrupt_is_killed_and_the_next_call_works(make_pool):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import chain
 from typing import Any, SupportsFloat
 
@@ -24,6 +24,8 @@ _OF_MANY: Mapping[str, Callable[[Trajectory], Any]] = {
 
 _SIGNS_OF_MANY = ("trajectories", "prompts", "completions")
 """A function with one of these parameters takes many at once."""
+_RESULT = {field.name for field in fields(RewardResult)}
+"""What a `RewardResult` that comes from a process is made of."""
 
 
 @REWARDS.register
@@ -177,6 +179,8 @@ class FunctionReward(Reward):
     def _result(self, value: object) -> RewardResult:
         if isinstance(value, RewardResult):
             return value
+        if self._pool is not None and isinstance(value, dict) and value.keys() == _RESULT:
+            return RewardResult(**value)
         if not isinstance(value, SupportsFloat):
             raise TypeError(f"{self.function} must return a number or a RewardResult, got {value!r}")
         return RewardResult(float(value))

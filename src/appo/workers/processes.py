@@ -2,12 +2,12 @@
 
 The process pools of the standard library and of packages start processes that import the main script again: a user's
 script without ``if __name__ == "__main__"`` would train anew in each of them. These import the function alone, outlive
-no caller, and one that the system kills while it is idle takes no other along.
+no caller, and one that the system kills while it is idle takes no other along. What they return comes as JSON, and is
+never unpickled: they read what a policy wrote, and may have been taken over by it.
 """
 
 from __future__ import annotations
 
-import math
 import pickle
 import queue
 import socket
@@ -15,15 +15,17 @@ import subprocess
 import sys
 import threading
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from appo.workers.process_main import READY, VALUE
+from appo.core.foreign_json import parse_json
+from appo.workers.process_main import READY, VALUE, receive, send
 
 _MAIN = Path(__file__).with_name("process_main.py")
 _START_S = 120.0
 """Seconds that a process may take to import what it runs."""
+_MAX_ANSWER_BYTES = 2**26
+"""What a call may return, as JSON."""
 _MAX_WAIT_S = 1e6
 """Longest single wait; the operating system takes no infinite one."""
 
@@ -43,8 +45,9 @@ class ProcessLostError(ProcessError):
 class ProcessPool:
     """Processes that run one function; a call that takes too long is killed with its process, and another one starts.
 
-    The function, its arguments and its value must be picklable. Any number of threads may call at once; those that find
-    no idle process wait for one.
+    The function and its arguments must be picklable. Its value must be one number, a text, a list or a mapping of such,
+    or a dataclass, which comes as a mapping of its fields; whatever else is a number comes as a float. Any number of
+    threads may call at once; those that find no idle process wait for one.
 
     Args:
         target: ``package.module:function``, or ``/path/file.py:function`` for a file that imports nothing of a package.
@@ -99,7 +102,7 @@ class ProcessPool:
 
         Raises:
             ProcessTimeoutError: if it took longer.
-            ProcessLostError: if its process died, of too little memory for instance.
+            ProcessLostError: if its process died, of too little memory for instance, or said what none would say.
             ProcessError: if the function raised, or the pool is not started.
         """
         message = pickle.dumps((arguments, options))
@@ -139,7 +142,7 @@ class _Process:
 
     def __init__(self, target: str, memory_mb: int) -> None:
         self.name = _name(target)
-        ours, theirs = socket.socketpair()
+        self._channel, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(_MAIN), str(theirs.fileno())],
@@ -147,7 +150,6 @@ class _Process:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        self._channel = Connection(ours.detach())
         self._is_ready = False
         self._send(pickle.dumps((sys.path, target, memory_mb)))
 
@@ -169,13 +171,15 @@ class _Process:
     def call(self, message: bytes, timeout_s: float) -> Any:
         """Runs the function on pickled arguments."""
         self.wait_until_ready()
-        self._send(pickle.dumps((timeout_s, message)))
+        deadline = time.monotonic() + timeout_s
         try:
-            state, value = self._receive(time.monotonic() + timeout_s)
+            self._channel.settimeout(min(timeout_s, _MAX_WAIT_S))
+            self._send(pickle.dumps((timeout_s, message)))
+            state, value = self._receive(deadline)
         except TimeoutError as error:
             raise ProcessTimeoutError(f"{self.name} took longer than {timeout_s:.3g} s") from error
         if state != VALUE:
-            raise ProcessError(f"{self.name} raised {value}")
+            raise ProcessError(f"{self.name} raised {value!s:.2000}")
         return value
 
     def kill(self) -> None:
@@ -183,18 +187,27 @@ class _Process:
         self._process.kill()
         self._process.wait()
 
+    def __del__(self) -> None:
+        # Not when it is killed: another thread may wait for an answer, and learns of the end by the socket.
+        self._channel.close()
+
     def _send(self, message: bytes) -> None:
         try:
-            self._channel.send_bytes(message)
+            send(self._channel, message)
+        except TimeoutError:
+            raise
         except OSError as error:
             raise ProcessLostError(f"the process that runs {self.name} is gone") from error
 
     def _receive(self, deadline: float) -> tuple[str, Any]:
-        wait_s = min(deadline - time.monotonic(), _MAX_WAIT_S) if math.isfinite(deadline) else None
         try:
-            if not self._channel.poll(wait_s):
-                raise TimeoutError
-            state, value = pickle.loads(self._channel.recv_bytes())
+            answer = receive(self._channel, _MAX_ANSWER_BYTES, deadline)
         except (EOFError, ConnectionError) as error:
             raise ProcessLostError(f"the process that runs {self.name} died") from error
+        except ValueError as error:
+            raise ProcessLostError(f"the process that runs {self.name} sent {error}") from error
+        try:
+            state, value = parse_json(answer)
+        except (ValueError, TypeError) as error:
+            raise ProcessLostError(f"the process that runs {self.name} sent no answer") from error
         return state, value
