@@ -148,7 +148,7 @@ class VLLMEngine(Engine):
         with session.tracker.updating(version):
             session.wake("weights")
             # Tied tensors go under each of their names: without its own, the LM head would keep its old values.
-            session.load(session.layout.checked(weights), version)
+            session.load(session.layout.saved(weights), version)
             if not session.core.reset_prefix_cache():
                 raise RuntimeError("vLLM refused to reset its prefix cache after an update of the weights")
 

@@ -158,7 +158,7 @@ class VLLMServerEngine(Engine):
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         session = started(self._session)
         with session.tracker.updating(version):
-            tensors = session.layout.checked(weights)
+            tensors = session.layout.saved(weights)
             if session.folder is None:
                 for _ in tensors:  # each is gathered from all processes, for the first one to write
                     pass
@@ -220,7 +220,7 @@ def _first_weights(policy: str, layout: WeightLayout, folder: WeightFolder | Non
     if folder is None or not layout.has_ties:
         return Path(policy).resolve()
     model = AutoModelForCausalLM.from_pretrained(policy, dtype="auto")
-    return folder.write(layout.checked(model.named_parameters()), FIRST_VERSION)
+    return folder.write(layout.saved(model.named_parameters()), FIRST_VERSION)
 
 
 def _switch(pool: ServerPool, loop: LoopThread, weights: Weights) -> None:
