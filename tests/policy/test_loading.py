@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from appo.policy.loading import load_tokenizer
+from appo.policy.text import decode, encode
+from tests.families.policies import build
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,3 +46,16 @@ def test_without_extras_everything_is_imported_and_a_policy_is_loaded_on_the_dev
     assert done.returncode == 0, done.stderr[-2000:]
     # What needs it reads it in a process of its own.
     assert done.stdout == "appo.rewards.equivalence wants math_verify\ncpu\n"
+
+
+def test_a_tokenizer_that_loses_what_its_file_keeps_is_refused(tmp_path):
+    policy = build("llama", tmp_path / "policy")
+    settings = policy / "tokenizer_config.json"
+    # As distillations into Llama have it whose vocabulary is byte-level.
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"tokenizer_class": "LlamaTokenizerFast"}))
+    message = r"must read text as its tokenizer.json says, got LlamaTokenizer in .*Yes.' is .*tokenizer_class in"
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(str(policy))
+    settings.write_text(settings.read_text().replace("LlamaTokenizerFast", "PreTrainedTokenizerFast"))
+    tokenizer = load_tokenizer(str(policy))
+    assert decode(tokenizer, encode(tokenizer, "a  b\n")) == "a  b\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from tests.families.styles import CHATML, DEEPSEEK, GEMMA, LLAMA
 
@@ -48,7 +48,8 @@ _SMALL: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     "fusing": _fusing,
     "special tags": _with_special_tags,
 }
-_REAL = ("qwen3", "llama3_1")
+_REAL = {"qwen3": "qwen3", "llama3_1": "llama", "deepseek_v3": "deepseek_v3"}
+"""Their names as packages, and the model type by which transformers knows how to read them."""
 
 NAMES = [*_SMALL, *(f"real {name}" for name in _REAL)]
 
@@ -60,5 +61,7 @@ def load(name: str) -> PreTrainedTokenizerBase:
         return _SMALL[kind]()
     if not (FETCHED / real / "tokenizer.json").is_file():
         pytest.skip(f"{FETCHED.name}/{real} was not fetched: make tokenizers")
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(FETCHED / real)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        FETCHED / real, config=AutoConfig.for_model(_REAL[real])
+    )
     return tokenizer

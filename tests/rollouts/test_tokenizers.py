@@ -71,8 +71,7 @@ def test_a_prompt_begins_once(tokenizer):
     if bos is None:
         assert token_ids[0] == encode(tokenizer, "<|im_start|>")[0]
     else:
-        # The template writes it, and the tokenizer would put it before every text besides.
-        assert tokenizer("x")["input_ids"][0] == bos
+        # The template writes it, and most tokenizers would put it before every text besides.
         assert [position for position, token in enumerate(token_ids) if token == bos] == [0]
     assert "🎉" in decode(tokenizer, token_ids)
 

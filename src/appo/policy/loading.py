@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -14,10 +15,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.hub import cached_file
 
 from appo.distributed.broadcast import Blueprint
 from appo.distributed.fsdp import Meshes, Sharding, check_replicas, decoder_layers
 from appo.policy.architecture import check_attention, empty_model, exact_attention
+
+_PROBE = "Is 3 + 4 = 7?\n\nYes."
+"""Text with all that a tokenizer of another kind loses: spaces, lines, signs."""
 
 
 def check_policy_folder(policy: str, option: str = "model.policy") -> None:
@@ -54,12 +59,32 @@ def load_tokenizer(policy: str) -> PreTrainedTokenizerBase:
 
     Raises:
         FileNotFoundError: if the folder is missing.
-        ValueError: if the tokenizer has no chat template.
+        ValueError: if the tokenizer has no chat template, or loses what its file says to keep.
     """
     check_policy_folder(policy)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(policy)
     check_chat_template(tokenizer, policy)
+    _check_reading(tokenizer, policy)
     return tokenizer
+
+
+def _check_reading(tokenizer: PreTrainedTokenizerBase, policy: str) -> None:
+    """Refuses a tokenizer that reads text otherwise than its ``tokenizer.json`` says.
+
+    transformers takes the class that a folder names, and some take no more than the vocabulary from the file: a
+    byte-level one in the name of `LlamaTokenizerFast`, as distillations into Llama have it, loses all spaces.
+    """
+    token_ids = tokenizer.encode(_PROBE, add_special_tokens=False)
+    read = tokenizer.decode(token_ids)
+    if read == _PROBE:
+        return
+    file = cached_file(policy, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+    if file and Tokenizer.from_file(file).encode(_PROBE, add_special_tokens=False).ids != token_ids:
+        raise ValueError(
+            f"the tokenizer of model.policy must read text as its tokenizer.json says, got {type(tokenizer).__name__} "
+            f"in {policy!r}, to which {_PROBE!r} is {read!r}; set tokenizer_class in tokenizer_config.json to "
+            "PreTrainedTokenizerFast"
+        )
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase, policy: str) -> None:
