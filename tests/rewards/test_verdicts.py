@@ -53,6 +53,7 @@ def test_no_wrong_answer_of_the_set_is_accepted_and_hardly_a_right_one_refused(r
         ("A. A. Milne", "A.A. Milne"),
         (r"5\sqrt{2} \text{ cm}", r"5\sqrt2"),
         ("\N{ARABIC-INDIC DIGIT THREE}", "3"),
+        ("(C)", "C"),
     ],
 )
 def test_spellings_of_one_answer_are_right(one, other):
@@ -89,6 +90,9 @@ def test_spellings_of_one_answer_are_right(one, other):
         ("NaCl2", "NaCl"),
         ("x'", "x"),
         ("", "3"),
+        ("(A) and (B)", "A"),
+        ("A) B)", "B"),
+        ("(C) Oslo (A)", "C"),
     ],
 )
 def test_answers_that_differ_are_not_right(one, other):

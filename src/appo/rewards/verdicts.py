@@ -25,6 +25,7 @@ _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]*\}|\\[a-zA-Z]+")
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _KNOWN = FUNCTIONS | {"and", "infinity", "inf"}
 _CHOICE = re.compile(r"\(?([A-Z])\)?[.:]?")
+_CHOSEN = re.compile(r"(?<!\S)\(?([A-Z])\)(?!\S)")
 _VERDICT = re.compile(r"(?i)(yes|no|true|false)\b[.!]*(?:\s*[,;:.]\s+(.*))?")
 _OPPOSITES = {
     "yes": re.compile(r"(?i)\bno\b|\bnot\b|n't\b|\bfalse\b|\bbut\b"),
@@ -151,8 +152,9 @@ def _same_choice(given: str, wanted: str) -> bool | None:
         return None
     if answer is not None:
         return answer[1] == accepted[1]
-    chosen = re.match(r"\(([A-Z])\)\s|([A-Z])\)\s", given)
-    return (chosen[1] or chosen[2]) == accepted[1] if chosen else None
+    # A letter in front of its text; one who names several has chosen none.
+    chosen = set(_CHOSEN.findall(given))
+    return chosen == {accepted[1]} if _CHOSEN.match(given) else None
 
 
 def _same_numbers(given: str, wanted: str) -> bool | None:
