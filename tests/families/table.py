@@ -15,7 +15,7 @@ from tests.families.policies import FAMILIES
 ENGINES = ("HFEngine", "VLLMEngine")
 RESULTS = Path(__file__).with_name("results.json")
 PAGE = Path(__file__).parents[2] / "docs/families.md"
-_HEAD = ["| family | particular | HFEngine | packed | LoRA | export |", "|---|---|---|---|---|---|"]
+_HEAD = ["| family | particular | HFEngine | VLLMEngine | packed | LoRA | export |", "|---|---|---|---|---|---|---|"]
 _TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 Results = Mapping[tuple[str, str], Findings]
@@ -44,9 +44,16 @@ def table(results: Results) -> str:
         found = results.get((family, ENGINES[0]))
         if found is None:
             continue
-        cells = [_cell(value, family, notes) for value in (found.train, found.packed, found.lora, found.export)]
+        other = results.get((family, ENGINES[1]))
+        values = (found.train, _everything(other) if other else "", found.packed, found.lora, found.export)
+        cells = [_cell(value, family, notes) for value in values]
         lines.append(f"| `{family}` | {spec.shows} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def _everything(found: Findings) -> str:
+    """Whether all works that was measured, or what does not first."""
+    return next((value for value in (found.train, found.lora, found.export) if value != YES), YES)
 
 
 def _cell(value: str, family: str, notes: list[str]) -> str:
