@@ -83,6 +83,12 @@ def test_what_documentation_points_to_is_there(page):
     assert [place for place in places if not place.exists()] == []
 
 
+def test_the_readme_fits_a_screen_or_two():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    assert len(re.findall(r"^!\[", text, re.MULTILINE)) == 1
+
+
 def test_the_architecture_is_read_in_one_go():
     assert len(ARCHITECTURE.splitlines()) <= 100
 

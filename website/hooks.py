@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,15 +147,16 @@ def described(cls: griffe.Class) -> Iterator[str]:
     if not rows:
         yield "*It has no options.*"
         return
-    lines = ["| option | default | type | |", "|---|---|---|---|"]
+    lines = ["| option | default | |", "|---|---|---|"]
     for name, kind, default, text in rows:
-        lines.append("| " + " | ".join((code(name), code(default), code(kind), one_line(text))) + " |")
+        option = f"{code(name)}<br><small>{code(kind)}</small>" if kind else code(name)
+        lines.append(f"| {option} | {code(default) or '*must be given*'} | {one_line(text)} |")
     yield "\n".join(lines)
 
 
 def code(text: str) -> str:
-    """A cell in code."""
-    return "`" + text.replace("|", "\\|") + "`" if text else "*must be given*"
+    """A cell in code: nothing for nothing."""
+    return f"<code>{escape(text).replace('|', '&#124;')}</code>" if text else ""
 
 
 def one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""README's way without the command line, word by word."""
+"""The way without the command line, word by word."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import pytest
 
 from appo.monitoring.trajectory_files import read_trajectories
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/python.md"
 
 
 @pytest.fixture(scope="module")
 def code() -> str:
-    (section,) = re.findall(r"^## In Python\n(.*?)^## ", README.read_text(), re.MULTILINE | re.DOTALL)
-    return re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    return re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1]
 
 
 def test_it_is_short_and_complete(code):
@@ -30,7 +29,7 @@ def test_it_trains_with_a_scorer_and_a_reward_of_its_own(code, tmp_path, monkeyp
     # The policy of the tests is never right, so that its prompts have nothing to branch for.
     code, number = re.subn(r"Branching\(", 'Branching(parents="any", ', code)
     assert number == 1
-    exec(compile(code, str(README), "exec"), names)
+    exec(compile(code, str(PAGE), "exec"), names)
     assert names["trainer"].current_epoch == 2
     for iteration in range(2):
         records = list(read_trajectories(Path(f"runs/python/trajectories/iteration_{iteration:05d}.jsonl.zst")))
