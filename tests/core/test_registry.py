@@ -1,5 +1,5 @@
 import sys
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
@@ -39,7 +39,8 @@ def test_register_returns_the_class_and_lists_names_in_order():
 def test_a_plugin_registers_under_its_class_name(monkeypatch):
     registry = Registry("scorer", group="appo.scorers")
     point = EntryPoint(name="counter", value="collections:Counter", group="appo.scorers")
-    monkeypatch.setattr("appo.core.registry.entry_points", lambda group: [point] if group == point.group else [])
+    other = EntryPoint(name="other", value="collections:OrderedDict", group="appo.losses")
+    monkeypatch.setattr("appo.core.registry._points", lambda: EntryPoints([point, other]))
     registry.load_plugins()
     assert list(registry) == ["Counter"]
 
@@ -47,7 +48,7 @@ def test_a_plugin_registers_under_its_class_name(monkeypatch):
 def test_a_plugin_that_fails_to_import_is_named(monkeypatch):
     registry = Registry("scorer", group="appo.scorers")
     point = EntryPoint(name="gone", value="a_package_that_is_not_there:Gone", group="appo.scorers")
-    monkeypatch.setattr("appo.core.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr("appo.core.registry._points", lambda: EntryPoints([point]))
     with pytest.raises(ModuleNotFoundError) as caught:
         registry.load_plugins()
     assert caught.value.__notes__ == ["raised while loading the scorer plug-in 'a_package_that_is_not_there:Gone'"]

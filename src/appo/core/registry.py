@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from importlib.metadata import EntryPoints, entry_points
+from typing import Generic, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ class Registry(Generic[T]):
         """
         for module in self._modules.values():
             import_module(module)
-        for point in entry_points(group=self.group):
+        for point in _points().select(group=self.group):
             try:
                 cls = point.load()
             except Exception as error:
@@ -91,3 +92,9 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._classes.keys() | self._modules))
+
+
+@cache
+def _points() -> EntryPoints:
+    """Those of all installed packages, each of which has a file to read."""
+    return cast(EntryPoints, entry_points())  # in Python 3.11 another class, which selects alike
