@@ -44,8 +44,19 @@ def test_every_preset_trains_by_itself(path, tmp_path, policy_folder):
     (row,) = (row for row in metrics(tmp_path) if row["rollout/reward_mean"])
     wanted, made = float(row["rollout/branches_wanted"]), float(row["rollout/branches_made"])
     # Where it asks for roots that differ, two prompts of a mini-batch may have none.
-    assert made == wanted or (path.stem in ("appo", "forks", "gates", "houses") and made > 0)
-    branching = {"aepo", "appo_paper", "appo_released", "appo", "arpo", "forks", "gates", "houses", "tree_grpo"}
+    assert made == wanted or (path.stem in ("appo", "codes", "forks", "gates", "houses") and made > 0)
+    branching = {
+        "aepo",
+        "appo_paper",
+        "appo_released",
+        "appo",
+        "arpo",
+        "codes",
+        "forks",
+        "gates",
+        "houses",
+        "tree_grpo",
+    }
     assert (wanted > 0) == (path.stem in branching)
     # About half of the questions train nothing; only DAPO looks for others in their place.
     assert (float(row["rollout/prompts_replaced"]) > 0) == (path.stem == "dapo")
