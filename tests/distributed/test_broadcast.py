@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
@@ -15,6 +17,7 @@ from appo.distributed import gather
 from appo.distributed.fsdp import Meshes, Sharding
 from appo.distributed.gather import full_tensor
 from appo.policy.loading import load_policy, load_sharded_policy
+from appo.policy.saving import named_weights
 from tests.distributed.processes import as_processes
 from tests.engines.tiny_policy import make_model, make_tokenizer
 
@@ -81,6 +84,28 @@ def gather_in_pieces(rank: int) -> None:
         numbers = torch.arange(math.prod(shape), dtype=torch.float32).view(shape)
         gathered = full_tensor(distribute_tensor(numbers, mesh, [Shard(0)]))
         assert torch.equal(gathered, numbers), shape
+    _gathers_half_for_half_the_precision(mesh)
+
+
+def _gathers_half_for_half_the_precision(mesh: DeviceMesh) -> None:
+    model = nn.Linear(40, 30, bias=False)
+    numbers = model.weight.detach().clone()
+    fully_shard(model, mesh=mesh)
+    num_bytes, all_gather = [0], dist.all_gather_into_tensor
+
+    def counting(received: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        num_bytes[0] += received.nbytes
+        return all_gather(received, *arguments, **options)
+
+    dist.all_gather_into_tensor = counting
+    gathered = []
+    for dtype in (None, torch.float32, torch.bfloat16):
+        ((_, weight),) = named_weights(model, dtype)
+        assert torch.equal(weight, numbers.to(dtype or torch.float32))
+        gathered.append(num_bytes[0])
+        num_bytes[0] = 0
+    dist.all_gather_into_tensor = all_gather
+    assert gathered[0] == gathered[1] == 2 * gathered[2] > 0
 
 
 def test_gathers_large_tensors_piece_by_piece(tmp_path):

@@ -11,6 +11,7 @@ def naive(scores, preferred, candidates, group, budget, scope, fallback, repeat,
     chosen = []
     for key in dict.fromkeys(group.tolist()):
         rows = [row for row in range(len(group)) if group[row] == key]
+        bests = []
         for part in [rows] if scope == "per_prompt" else [[row] for row in rows]:
             points = [(row, t) for row in part for t in range(scores.shape[1]) if candidates[row, t]]
             points = [point for point in points if scores[point] > float("-inf")]
@@ -23,7 +24,9 @@ def naive(scores, preferred, candidates, group, budget, scope, fallback, repeat,
                 if not left:
                     break
                 best.append(max(left, key=lambda p: scores[p].item() - penalty * sum(q[0] == p[0] for q in best)))
-            chosen += [best[i % len(best)] for i in range(number)] if repeat and best else best
+            bests.append([best[i % len(best)] for i in range(number)] if repeat and best else best)
+        # The best point of each budget, then the second best.
+        chosen += [best[i] for i in range(max(map(len, bests))) for best in bests if i < len(best)]
     return chosen
 
 
@@ -124,3 +127,10 @@ def test_equals_the_rules_written_as_lists(seed, data):
     chosen = select_branch_points(scores, preferred, candidates, group, **options)
     assert points_of(chosen) == naive(scores, preferred, candidates, group, **options)
     torch.testing.assert_close(chosen.scores, scores[chosen.rows, chosen.positions])
+    # One prompt's smaller budget takes the first points of a larger one.
+    one = torch.zeros_like(group)
+    options["budget"] = 2
+    fewer = points_of(select_branch_points(scores, preferred, candidates, one, **options))
+    options["budget"] = 3
+    more = points_of(select_branch_points(scores, preferred, candidates, one, **options))
+    assert more[: len(fewer)] == fewer

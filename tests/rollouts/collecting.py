@@ -12,7 +12,8 @@ from appo.core.batch import TrajectoryBatch
 from appo.core.trajectory import Prompt, RewardResult, Trajectory
 from appo.engines import SamplingParams
 from appo.rewards import Reward, RewardRunner
-from appo.rollouts import AgentLoop, Branching, CandidateFilter, Collector, Limits, PhaseTimer, Policy
+from appo.rollouts import AgentLoop, Branching, CandidateFilter, Collector, IterationData, Limits, PhaseTimer, Policy
+from appo.rollouts.tree import Tree
 from appo.scorers import BatchContext, Scorer, Scores
 from appo.tools import TagSyntax, ToolRunner
 from tests.rollouts.conftest import EOS, ScriptedEngine
@@ -69,8 +70,14 @@ def make_collector(
         "sampling": SamplingParams(),
         "seed": 0,
         "timer": PhaseTimer(),
+        "deterministic": True,
     }
     return Collector(**{**options, **changes})
+
+
+def collect(collector: Collector, prompts: Sequence[Prompt]) -> IterationData:
+    """What comes of prompts whose roots are not there."""
+    return collector.collect([Tree(prompt) for prompt in prompts], iteration=0)
 
 
 def make_branching(num_roots: int, num_branches: int, **options) -> Branching:

@@ -19,10 +19,12 @@ from appo.rollouts import (
     RolloutRequest,
 )
 from appo.rollouts.data import mini_batches
+from appo.rollouts.tree import Tree
 from appo.scorers import TreeUniform
 from tests.rollouts.collecting import (
     SCRIPT,
     Later,
+    collect,
     evaluate_half_below,
     make_branching,
     make_collector,
@@ -40,7 +42,7 @@ def test_branches_leave_the_best_position_and_share_everything_up_to_it(tokenize
     engine = ScriptedEngine(tokenizer, SCRIPT)
     collector = make_collector(engine, runner, make_branching(1, 1, train_on="roots"))
     roots = collector.sample_roots(make_prompts(tokenizer, "PQ"), iteration=0)
-    data = collector.collect(roots, iteration=0)
+    data = collector.collect(Tree.of_roots(roots), iteration=0)
     # The end token at 6 is no candidate, so "c" at 5 is the best of P, and "b" at 3 that of Q.
     assert [(p.trajectory is t, p.position) for p, t in zip(data.points, roots, strict=True)] == [
         (True, 5),
@@ -57,14 +59,14 @@ def test_branches_leave_the_best_position_and_share_everything_up_to_it(tokenize
 def test_a_resampled_split_sends_the_prefix_without_the_chosen_token(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, {"P": f"aab{EOS}", "Paa": f"a{EOS}"})
     collector = make_collector(engine, runner, make_branching(1, 1, split="resample"))
-    collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    collect(collector, make_prompts(tokenizer, "P"))
     assert tokenizer.decode(engine.requests[-1].token_ids) == "Paa"
 
 
 def test_a_branch_at_a_turn_leaves_before_it_whatever_stands_there(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, {"P": f" a{EOS}"})
     collector = make_collector(engine, runner, make_branching(1, 1), scorer=TreeUniform())
-    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    data = collect(collector, make_prompts(tokenizer, "P"))
     # The only turn begins with white space at 1; the branch shares the prompt alone.
     assert [tokenizer.decode(request.token_ids) for request in engine.requests] == ["P", "P"]
     assert data.batch.branch_position.tolist() == [-1, 0]
@@ -75,9 +77,9 @@ def test_branches_alone_are_kept_from_calling_tools(tokenizer, runner, allowed):
     engine = ScriptedEngine(tokenizer, SCRIPT)
     collector = make_collector(engine, runner, make_branching(1, 1, tool_calls=allowed))
     seen: list[RolloutRequest] = []
-    run = collector.agent.run
-    collector.agent.run = lambda requests, sampling: seen.extend(requests) or run(requests, sampling)
-    collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    begin = collector.agent.begin
+    collector.agent.begin = lambda requests, sampling: seen.extend(requests) or begin(requests, sampling)
+    collect(collector, make_prompts(tokenizer, "P"))
     assert [request.may_call_tools for request in seen] == [True, allowed]
 
 
@@ -85,7 +87,7 @@ def test_white_space_the_end_and_positions_without_room_are_no_branch_points(tok
     engine = ScriptedEngine(tokenizer, {**SCRIPT, "Paa": EOS, "Pa": EOS})
     branching = make_branching(1, 9, min_remaining=0.6)
     collector = make_collector(engine, runner, branching)
-    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    data = collect(collector, make_prompts(tokenizer, "P"))
     # 8 response tokens behind position 0: a branch at position p has 8 - p left, so 3 is the last with 60 %.
     assert [point.position for point in data.points] == [3, 2, 1]
     assert data.num_wanted == 9
@@ -94,7 +96,7 @@ def test_white_space_the_end_and_positions_without_room_are_no_branch_points(tok
 def test_the_shortage_of_branches_is_counted_and_trains_all_the_same(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, {"P": EOS})
     collector = make_collector(engine, runner, make_branching(2, 2))
-    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    data = collect(collector, make_prompts(tokenizer, "P"))
     assert (data.num_wanted, len(data.trajectories), len(data.by_prompt()[0].batch())) == (2, 2, 2)
 
 
@@ -183,7 +185,7 @@ def test_what_was_evaluated_of_roots_is_logged(tokenizer, runner):
 def test_a_mini_batch_keeps_what_is_evaluated_of_it_in_the_data(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, SCRIPT)
     collector = make_collector(engine, runner, make_branching(1, 1), scorer=FromAnywhere(), advantage=GroupAdvantage())
-    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "PQ"), iteration=0), iteration=0)
+    data = collect(collector, make_prompts(tokenizer, "PQ"))
     first, second = data.by_prompt()
     second.evaluate(evaluate_half_below)
     assert (first.is_evaluated, second.is_evaluated) == (False, True)
@@ -197,15 +199,13 @@ def test_a_mini_batch_keeps_what_is_evaluated_of_it_in_the_data(tokenizer, runne
 def test_mini_batches_keep_the_rows_of_a_prompt_together(tokenizer, runner):
     engine = ScriptedEngine(tokenizer, SCRIPT)
     collector = make_collector(engine, runner, make_branching(2, 0))
-    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "PQ"), iteration=0), iteration=0)
+    data = collect(collector, make_prompts(tokenizer, "PQ"))
     first, second = (batch.batch() for batch in mini_batches(data.by_prompt(), 2))
     assert first.token_ids[:, 0].unique().tolist() != second.token_ids[:, 0].unique().tolist()
     assert [batch.token_ids.shape for batch in (first, second)] == [(2, 7), (2, 5)]
 
 
-@pytest.mark.parametrize(
-    ("when", "synced_at", "drawn_at"), [("iteration", [0, 2], [4, 4]), ("minibatch", [0, 2, 3], [3, 4])]
-)
+@pytest.mark.parametrize(("when", "synced_at", "drawn_at"), [("iteration", [0], [4, 4]), ("minibatch", [0, 3], [3, 4])])
 def test_the_moment_of_branching_decides_when_the_engine_is_asked(tokenizer, runner, when, synced_at, drawn_at):
     engine = ScriptedEngine(tokenizer, SCRIPT)
     syncs: list[int] = []
@@ -294,10 +294,10 @@ def test_update_epochs_repeat_the_batches_without_sampling(tokenizer, runner):
 @pytest.mark.parametrize(
     ("num_branches", "events"),
     [
-        # Two roots; their log-probs choose branches, for which their prefixes stay cached.
-        (1, ["evaluate 2", "sleep at 4", "reference 4"]),
-        # Without branches nothing will be sampled before the update.
-        (0, ["sleep at 2", "evaluate 2", "sleep at 2", "reference 2"]),
+        # A root's log-probs choose its branch as soon as it is there, while the other one is sampled.
+        (1, ["evaluate 1", "evaluate 1", "sleep at 4", "reference 4"]),
+        # Without branches nobody reads log-probs.
+        (0, ["sleep at 2", "reference 2"]),
     ],
 )
 def test_the_engine_sleeps_as_soon_as_all_is_sampled(tokenizer, runner, num_branches, events):

@@ -15,6 +15,7 @@ from appo.engines import SamplingParams
 from appo.policy.log_probs import PolicyLogProbs
 from appo.rewards import RewardRunner, as_reward
 from appo.rollouts import AgentLoop, Branching, CandidateFilter, Collector, Limits, PhaseTimer, Policy
+from appo.rollouts.tree import Tree
 from appo.scorers import BatchContext, as_scorer
 from appo.tools import TagSyntax, ToolRunner
 from tests.rollouts.conftest import EOS, ScriptedEngine
@@ -79,14 +80,13 @@ def test_a_scorer_sees_the_records_the_text_and_the_policy(tokenizer, policy, mo
     roots, branches = _collected(
         tokenizer, policy, score, {"PQ": f"ab7c{EOS}", "R": f"d5{EOS}", "PQab7": EOS, "Rd5": EOS}, ["PQ", "R"]
     )
-    (context,) = seen
-    assert [context.tokens(row) for row in range(2)] == [
-        ["P", "Q", "a", "b", "7", "c", EOS],
-        ["R", "d", "5", EOS, "", "", ""],
-    ]
-    assert list(context.trajectories) == roots
+    # Each prompt has its own.
+    first, second = seen
+    assert first.tokens(0) == ["P", "Q", "a", "b", "7", "c", EOS]
+    assert second.tokens(0) == ["R", "d", "5", EOS]
+    assert [*first.trajectories, *second.trajectories] == roots
     assert [branch.origin.position for branch in branches] == [4, 2]
-    (value,) = context.log_probs([roots[1].token_ids], [roots[1].response_mask])
+    (value,) = second.log_probs([roots[1].token_ids], [roots[1].response_mask])
     batch = policy.evaluate(collate(roots))
     assert value.tolist() == pytest.approx(batch.old_log_probs[1][batch.response_mask[1]].tolist(), abs=1e-6)
 
@@ -109,6 +109,6 @@ def _collected(tokenizer, policy: Policy, score, script: dict[str, str], texts: 
         timer=PhaseTimer(),
     )
     prompts = [Prompt(text, text, tuple(tokenizer.encode(text, add_special_tokens=False)), ("",)) for text in texts]
-    data = collector.collect(collector.sample_roots(prompts, 0), 0)
+    data = collector.collect([Tree(prompt) for prompt in prompts], 0)
     runner.stop()
     return data.roots, data.branches

@@ -16,8 +16,9 @@ from appo.core.batch import TrajectoryBatch
 from appo.functional import turn_starts
 from appo.rollouts import Branching, IterationRunner, Policy, RolloutRequest
 from appo.rollouts.branching import choose_branch_points
+from appo.rollouts.tree import Tree
 from appo.scorers import BatchContext, RandomPosition, Scorer, Scores
-from tests.rollouts.collecting import Later, make_branching, make_collector, make_prompts
+from tests.rollouts.collecting import Later, collect, make_branching, make_collector, make_prompts
 from tests.rollouts.conftest import EOS, ScriptedEngine
 
 
@@ -32,8 +33,8 @@ class Answering(ScriptedEngine):
 def _requests(collector) -> list[RolloutRequest]:
     """What the collector asks its agent for from now on."""
     seen: list[RolloutRequest] = []
-    run = collector.agent.run
-    collector.agent.run = lambda requests, sampling: seen.extend(requests) or run(requests, sampling)
+    begin = collector.agent.begin
+    collector.agent.begin = lambda requests, sampling: seen.extend(requests) or begin(requests, sampling)
     return seen
 
 
@@ -41,7 +42,7 @@ def test_the_second_round_branches_the_branches_of_the_first(tokenizer, runner):
     engine = Answering(tokenizer, {"P": f"aab c{EOS}"})
     collector = make_collector(engine, runner, make_branching(1, 2, rounds=2, train_on="both", min_remaining=0.0))
     requests = _requests(collector)
-    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    data = collect(collector, make_prompts(tokenizer, "P"))
     # "c" at 5 is the last candidate of the root, and the "a" at 6 that of its branch.
     assert [t.text for t in data.trajectories] == ["aab c", "aab ca", "aab caa"]
     assert data.batch.parent.tolist() == [-1, 0, 1]
@@ -58,9 +59,7 @@ def test_the_second_round_branches_the_branches_of_the_first(tokenizer, runner):
 def test_what_rows_share_is_a_candidate_once(tokenizer, runner):
     engine = Answering(tokenizer, {"P": f"bbb{EOS}"})
     branching = make_branching(1, 8, rounds=2, train_on="both", min_remaining=0.0, repeat=False)
-    data = make_collector(engine, runner, branching).collect(
-        make_collector(engine, runner, branching).sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0
-    )
+    data = collect(make_collector(engine, runner, branching), make_prompts(tokenizer, "P"))
     # The root has 3 candidates, and each of its branches has one of its own: the "a" that it begins with.
     points = [(data.trajectories.index(point.trajectory), point.position) for point in data.points]
     assert points[:3] == [(0, 3), (0, 2), (0, 1)]
@@ -70,7 +69,7 @@ def test_what_rows_share_is_a_candidate_once(tokenizer, runner):
 def test_a_token_that_was_drawn_anew_is_a_choice_of_the_parent_alone(tokenizer, runner):
     engine = Answering(tokenizer, {"P": f"bbb{EOS}"})
     collector = make_collector(engine, runner, make_branching(1, 1, min_remaining=0.0))
-    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    data = collect(collector, make_prompts(tokenizer, "P"))
     values = torch.full(data.batch.token_ids.shape, float("-inf"))
     values[1, 4] = 2.0  # the first token of the branch, which left behind position 3 of the root
     values[0, 4] = 1.0  # what the root has there
@@ -114,7 +113,7 @@ def test_a_round_chooses_no_point_twice_and_none_but_on_possible_parents(tokeniz
         return chosen
 
     collector.choose = choose
-    collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    collect(collector, make_prompts(tokenizer, "P"))
     assert len(rounds) == 3
     for points, possible in rounds:
         assert points
@@ -128,7 +127,7 @@ def test_whom_a_round_draws_does_not_depend_on_the_prompts_beside(tokenizer, run
         script = {name: [f"{'b' * n}{EOS}" for n in (3, 4, 5)] for name in "QR"}
         branching = make_branching(3, 9, rounds=3, selection="per_trajectory", min_remaining=0.0)
         collector = make_collector(Answering(tokenizer, script), runner, branching, room=32)
-        data = collector.collect(collector.sample_roots(make_prompts(tokenizer, names), iteration=0), iteration=0)
+        data = collect(collector, make_prompts(tokenizer, names))
         of_r = [point for point in data.points if point.trajectory.prompt.id == "R"]
         return [(point.trajectory.text, point.position) for point in of_r]
 
@@ -140,7 +139,7 @@ def test_siblings_leave_one_point_with_seeds_of_their_own(tokenizer, runner):
     engine = Answering(tokenizer, {"P": f"bbb{EOS}"})
     collector = make_collector(engine, runner, make_branching(1, 4, siblings=2, min_remaining=0.0))
     requests = _requests(collector)
-    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    data = collect(collector, make_prompts(tokenizer, "P"))
     assert [point.position for point in data.points] == [3, 3, 2, 2]
     assert len({request.seed for request in requests}) == 5
 
@@ -150,7 +149,7 @@ def test_branches_leave_only_where_the_policy_was_unsure(tokenizer, runner):
     # The entropy of a token is its position here, 1 to 4; the last one is no candidate.
     branching = make_branching(1, 3, min_entropy=2.0, min_remaining=0.0)
     collector = make_collector(engine, runner, branching, scorer=RandomPosition())
-    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "P"), iteration=0), iteration=0)
+    data = collect(collector, make_prompts(tokenizer, "P"))
     assert sorted(point.position for point in data.points) == [2, 3]
     with pytest.raises(ValueError, match=r"rollout.branching.min_entropy must not be negative, got -1"):
         make_branching(1, 1, min_entropy=-1.0)
@@ -164,7 +163,7 @@ def test_prompts_whose_roots_are_alike_are_not_branched(tokenizer, runner, spare
     collector = make_collector(engine, runner, branching)
     roots = collector.sample_roots(make_prompts(tokenizer, "PQ"), iteration=0)
     requests = _requests(collector)
-    data = collector.collect(roots, iteration=0)
+    data = collector.collect(Tree.of_roots(roots), iteration=0)
     assert {point.trajectory.prompt.id for point in data.points} == {"Q"}
     assert len(data.points) == (4 if spare == "others" else 2)
     further = [t.text for t in data.trajectories[4:] if t.origin is None]
@@ -195,7 +194,7 @@ def test_a_branch_that_is_cut_off_does_not_count_and_of_roots_the_option_decides
     engine = Answering(tokenizer, {"P": ["bbbbbbbbb", f"aa{EOS}"], "Q": [f"b{EOS}", f"aa{EOS}"], "Qaa": "bbbbbbbbb"})
     branching = make_branching(2, 1, parents="any", train_on="both", min_remaining=0.0)
     collector = make_collector(engine, runner, branching, advantage=GroupAdvantage(std="none"), truncated=truncated)
-    data = collector.collect(collector.sample_roots(make_prompts(tokenizer, "PQ"), iteration=0), iteration=0)
+    data = collect(collector, make_prompts(tokenizer, "PQ"))
     rows = {(t.prompt.id, t.origin is None, t.finish_reason): row for row, t in enumerate(data.trajectories)}
     cut_root, cut_branch = rows["P", True, "length"], rows["Q", False, "length"]
     batch = data.batch

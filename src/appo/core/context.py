@@ -28,7 +28,7 @@ class BatchContext:
     """What a scorer or an advantage estimator may use beside the batch.
 
     Attributes:
-        generator: the only source of randomness, seeded for the iteration.
+        generator: the only source of randomness, seeded for the iteration and, of a scorer, for the prompt.
         trajectories: the records that the batch is made of, a row each.
         tokenizer: of the policy.
         log_probs: evaluates other sequences under the current policy, at the temperature of sampling. All processes

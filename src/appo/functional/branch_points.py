@@ -41,7 +41,9 @@ def select_branch_points(
     """Takes the best candidates of every prompt, preferred ones first.
 
     Within a budget, preferred candidates come by descending score, then the others likewise; equal scores come by row,
-    then position. Prompts come in the order of their first row. A shortage is no error: what there is is returned.
+    then position. Prompts come in the order of their first row; with a budget for each trajectory, the best point of
+    each comes first, then the second best. So a smaller budget takes the first points of a larger one. A shortage is no
+    error: what there is is returned.
 
     Args:
         scores: ``[B, T]``, higher is better; ``-inf`` and NaN are never chosen.
@@ -73,24 +75,30 @@ def select_branch_points(
         tiers.pop()
     rows: list[int] = []
     positions: list[int] = []
-    for unit in _units(group, scope):
-        chosen = _best(scores[unit], [tier[unit] for tier in tiers], budgets[int(unit[0])], min_distance, penalty)
-        if repeat and chosen:
-            chosen = [chosen[number % len(chosen)] for number in range(budgets[int(unit[0])])]
-        rows += [int(unit[row]) for row, _ in chosen]
-        positions += [position for _, position in chosen]
+    for units in _units(group, scope):
+        of_prompt: list[tuple[int, int, int]] = []
+        for unit in units:
+            budget_of = budgets[int(unit[0])]
+            chosen = _best(scores[unit], [tier[unit] for tier in tiers], budget_of, min_distance, penalty)
+            if repeat and chosen:
+                chosen = [chosen[number % len(chosen)] for number in range(budget_of)]
+            of_prompt += [(place, int(unit[row]), position) for place, (row, position) in enumerate(chosen)]
+        if len(units) > 1:
+            of_prompt.sort(key=lambda point: point[0])
+        rows += [row for _, row, _ in of_prompt]
+        positions += [position for _, _, position in of_prompt]
     chosen_rows, chosen_positions = torch.tensor(rows, dtype=torch.int64), torch.tensor(positions, dtype=torch.int64)
     return ChosenPoints(chosen_rows, chosen_positions, scores[chosen_rows, chosen_positions])
 
 
-def _units(group: Tensor, scope: str) -> list[Tensor]:
-    """The rows of each budget, ``[R]`` int64, prompt by prompt in the order of their first rows."""
+def _units(group: Tensor, scope: str) -> list[list[Tensor]]:
+    """The rows of each budget of each prompt, ``[R]`` int64, the prompts in the order of their first rows."""
     of_prompt: dict[int, list[int]] = {}
     for row, number in enumerate(group.tolist()):
         of_prompt.setdefault(number, []).append(row)
     if scope == "per_prompt":
-        return [torch.tensor(rows) for rows in of_prompt.values()]
-    return [torch.tensor([row]) for rows in of_prompt.values() for row in rows]
+        return [[torch.tensor(rows)] for rows in of_prompt.values()]
+    return [[torch.tensor([row]) for row in rows] for rows in of_prompt.values()]
 
 
 def _best(scores: Tensor, tiers: list[Tensor], budget: int, min_distance: int, penalty: float) -> list[tuple[int, int]]:

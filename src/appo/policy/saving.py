@@ -9,7 +9,9 @@ from shutil import rmtree
 from tempfile import mkdtemp
 from weakref import finalize
 
+import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from appo.distributed import comm
@@ -19,13 +21,22 @@ from appo.policy.loading import check_chat_template
 from appo.policy.text import turn_end_id
 
 
-def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_weights(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
     """Yields every parameter by name, one at a time, tied ones under each of their names.
 
     Sharded ones are all-gathered when they are asked for: all processes read on to the end.
+
+    Args:
+        model: the policy.
+        dtype: that the weights are wanted in: matrices in shards that take more bytes are rounded to it before they are
+            gathered. None: that of each.
     """
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        yield name, full_tensor(parameter.detach())
+        tensor = parameter.detach()
+        # What has one dimension takes next to nothing, and engines may keep it in float32.
+        if dtype is not None and isinstance(tensor, DTensor) and tensor.ndim > 1 and dtype.itemsize < tensor.itemsize:
+            tensor = tensor.to(dtype)
+        yield name, full_tensor(tensor)
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -10,6 +10,7 @@ from appo.rewards.function import FunctionReward, as_reward
 from appo.rewards.judge import JudgeReward
 from appo.rewards.mathematics import MathReward
 from appo.rewards.overlong import OverlongPenalty
+from appo.rewards.queue import RewardQueue, Scored
 from appo.rewards.runner import OnFailure, RewardRunner
 
 __all__ = [
@@ -25,8 +26,10 @@ __all__ = [
     "OverlongPenalty",
     "Reward",
     "RewardError",
+    "RewardQueue",
     "RewardRunner",
     "RewardTimeoutError",
+    "Scored",
     "as_reward",
     "final_answer",
     "same_answer",

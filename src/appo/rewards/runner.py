@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 from appo.core.trajectory import RewardResult, Trajectory
-from appo.rewards.base import Reward, RewardError, RewardTimeoutError
+from appo.rewards.base import Reward, RewardError
 from appo.rewards.function import as_reward
-from appo.workers.threads import GivenUpError, ThreadPool
+from appo.rewards.queue import RewardQueue, Scored
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +22,9 @@ FAILED = "reward_failed"
 TIMED_OUT = "reward_timed_out"
 """Part of every reward where failures are counted: 1 if the reward, or what it asked, took too long."""
 
-_Result = RewardResult | BaseException | None
-
 
 class RewardRunner:
-    """Scores many trajectories at once, in threads that live as long as the call.
+    """Scores many trajectories at once, in threads that live as long as the call or the queue.
 
     A trajectory that outlasts the limit is given up, which takes a reward that lets other threads run.
 
@@ -81,7 +76,33 @@ class RewardRunner:
         Raises:
             RewardError: if one cannot be scored and `on_failure` is `error`; the cause is what the reward raised.
         """
-        scored = self._score(trajectories)
+        queue = self.queue(len(trajectories))
+        try:
+            number = queue.submit(trajectories)
+            queue.finished(None)
+            return self.results(queue.scored(number), trajectories)
+        finally:
+            queue.close()
+
+    def queue(self, most: int) -> RewardQueue:
+        """Scores trajectories while the caller does something else.
+
+        Args:
+            most: trajectories that may be scored at once.
+        """
+        return RewardQueue(
+            self.reward,
+            min(self.num_workers, max(1, most)),
+            self.timeout_s,
+            stops_at_failure=self.on_failure == "error",
+        )
+
+    def results(self, scored: Sequence[Scored], trajectories: Sequence[Trajectory]) -> list[RewardResult]:
+        """What a queue has found, with what `on_failure` says of failures.
+
+        Raises:
+            RewardError: as a call does.
+        """
         failures = {i: result for i, result in enumerate(scored) if isinstance(result, BaseException)}
         if not failures:
             results = [result for result in scored if isinstance(result, RewardResult)]
@@ -96,61 +117,6 @@ class RewardRunner:
         if self.on_failure == "zero":
             results = [replace(result, parts={FAILED: 0.0, TIMED_OUT: 0.0, **result.parts}) for result in results]
         return results
-
-    def _score(self, trajectories: Sequence[Trajectory]) -> list[_Result]:
-        """Results or errors, in the order of the trajectories; None for what was not begun because another failed."""
-        stops_at_failure = self.on_failure == "error"
-        has_failed = threading.Event()
-
-        def score(trajectory: Trajectory) -> RewardResult | None:
-            if stops_at_failure and has_failed.is_set():
-                return None
-            try:
-                return _checked(self.reward(trajectory))
-            except BaseException:
-                # Here, or this very thread would begin with the next one before anybody has noticed.
-                has_failed.set()
-                raise
-
-        results: list[_Result] = [None] * len(trajectories)
-        pool: ThreadPool[RewardResult | None] = ThreadPool(min(self.num_workers, len(trajectories)), "appo-reward")
-        try:
-            self._score_ahead(pool, trajectories, results)
-            has_failed_ahead = stops_at_failure and any(results)
-            for number, trajectory in enumerate(() if has_failed_ahead else trajectories):
-                if results[number] is None:
-                    pool.submit(number, partial(score, trajectory), self.timeout_s)
-            while pool.num_in_flight:
-                for number, result in pool.finished(None).items():
-                    results[number] = (
-                        RewardTimeoutError(f"took longer than rollout.rewards.timeout_s = {self.timeout_s:g}")
-                        if isinstance(result, GivenUpError)
-                        else result
-                    )
-                if stops_at_failure and any(isinstance(result, BaseException) for result in results):
-                    break
-        finally:
-            pool.close()
-        return results
-
-    def _score_ahead(
-        self, pool: ThreadPool[RewardResult | None], trajectories: Sequence[Trajectory], results: list[_Result]
-    ) -> None:
-        """Has batches scored one after the other, by rewards that score many at once.
-
-        The trajectories of a batch that fails are scored one by one: only the one to blame fails again. Those of a
-        batch that takes too long are given up together.
-        """
-        size = self.reward.num_ahead or max(1, len(trajectories))
-        for start in range(0, len(trajectories) if self.reward.num_ahead else 0, size):
-            batch = trajectories[start : start + size]
-            pool.submit(-1, partial(self.reward.score_ahead, batch), self.timeout_s)
-            failure = pool.finished(None)[-1]
-            if isinstance(failure, BaseException):
-                log.warning("a batch of %d was not scored (%s)", len(batch), type(failure).__name__)
-            if isinstance(failure, GivenUpError):
-                what = f"a batch of {len(batch)} took longer than rollout.rewards.timeout_s = {self.timeout_s:g}"
-                results[start : start + size] = [RewardTimeoutError(what) for _ in batch]
 
     def _failure(self, number: int, trajectories: Sequence[Trajectory], error: BaseException) -> str:
         prompt = trajectories[number].prompt
@@ -172,17 +138,7 @@ class RewardRunner:
                 )
 
 
-def _checked(result: RewardResult) -> RewardResult:
-    """Refuses what cannot be trained on or written down."""
-    if not isinstance(result, RewardResult):
-        raise TypeError(f"a reward must return a RewardResult, got {type(result).__name__}")
-    for name, value in (("reward", result.reward), *result.parts.items()):
-        if not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value}")
-    return result
-
-
-def _zeros_for_failures(results: Sequence[_Result]) -> list[RewardResult]:
+def _zeros_for_failures(results: Sequence[Scored]) -> list[RewardResult]:
     """Results where failures earn 0 for every part that the others have: means of parts are then over all."""
     scored = [result for result in results if isinstance(result, RewardResult)]
     parts = {name: 0.0 for result in scored for name in result.parts} or {"accuracy": 0.0}

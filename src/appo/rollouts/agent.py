@@ -75,6 +75,24 @@ class Agent(Protocol):
     def finish(self, begun: Any) -> list[Trajectory]:
         """The trajectories of one `begin`, in the order of its requests, once they are there."""
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in flight."""
+
+    def step(self, phase: str, wait_s: float | None = None) -> None:
+        """Brings on what was begun, or waits for a part of it; something must be in flight.
+
+        Args:
+            phase: what the seconds count to.
+            wait_s: most seconds to wait while nothing is generated; None waits as long as it takes.
+        """
+
+    def has_ended(self, begun: Any) -> bool:
+        """Whether the trajectories of one `begin` are there, so that `trajectories` may be called."""
+
+    def trajectories(self, begun: Any) -> list[Trajectory]:
+        """Those of one `begin` that has ended, in the order of its requests."""
+
     def run(self, requests: Sequence[RolloutRequest], sampling: SamplingParams) -> list[Trajectory]:
         """Samples one trajectory a request, in the order of the requests."""
 
@@ -167,6 +185,17 @@ class AgentLoop:
                 self.advance()
             self.engine.drain()
             return self.trajectories(begun)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._open
+
+    def step(self, phase: str, wait_s: float | None = None) -> None:
+        with waiting(self.timer, phase, self):
+            self.advance(wait_s)
+
+    def has_ended(self, begun: RequestBatch) -> bool:
+        return not begun.num_open
 
     def advance(self, wait_s: float | None = None) -> None:
         """Takes up what engine and tools have finished, after a step of the engine or, without one, of a tool.

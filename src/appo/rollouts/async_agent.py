@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from queue import Empty, SimpleQueue
 
 from appo.core.trajectory import Trajectory
@@ -45,6 +45,8 @@ class AsyncAgent:
         self._timer = timer or PhaseTimer()
         self._inbox: SimpleQueue[tuple[Sequence[RolloutRequest], SamplingParams, Begun] | None] = SimpleQueue()
         """What was begun and not taken up; None ends the thread."""
+        self._unfinished: list[Begun] = []
+        """What was begun, in the eyes of the thread that trains."""
         self._failure: BaseException | None = None
         # Held where something is put in and where the thread ends, so that nothing is put in behind the end.
         self._lock = threading.Lock()
@@ -71,12 +73,28 @@ class AsyncAgent:
             if self._is_stopping.is_set():
                 raise RuntimeError("the sampling thread was stopped")
             self._inbox.put((requests, sampling, begun))
+        self._unfinished.append(begun)
         return begun
 
     def finish(self, begun: Begun) -> list[Trajectory]:
         """As `Agent.finish`."""
         with waiting(self._timer, "waiting", self._loop):
             return begun.result()
+
+    @property
+    def is_idle(self) -> bool:
+        self._unfinished = [begun for begun in self._unfinished if not begun.done()]
+        return not self._unfinished
+
+    def step(self, phase: str, wait_s: float | None = None) -> None:
+        with waiting(self._timer, phase, self._loop):
+            wait(self._unfinished, wait_s, FIRST_COMPLETED)
+
+    def has_ended(self, begun: Begun) -> bool:
+        return begun.done()
+
+    def trajectories(self, begun: Begun) -> list[Trajectory]:
+        return begun.result()
 
     def check(self) -> None:
         """Raises what has ended the thread, if anything has."""

@@ -34,8 +34,8 @@ class Branching:
     num_roots: int = 8
     """Trajectories of a prompt that are sampled from the prompt itself, before branching: N in APPO's paper."""
     when: Literal["iteration", "minibatch"] = "iteration"
-    """`iteration` scores and branches all prompts before the first update; `minibatch` those of a mini-batch when it is
-    drawn, with the policy that the mini-batches before it have updated."""
+    """`iteration` scores and branches all prompts before the first update, each as soon as its roots are there;
+    `minibatch` those of a mini-batch when it is drawn, with the policy that the mini-batches before it have updated."""
     rounds: int = 1
     """L in APPO's paper: the branches of a prompt are sampled in so many rounds, in equal parts; from the second one on
     branches may be branched, too. Each round chooses among all tokens, those that were chosen before included."""
@@ -164,6 +164,23 @@ def branch_budgets(is_open: Mapping[str, bool], branching: Branching) -> dict[st
                 more = num_points // len(takers) + (place < num_points % len(takers))
                 budgets[prompt] += branching.siblings * more
     return budgets
+
+
+def least_budgets(is_open: Mapping[str, bool], num_unknown: int, branching: Branching) -> dict[str, int]:
+    """What `branch_budgets` will give each prompt at least, while some are not known.
+
+    Args:
+        is_open: whether a prompt has a possible parent, by its id, of those that are known.
+        num_unknown: other prompts of this process; those of other processes leave nothing that is certain.
+        branching: how many branches there are.
+    """
+    wanted = branching.num_branches // branching.rounds
+    more = 0
+    if branching.spare_budget == "others" and comm.num_ranks() == 1:
+        num_takers = sum(is_open.values())
+        num_points = (len(is_open) - num_takers) * wanted // branching.siblings
+        more = branching.siblings * (num_points // max(1, num_takers + num_unknown))
+    return {prompt: wanted + more if opened else 0 for prompt, opened in is_open.items()}
 
 
 def choose_branch_points(

@@ -6,7 +6,9 @@ See "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384),
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -17,6 +19,7 @@ from appo.core.batch import TrajectoryBatch
 from appo.core.collate import collate
 from appo.core.seeding import derive_seed
 from appo.core.trajectory import BranchPoint, Prompt, Trajectory
+from appo.distributed import comm
 from appo.engines import SamplingParams
 from appo.rewards import RewardRunner
 from appo.rollouts.agent import Agent
@@ -31,7 +34,9 @@ from appo.rollouts.candidates import CandidateFilter
 from appo.rollouts.credit import credited
 from appo.rollouts.data import IterationData, Policy
 from appo.rollouts.episode import RolloutRequest
+from appo.rollouts.growth import Growth
 from appo.rollouts.timing import PhaseTimer
+from appo.rollouts.tree import Round, Tree, in_order, last_scores, take_evaluations_
 from appo.scorers import BatchContext, Scorer, Scores
 
 OnTruncation = Literal["penalize", "mask"]
@@ -53,6 +58,9 @@ class Collector:
         seed: of everything random.
         timer: where the seconds of each phase are added up.
         truncated: what is made of roots that reach the response limit.
+        in_lockstep: takes every step with all prompts at once, as processes must that evaluate the policy together.
+            Otherwise a prompt is branched as soon as its roots have ended and been rewarded.
+        deterministic: what is sampled together does not depend on how fast rewards are.
     """
 
     def __init__(
@@ -69,6 +77,8 @@ class Collector:
         seed: int,
         timer: PhaseTimer,
         truncated: OnTruncation = "penalize",
+        in_lockstep: bool = False,
+        deterministic: bool = False,
     ) -> None:
         self.agent = agent
         self.policy = policy
@@ -77,52 +87,134 @@ class Collector:
         self.sampling = sampling
         self.seed = seed
         self.truncated = truncated
+        self.in_lockstep, self.deterministic = in_lockstep, deterministic
+        self.timer = timer
+        self.rewards = reward
         self.score = timer.timed("scoring", scorer)
         self.choose = timer.timed("scoring", choose_branch_points)
-        self.reward = timer.timed("rewards", reward)
         self.advantage = timer.timed("advantages", advantage)
-        reads_entropies = branching.num_branches > 0 and branching.min_entropy > 0.0
-        self.scores_log_probs = scorer.reads_log_probs or advantage.reads_log_probs or reads_entropies
+        self.num_rounds = branching.rounds if branching.num_branches else 0
+        reads_log_probs = scorer.reads_log_probs or advantage.reads_log_probs or branching.min_entropy > 0.0
+        self.scores_log_probs = reads_log_probs and self.num_rounds > 0
         self.credits_log_probs = advantage.reads_log_probs
         self.compares_policies = scorer.compares_policies and branching.num_branches > 0
 
-    def collect(self, roots: Sequence[Trajectory], iteration: int) -> IterationData:
+    def collect(self, trees: Sequence[Tree], iteration: int) -> IterationData:
         """Scores trajectories, samples branches, rewards all of them, and credits their tokens.
 
         Args:
-            roots: of some prompts, prompt by prompt.
+            trees: of some prompts, with their roots or with what was begun for them; roots of others are sampled.
             iteration: its number, for seeds.
         """
-        trajectories, points = list(roots), list[BranchPoint]()
-        results = list(self.reward(roots))
-        batch = collate(trajectories, [result.reward for result in results])
-        for number in range(self.branching.rounds):
-            if self.scores_log_probs:
-                batch = self.policy.evaluate(batch)  # old log-probs and entropies
-            generator = self._generator("scorer", roots, iteration, *((number,) if number else ()))
-            context = self._context(generator, trajectories)
-            scores = self.score(batch, context)
-            parents = self._parents(batch, trajectories, iteration, number)
-            budgets = branch_budgets(_is_open(trajectories, parents), self.branching)
-            chosen = self.choose(
-                scores, self._allowed(batch, scores), parents, batch, trajectories, self.branching, budgets
-            )
-            requests = self.branch_requests(chosen, iteration, points) + self._spare_roots(
-                trajectories, budgets, iteration
-            )
-            sampled = self.agent.run(requests, self.sampling)
-            trajectories, points = [*trajectories, *sampled], [*points, *chosen]
-            results += self.reward(sampled)
-            batch = collate(trajectories, [result.reward for result in results], evaluated=batch)
+        self.begin_trees(trees, iteration)
+        if self.in_lockstep:
+            self._grow_together(trees, iteration)
+        else:
+            Growth(self, trees, iteration, self.deterministic).run()
         self.agent.sleep()
+        trajectories = in_order(trees, self.num_rounds)
+        scored = {id(t): each for tree in trees for t, each in zip(tree.trajectories, tree.scored, strict=True)}
+        results = self.rewards.results([scored[id(trajectory)] for trajectory in trajectories], trajectories)
+        batch = collate(trajectories, [result.reward for result in results])
+        take_evaluations_(batch, trajectories, trees)
         if self.credits_log_probs:
             batch = self.policy.evaluate(batch)  # those of the last branches
-        context = self._context(self._generator("advantage", roots, iteration), trajectories)
+        context = self._context(self._generator("advantage", trajectories, iteration), trajectories)
         batch = credited(batch, context, self.advantage, self.branching.train_on, self._counts(trajectories))
-        num_wanted = len({root.prompt.id for root in roots}) * self.branching.num_branches
-        return IterationData(
-            trajectories, results, batch, scores, points, self._in_answer(batch, trajectories, points), num_wanted
+        points = [point for number in range(self.num_rounds) for tree in trees for point in tree.rounds[number].points]
+        in_answer = self._in_answer(batch, trajectories, points)
+        scores, num_wanted = last_scores(trajectories, trees), len(trees) * self.branching.num_branches
+        return IterationData(trajectories, results, batch, scores, points, in_answer, num_wanted)
+
+    def _grow_together(self, trees: Sequence[Tree], iteration: int) -> None:
+        """Takes the rounds of all trees at the same time, and with those of other processes."""
+        self._reward_together(trees)
+        num_trees = max(comm.all_gather(len(trees)))
+        for _ in range(self.num_rounds):
+            self.evaluate(trees)
+            for tree in trees:
+                self.begin_round(tree, iteration)
+            for _ in range(num_trees - len(trees)):
+                self.score(trees[-1].rounds[-1].batch, self._scorer_context(trees[-1], iteration))
+            budgets = branch_budgets({tree.prompt.id: tree.rounds[-1].is_open for tree in trees}, self.branching)
+            requests = [self.more_requests(tree, budgets[tree.prompt.id], iteration) for tree in trees]
+            sampled = iter(self.agent.run([request for own in requests for request in own], self.sampling))
+            for tree, own in zip(trees, requests, strict=True):
+                tree.trajectories += islice(sampled, len(own))
+            self._reward_together(trees)
+
+    def _reward_together(self, trees: Sequence[Tree]) -> None:
+        with self.timer("rewards"):
+            results = iter(self.rewards([trajectory for tree in trees for trajectory in tree.unscored]))
+        for tree in trees:
+            tree.scored += islice(results, len(tree.unscored))
+
+    def evaluate(self, trees: Sequence[Tree]) -> None:
+        """Makes batches of the trajectories of trees and, where somebody reads that, has them evaluated at once."""
+        for tree in trees:
+            tree.batch = collate(tree.trajectories, evaluated=tree.batch)
+        if self.scores_log_probs:
+            evaluated, start = self.policy.evaluate(TrajectoryBatch.cat([tree.filled for tree in trees])), 0
+            for tree in trees:
+                rows = torch.arange(len(tree.filled))
+                tree.filled.take_evaluation_(rows, evaluated.select(rows + start))
+                start += len(rows)
+
+    def rewards_of(self, tree: Tree) -> Tensor:
+        """``[B]``, what the trajectories of a tree are worth.
+
+        Raises:
+            RewardError: if one could not be scored, and that ends the run.
+        """
+        results = self.rewards.results(tree.scored, tree.trajectories)
+        return torch.tensor([result.reward for result in results], dtype=torch.float32)
+
+    def begin_round(self, tree: Tree, iteration: int) -> None:
+        """Scores the tokens of a tree, which is evaluated and rewarded."""
+        batch, number = replace(tree.filled, rewards=self.rewards_of(tree)), len(tree.rounds)
+        scores = self.score(batch, self._scorer_context(tree, iteration))
+        parents = self._parents(batch, tree.trajectories, iteration, number)
+        tree.rounds.append(Round(batch, scores, parents, self._allowed(batch, scores)))
+
+    def more_requests(self, tree: Tree, budget: int, iteration: int) -> list[RolloutRequest]:
+        """Those of a tree's last round that a budget allows and the one before did not, which was no larger."""
+        current = tree.rounds[-1]
+        if current.budget == budget:
+            return []
+        is_first, current.budget = current.budget is None, budget
+        if not current.is_open:
+            return self._spare_roots(tree, iteration) if is_first else []
+        chosen = self.choose(
+            current.scores,
+            current.allowed,
+            current.parents,
+            current.batch,
+            tree.trajectories,
+            self.branching,
+            {tree.prompt.id: budget},
         )
+        more = chosen[len(current.points) :]
+        requests = self.branch_requests(more, iteration, tree.points)
+        current.points += more
+        return requests
+
+    def begin_trees(self, trees: Sequence[Tree], iteration: int) -> None:
+        """Begins the roots of trees for which nothing was begun; in lockstep, samples them."""
+        bare = [tree for tree in trees if not tree.trajectories and not tree.begun]
+        if self.in_lockstep and bare:
+            roots = iter(self.sample_roots([tree.prompt for tree in bare], iteration))
+            for tree in bare:
+                tree.trajectories += islice(roots, self.branching.num_roots)
+            return
+        for tree in bare:
+            tree.begun.append(self.begin_roots([tree.prompt], iteration))
+
+    def finish_roots(self, trees: Sequence[Tree]) -> None:
+        """Waits for the roots that were begun for trees."""
+        for tree in trees:
+            tree.trajectories += [root for begun in tree.begun for root in self.agent.finish(begun)]
+            tree.begun.clear()
+        self.agent.sleep()
 
     def sample_roots(self, prompts: Sequence[Prompt], iteration: int) -> list[Trajectory]:
         """The trajectories that begin at some prompts, prompt by prompt."""
@@ -163,26 +255,24 @@ class Collector:
     def _root_request(self, prompt: Prompt, iteration: int, number: int) -> RolloutRequest:
         return RolloutRequest(prompt, derive_seed(self.seed, "initial", iteration, prompt.id, number))
 
-    def _spare_roots(
-        self, trajectories: Sequence[Trajectory], budgets: Mapping[str, int], iteration: int
-    ) -> list[RolloutRequest]:
-        """Further roots, with ``spare_budget: roots``, of prompts that have no branches in a round."""
+    def _spare_roots(self, tree: Tree, iteration: int) -> list[RolloutRequest]:
+        """Further roots, with ``spare_budget: roots``, of a prompt that has no branches in a round."""
         if self.branching.spare_budget != "roots":
             return []
-        of_prompt = Counter(trajectory.prompt for trajectory in trajectories if trajectory.origin is None)
+        first = sum(trajectory.origin is None for trajectory in tree.trajectories)
         number_of = self.branching.num_branches // self.branching.rounds
-        return [
-            self._root_request(prompt, iteration, first + number)
-            for prompt, first in of_prompt.items()
-            if not budgets[prompt.id]
-            for number in range(number_of)
-        ]
+        return [self._root_request(tree.prompt, iteration, first + number) for number in range(number_of)]
 
     def _generator(self, use: str, roots: Sequence[Trajectory], *numbers: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.seed, use, numbers[0], roots[0].prompt.id, *numbers[1:]))
 
     def _context(self, generator: torch.Generator, trajectories: Sequence[Trajectory]) -> BatchContext:
         return BatchContext(generator, trajectories, self.candidates.tokenizer, self.policy.log_probs)
+
+    def _scorer_context(self, tree: Tree, iteration: int) -> BatchContext:
+        numbers = (len(tree.rounds),) if tree.rounds else ()
+        generator = self._generator("scorer", tree.trajectories, iteration, *numbers)
+        return self._context(generator, list(tree.trajectories))
 
     def _counts(self, trajectories: Sequence[Trajectory]) -> Tensor:
         """``[B]`` bool, rows that enter statistics, are trained, and may be branched.
@@ -219,11 +309,3 @@ class Collector:
         if self.branching.min_entropy > 0.0:
             allowed &= batch.entropies >= self.branching.min_entropy
         return allowed if scores.at_turns else allowed & self.candidates(batch)
-
-
-def _is_open(trajectories: Sequence[Trajectory], parents: Tensor) -> dict[str, bool]:
-    """Whether a prompt has a possible parent, by its id."""
-    is_open: dict[str, bool] = {}
-    for trajectory, is_parent in zip(trajectories, parents.tolist(), strict=True):
-        is_open[trajectory.prompt.id] = is_open.get(trajectory.prompt.id, False) or is_parent
-    return is_open

@@ -14,6 +14,7 @@ from appo.core.trajectory import Prompt, Trajectory
 from appo.distributed import comm
 from appo.rollouts.collector import Collector
 from appo.rollouts.data import IterationData, MiniBatch, mini_batches
+from appo.rollouts.tree import Tree
 
 Item = TypeVar("Item")
 
@@ -85,7 +86,8 @@ class IterationRunner:
             replacements: prompts that may replace those without a gradient.
         """
         self.join()
-        roots = self._roots(iteration, prompts)
+        trees = self._trees(prompts)
+        samples_roots = not all(tree.trajectories for tree in trees)
         self.pending, self.collected, self.num_replaced = [], [], 0
         others = iter(replacements)
         drawn: list[MiniBatch] = []
@@ -93,9 +95,10 @@ class IterationRunner:
             with comm.phase("sampling"):
                 batches = self._mini_batches(
                     iteration,
-                    _part(roots, number, self.num_parts),
+                    _part(trees, number, self.num_parts),
                     _part(next_prompts, number, self.num_parts) if self.lag else (),
                     others,
+                    trees[len(trees) // self.num_parts :] if samples_roots and not number else (),
                 )
             for batch in batches:
                 if self.policy.reference_log_probs is not None:
@@ -123,14 +126,22 @@ class IterationRunner:
         return number
 
     def _mini_batches(
-        self, iteration: int, roots: Sequence[Trajectory], next_prompts: Sequence[Prompt], others: Iterator[Prompt]
+        self,
+        iteration: int,
+        trees: Sequence[Tree],
+        next_prompts: Sequence[Prompt],
+        others: Iterator[Prompt],
+        later: Sequence[Tree],
     ) -> list[MiniBatch]:
-        """Branches and credits some roots, and samples those of the next iteration along."""
+        """Branches and credits some trees, and samples the roots of later ones and of the next iteration along."""
         self.join()
         self.sync_weights()
+        self.collector.begin_trees([*trees, *later], iteration)
         if next_prompts:
             self._begun = self.collector.begin_roots(next_prompts, iteration + 1)
-        data = self._collect(roots, iteration)
+        data = self._collect(trees, iteration)
+        if later:
+            self._finish_roots(later)
         if not self.agent.is_asynchronous:
             self.join()
             # The policy that samples the next roots is still here; a later one scores them.
@@ -144,14 +155,23 @@ class IterationRunner:
                     batch.evaluate(self.policy.evaluate)
         return batches
 
-    def _collect(self, roots: Sequence[Trajectory], iteration: int) -> IterationData:
-        data = self.collector.collect(roots, iteration)
+    def _collect(self, trees: Sequence[Tree], iteration: int) -> IterationData:
+        data = self.collector.collect(trees, iteration)
         first = sum(len(part.trajectories) for part in self.collected)
         numbered = replace(data.batch, row=torch.arange(first, first + len(data.batch)))
         data = replace(data, batch=numbered)
-        self._counted(data.trajectories[len(roots) :])  # branches, and roots in their stead
+        self._counted([trajectory for tree in trees for trajectory in tree.trajectories[tree.num_given :]])
         self.collected.append(data)
         return data
+
+    def _finish_roots(self, trees: Sequence[Tree]) -> None:
+        """Waits for roots of later mini-batches, which will be scored by a policy that those before have updated."""
+        self.collector.finish_roots(trees)
+        roots = self._counted([root for tree in trees for root in tree.trajectories])
+        known = iter(self._with_log_probs(roots))
+        for tree in trees:
+            tree.num_given = len(tree.trajectories)
+            tree.trajectories = list(islice(known, tree.num_given))
 
     def _replaced(self, prompts: list[MiniBatch], others: Iterator[Prompt], iteration: int) -> list[MiniBatch]:
         """Puts prompts that have a gradient in the place of those without one, as long as rounds and others last."""
@@ -160,7 +180,7 @@ class IterationRunner:
             chosen = _chosen(others, len(places))
             if not chosen:
                 break
-            data = self._collect(self._counted(self.collector.sample_roots(chosen, iteration)), iteration)
+            data = self._collect([Tree(prompt) for prompt in chosen], iteration)
             found = [prompt for prompt in data.by_prompt() if prompt.has_gradient][: len(places)]
             self.num_replaced += len(found)
             for place, prompt in zip(places, found, strict=False):
@@ -182,20 +202,19 @@ class IterationRunner:
         }
         return [replace(root, sampling_log_probs=values[id(root)]) if id(root) in values else root for root in roots]
 
-    def _roots(self, iteration: int, prompts: Sequence[Prompt]) -> Sequence[Trajectory]:
-        by_prompt: dict[str, list[Trajectory]] = {prompt.id: [] for prompt in prompts}
-        for trajectory in self.pending:
+    def _trees(self, prompts: Sequence[Prompt]) -> list[Tree]:
+        """Those of the prompts, with roots if these were sampled ahead."""
+        trees = [Tree(prompt) for prompt in prompts]
+        by_prompt = {tree.prompt.id: tree for tree in trees}
+        for root in self.pending:
             # Those of a checkpoint belong to all processes that there were.
-            if trajectory.prompt.id in by_prompt:
-                by_prompt[trajectory.prompt.id].append(trajectory)
-        if all(comm.all_gather(all(by_prompt.values()))):
-            return [trajectory for trajectories in by_prompt.values() for trajectory in trajectories]
-        with comm.phase("sampling"):
-            self.sync_weights()
-            sampled = self._counted(self.collector.sample_roots(prompts, iteration))
-            # Those of later parts are scored by a policy that the parts before have updated.
-            first = len(_part(sampled, 0, self.num_parts))
-            return [*sampled[:first], *self._with_log_probs(sampled[first:])]
+            if root.prompt.id in by_prompt:
+                by_prompt[root.prompt.id].trajectories.append(root)
+        if not all(comm.all_gather(all(tree.trajectories for tree in trees))):
+            return [Tree(prompt) for prompt in prompts]
+        for tree in trees:
+            tree.num_given = len(tree.trajectories)
+        return trees
 
     def _counted(self, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory]:
         self._num_sampled_tokens += sum(trajectory.num_own_tokens for trajectory in trajectories)

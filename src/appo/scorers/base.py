@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -37,6 +37,28 @@ class Scores:
             row, position = (self.values == float("inf")).nonzero()[0].tolist()
             raise ValueError(f"scores must be finite or -inf, got inf in row {row} at position {position}")
 
+    @staticmethod
+    def join(parts: Sequence[tuple[Sequence[int], Scores]], num_rows: int) -> Scores:
+        """The scores of several batches as those of one; where none of them has a position, no branch may start.
+
+        Args:
+            parts: numbers of rows in the result, and scores of these rows in their order.
+            num_rows: of the result.
+        """
+        shape = num_rows, max((scores.values.shape[1] for _, scores in parts), default=0)
+        values = torch.full(shape, float("-inf"))
+        factors = {name: torch.zeros(shape) for _, scores in parts for name in scores.factors}
+        preferred = torch.zeros(shape, dtype=torch.bool)
+        for rows, scores in parts:
+            width = scores.values.shape[1]
+            values[list(rows), :width] = scores.values.to(values)
+            if scores.preferred is not None:
+                preferred[list(rows), :width] = scores.preferred.to(preferred)
+            for name, factor in scores.factors.items():
+                factors[name][list(rows), :width] = factor.to(factors[name])
+        is_preferred = any(scores.preferred is not None for _, scores in parts)
+        return Scores(values, preferred if is_preferred else None, factors, any(scores.at_turns for _, scores in parts))
+
     def to(self, device: torch.device) -> Scores:
         """The same scores on another device."""
         return replace(
@@ -62,7 +84,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def __call__(self, batch: TrajectoryBatch, context: BatchContext) -> Scores:
-        """Scores the sampled tokens of `batch`: possible parents, evaluated and rewarded.
+        """Scores the sampled tokens of `batch`: the trajectories of one prompt, evaluated and rewarded.
 
         Args:
             batch: with `old_log_probs` and `entropies` of the policy at the moment of branching.

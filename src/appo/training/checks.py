@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from transformers import AutoConfig, PreTrainedConfig
 
 from appo.core.trajectory import Prompt
+from appo.distributed import comm
 from appo.distributed.fsdp import OFFLOADING_BACKENDS, Meshes
 from appo.distributed.tensor_parallel import check_split
 from appo.engines import Engine
@@ -43,6 +44,22 @@ def can_overlap(overlap: bool | None, lag: int, engine: Engine) -> bool:
             f"rollout.sampling.overlap=true, got {type(engine).__name__}"
         )
     return lag == 1 and engine.is_asynchronous and overlap is not False
+
+
+def must_branch_together(engine: Engine, module: APPOModule) -> bool:
+    """Whether branches wait for the roots of all prompts, since processes evaluate or sample with one another.
+
+    The log says so.
+
+    Args:
+        engine: samples.
+        module: with the policy.
+    """
+    is_sharded = module.device_mesh is not None and comm.num_ranks() > 1
+    if is_sharded or engine.spans_processes:
+        what = "the policy is sharded" if is_sharded else "the engine spans processes"
+        log.info("%s: branches wait for the roots of all prompts", what)
+    return is_sharded or engine.spans_processes
 
 
 def warn_of_float32(device: torch.device, precision: str, module: APPOModule) -> None:

@@ -214,10 +214,10 @@ class APPOModule(L.LightningModule):
             return self._sharding.compute_dtype
         return torch.bfloat16 if self.trainer.precision == "bf16-mixed" else self.policy.dtype
 
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The policy's parameters for an engine, tied ones under each of their names."""
+    def named_weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """The policy's parameters for an engine of some precision, tied ones under each of their names."""
         assert self.policy is not None
-        return named_weights(self.policy) if self.adapter is None else self.adapter.named_weights()
+        return named_weights(self.policy, dtype) if self.adapter is None else self.adapter.named_weights()
 
     def evaluate(self, batch: TrajectoryBatch) -> TrajectoryBatch:
         """Adds log-probs and exact entropies of the present policy to rows that have none. All ranks call it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from copy import deepcopy
+from functools import partial
 
 from lightning.pytorch.profilers import Profiler
 
@@ -163,6 +164,7 @@ class Sampler:
             text = tuple(encode(data.tokenizer, _PROBE_TEXT))[:_PROBE_TOKENS]
             probe = WeightProbe(self.engine, module.evaluate, text, self.sampling.temperature)
             tolerance = self.sampling.max_mismatch or default_tolerance(self.engine, module.compute_dtype)
-            self._sync = WeightSync(self.engine, module.named_weights, probe, tolerance, self._met)
+            weights = partial(module.named_weights, self.engine.weight_dtype)
+            self._sync = WeightSync(self.engine, weights, probe, tolerance, self._met)
         with self.timer("weights"), comm.phase("weights"):
             self._sync(module.policy_version)

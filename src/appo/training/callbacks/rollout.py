@@ -34,6 +34,7 @@ from appo.training.checks import (
     check_positions,
     check_ranks,
     check_tensor_parallel,
+    must_branch_together,
     warn_of_float32,
 )
 from appo.training.datamodule import RolloutDataModule
@@ -167,6 +168,8 @@ class RolloutCallback(L.Callback):
             seed=self.seed,
             timer=timer,
             truncated=self.truncated,
+            in_lockstep=must_branch_together(self.sampler.engine, module),
+            deterministic=self.sampling.deterministic,
         )
         self._iteration = IterationRunner(
             collector,
