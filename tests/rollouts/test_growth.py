@@ -29,6 +29,7 @@ from appo.rollouts import (
     Limits,
     PhaseTimer,
     Policy,
+    growth,
 )
 from appo.rollouts.branching import branch_budgets, least_budgets
 from appo.scorers import BranchingScore, RandomPosition, Scorer
@@ -144,7 +145,8 @@ def test_no_budget_that_was_certain_is_taken_back(is_open, siblings, spare):
             before[name] = budget
 
 
-def test_a_prompt_is_branched_while_the_reward_of_another_takes_its_time(tokenizer, runner):
+def test_a_prompt_is_branched_while_the_reward_of_another_takes_its_time(tokenizer, runner, monkeypatch):
+    monkeypatch.setattr(growth, "_PATIENCE_S", 0.0)
     engine = ScriptedEngine(tokenizer, {"P": f"aab{EOS}", "Q": f"bbb{EOS}", "Paab": f"a{EOS}", "Qbbb": f"a{EOS}"})
     branched = threading.Event()
 

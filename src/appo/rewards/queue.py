@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -78,14 +79,13 @@ class RewardQueue:
         """The groups that were finished since the last time.
 
         Args:
-            wait_s: seconds to wait for something that is scored; None waits for all groups.
+            wait_s: seconds to wait for all groups; None waits as long as it takes.
         """
+        deadline = math.inf if wait_s is None else time.monotonic() + wait_s
         groups = self._pop_finished()
-        while self._unfinished and (results := self._pool.finished(wait_s)):
+        while self._unfinished and (results := self._pool.finished(max(0.0, deadline - time.monotonic()))):
             self._take(results)
             groups += self._pop_finished()
-            if wait_s is not None:
-                break
         return groups
 
     def wait(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from appo.distributed import comm
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.02
 """How long a tool is waited for before rewards are looked at."""
+
+_PATIENCE_S = 5.0
+"""How long rewards are waited for in the step that asks for them, all together: as long as they take little, what is
+generated together does not depend on it."""
 
 
 class Growth:
@@ -27,8 +32,8 @@ class Growth:
         collector: takes the steps of a round.
         trees: with their roots, or with what was begun for them.
         iteration: its number, for seeds.
-        deterministic: waits for rewards in the step of the engine that ends a tree's trajectories, so that what is
-            generated together does not depend on how fast they are.
+        deterministic: waits for rewards in the step of the engine that ends a tree's trajectories however long they
+            take, so that what is generated together does not depend on how fast they are.
     """
 
     def __init__(self, collector: Collector, trees: Sequence[Tree], iteration: int, deterministic: bool) -> None:
@@ -43,6 +48,7 @@ class Growth:
         """Trees whose trajectories are being scored, by the number of their group."""
         self._growing = list(trees)
         """Trees that are not complete, and not being scored."""
+        self._patience_s = _PATIENCE_S
         self._budgets: dict[int, dict[str, int]] = {}
         """Those of the rounds of which all trees are known, by their numbers."""
 
@@ -70,8 +76,10 @@ class Growth:
 
     def _take_scores(self) -> bool:
         """Begins the next round of trees whose trajectories are scored."""
+        begin = perf_counter()
         with self._collector.timer("rewards"):
-            groups = self._queue.finished(None if self._deterministic else 0.0)
+            groups = self._queue.finished(None if self._deterministic else self._patience_s)
+        self._patience_s = max(0.0, self._patience_s - (perf_counter() - begin))
         trees = [self._scoring.pop(group) for group in groups]
         for group, tree in zip(groups, trees, strict=True):
             tree.scored += self._queue.scored(group)
