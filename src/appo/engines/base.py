@@ -137,11 +137,6 @@ class Engine(ABC):
         """
 
     @property
-    def spans_processes(self) -> bool:
-        """Whether one engine serves several processes of a training, which then take its steps together."""
-        return False
-
-    @property
     @abstractmethod
     def num_in_flight(self) -> int:
         """Requests submitted and not yet returned."""

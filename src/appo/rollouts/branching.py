@@ -167,16 +167,16 @@ def branch_budgets(is_open: Mapping[str, bool], branching: Branching) -> dict[st
 
 
 def least_budgets(is_open: Mapping[str, bool], num_unknown: int, branching: Branching) -> dict[str, int]:
-    """What `branch_budgets` will give each prompt at least, while some are not known.
+    """What `branch_budgets` will give each prompt at least, on one process, while some are not known.
 
     Args:
         is_open: whether a prompt has a possible parent, by its id, of those that are known.
-        num_unknown: other prompts of this process; those of other processes leave nothing that is certain.
+        num_unknown: other prompts.
         branching: how many branches there are.
     """
     wanted = branching.num_branches // branching.rounds
     more = 0
-    if branching.spare_budget == "others" and comm.num_ranks() == 1:
+    if branching.spare_budget == "others":
         num_takers = sum(is_open.values())
         num_points = (len(is_open) - num_takers) * wanted // branching.siblings
         more = branching.siblings * (num_points // max(1, num_takers + num_unknown))

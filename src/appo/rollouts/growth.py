@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from appo.distributed import comm
 from appo.rollouts.branching import branch_budgets, least_budgets
 from appo.rollouts.tree import Tree
 
@@ -97,7 +96,7 @@ class Growth:
         for number in range(self._collector.num_rounds):
             is_open = {tree.prompt.id: tree.rounds[number].is_open for tree in self._trees if len(tree.rounds) > number}
             num_unknown = len(self._trees) - len(is_open)
-            if number not in self._budgets and not num_unknown and self._may_ask_others:
+            if number not in self._budgets and not num_unknown:
                 self._budgets[number] = branch_budgets(is_open, self._branching)
                 has_begun = True
             budgets = self._budgets.get(number)
@@ -110,11 +109,6 @@ class Growth:
                         tree.begun.append(self._agent.begin(requests, self._collector.sampling))
                         has_begun = True
         return has_begun
-
-    @property
-    def _may_ask_others(self) -> bool:
-        """Other processes may still sample roots: they are waited for when there is nothing else to do."""
-        return comm.num_ranks() == 1 or not (self._scoring or self._is_sampling)
 
     @property
     def _is_sampling(self) -> bool:

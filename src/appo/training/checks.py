@@ -46,20 +46,14 @@ def can_overlap(overlap: bool | None, lag: int, engine: Engine) -> bool:
     return lag == 1 and engine.is_asynchronous and overlap is not False
 
 
-def must_branch_together(engine: Engine, module: APPOModule) -> bool:
-    """Whether branches wait for the roots of all prompts, since processes evaluate or sample with one another.
+def must_branch_together() -> bool:
+    """Whether branches wait for the roots of all prompts, since several processes evaluate and share out together.
 
     The log says so.
-
-    Args:
-        engine: samples.
-        module: with the policy.
     """
-    is_sharded = module.device_mesh is not None and comm.num_ranks() > 1
-    if is_sharded or engine.spans_processes:
-        what = "the policy is sharded" if is_sharded else "the engine spans processes"
-        log.info("%s: branches wait for the roots of all prompts", what)
-    return is_sharded or engine.spans_processes
+    if comm.num_ranks() > 1:
+        log.info("on several processes branches wait for the roots of all prompts")
+    return comm.num_ranks() > 1
 
 
 def warn_of_float32(device: torch.device, precision: str, module: APPOModule) -> None:

@@ -140,10 +140,6 @@ class VLLMEngine(Engine):
                 pass
 
     @property
-    def spans_processes(self) -> bool:
-        return self.tensor_parallel_size > 1 and comm.num_ranks() > 1
-
-    @property
     def num_in_flight(self) -> int:
         return len(self._session.tracker.in_flight) if self._session is not None else 0
 

@@ -168,7 +168,7 @@ class RolloutCallback(L.Callback):
             seed=self.seed,
             timer=timer,
             truncated=self.truncated,
-            in_lockstep=must_branch_together(self.sampler.engine, module),
+            in_lockstep=must_branch_together(),
             deterministic=self.sampling.deterministic,
         )
         self._iteration = IterationRunner(
