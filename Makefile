@@ -31,7 +31,7 @@ CHROMIUM := $(shell command -v chromium || command -v chromium-browser || comman
 
 demo: $(RUN)/report.md
 	@cat $(RUN)/report.md
-	@echo "report: $(RUN)/report.md"
+	@echo "report: $(RUN)/report.html"
 	@echo "to see the trees: $(BIN)/appo view $(RUN)"
 
 test: $(VENV)/.dev

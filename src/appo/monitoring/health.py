@@ -135,7 +135,7 @@ RULES = (
         "above",
         0.6,
         "branches change nothing: all rewards of most trees are equal",
-        "as for echoes; with `rollout.branching.parents=any`, `mixed`",
+        "a higher `rollout.branching.min_entropy`; with `rollout.branching.parents=any`, `mixed`",
     ),
     Rule(
         "unfair siblings",
@@ -203,7 +203,7 @@ RULES = (
         "above",
         0.2,
         "steps go too far for tokens that become less likely",
-        "as for clipping above",
+        "a smaller learning rate (`model.optimizer`), fewer `data.update_epochs`",
     ),
     Rule(
         "skipped steps",
@@ -259,7 +259,7 @@ RULES = (
         "above",
         0.1,
         "much of an iteration passes outside engine, log-probs and update: slow tools, or very small batches",
-        "[where the time goes](speed.md), more `data.prompts_per_minibatch`",
+        "faster tools, more prompts in a mini-batch (`data.prompts_per_minibatch`)",
     ),
     Rule(
         "unequal processes",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from appo.commands.report.decisions import OTHER, Trees, decision_section, kinds_of_tokens
+from appo.commands.report.decisions import OTHER, Trees, decision_blocks, kinds_of_tokens
 from appo.environments.base import Decision
 from appo.environments.gates import GateDemonstrations, GateProblems
 from appo.monitoring.trajectory_files import TrajectoryWriter
@@ -49,17 +49,17 @@ def test_right_turns_are_counted_gate_by_gate(tmp_path):
     write_run(tmp_path / "before", DEMONSTRATIONS, "test_00000")
     write_run(tmp_path / "after", BETTER, "test_00000")
     write_run(tmp_path, DEMONSTRATIONS, "iteration_00000")
-    lines = decision_section(tmp_path, tmp_path / "before", tmp_path / "after", decode)
-    rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in lines if line.startswith("| gate")}
+    shares, _, trees = decision_blocks(tmp_path, (tmp_path / "before", tmp_path / "after"), decode)
+    of_gate = {name: (before, after) for name, before, after in shares.rows}
     for gate in (1, 2, 3):
-        before, after = rows[f"gate {gate}"]
+        before, after = of_gate[f"gate {gate}"]
         assert 0.5 < float(before) < 0.85
-        assert float(after.strip("| ")) == 1.0
-    assert sum(f"gate {gate}, {side}" in rows for gate in (1, 2, 3) for side in ("right", "wrong")) == 6
+        assert float(after) == 1.0
+    rows = {row[0]: row[1:] for row in trees.rows}
+    assert {*rows} == {OTHER, *(f"gate {gate}, {side}" for gate in (1, 2, 3) for side in ("right", "wrong"))}
     sampled = sum(sum(record(0, d)["response_mask"]) for d in DEMONSTRATIONS.draw("test"))
     gates = 3 * len(DEMONSTRATIONS.draw("test"))
-    others = next(line for line in lines if line.startswith(f"| {OTHER}"))
-    assert f"{1 - gates / sampled:.1%}" in others
+    assert f"{1 - gates / sampled:.1%}" in rows[OTHER]
 
 
 def test_branches_count_where_their_first_token_stands_and_credit_once():
@@ -92,19 +92,18 @@ def test_branches_count_where_their_first_token_stands_and_credit_once():
     assert trees.advantages["gate 2, right"] == [0.25, -1.0, 0.5, 1.0]
 
 
-def test_a_source_that_knows_no_decisions_has_no_section(tmp_path):
+def test_a_source_that_knows_no_decisions_has_no_blocks(tmp_path):
     write_config(tmp_path, "appo.prompts.WorldQuestions")
-    assert decision_section(tmp_path, tmp_path, tmp_path, decode) == []
+    assert decision_blocks(tmp_path, None, decode) == []
 
 
 def test_a_source_that_is_not_to_be_had_is_named_and_leaves_the_rest_of_the_report(tmp_path):
     write_config(tmp_path, "nowhere.Questions")
-    title, _, reason, _ = decision_section(tmp_path, tmp_path, tmp_path, decode)
-    assert title == "## The tokens that decide"
-    assert reason.startswith("Not known, since data.source of ")
-    assert "must be a source of questions" in reason
+    (reason,) = decision_blocks(tmp_path, None, decode)
+    assert reason.text.startswith("The tokens that decide are not known, since data.source of ")
+    assert "must be a source of questions" in reason.text
 
 
 def test_a_folder_without_a_config_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^run must be the folder of an appo fit: no config\.yaml of a run in"):
-        decision_section(tmp_path, tmp_path, tmp_path, decode)
+        decision_blocks(tmp_path, None, decode)

@@ -1,154 +1,184 @@
+"""The two files of a report, of a run written by hand."""
+
 from __future__ import annotations
 
 import json
+import re
 import sys
-from functools import partial
+from html import unescape
+from statistics import fmean
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from appo.commands.cli import run
-from appo.commands.report import branched_texts, write_report
-from appo.monitoring.trajectory_files import TrajectoryWriter
-from appo.policy.text import decode
-
-WORDS = {"[pad]": 0, "who": 1, "is": 2, "it": 3, "ann": 4, "ben": 5}
-
-
-def record(
-    row: int, token_ids: list[int], reward: float, parent: int | None = None, position: int | None = None
-) -> dict:
-    prompt = {"id": "q", "question": "who?", "token_ids": [1], "answers": ["ann"], "source": ""}
-    return {
-        "id": row,
-        "parent_id": parent,
-        "prompt": prompt,
-        "token_ids": token_ids,
-        "branch_position": position,
-        "branch_score": None if position is None else 1.25,
-        "reward": reward,
-    }
+from appo.commands.inert import inert
+from appo.commands.modules import search_folders
+from appo.commands.report import write_report
+from appo.commands.report.command import report_of
+from appo.commands.report.document import Document, Figure, Section
+from appo.commands.report.examples import chosen
+from appo.commands.report.markdown import write_markdown
+from appo.commands.report.page import write_html
+from appo.policy.loading import load_tokenizer
+from tests.commands.view.runs import HOSTILE, family, prompt, record, write_file, write_run
 
 
-RECORDS = [record(0, [1, 2, 3, 4], 1.0), record(1, [1, 2, 3, 5], 0.0), record(2, [1, 2, 3, 5], 0.0, 0, 2)]
+@pytest.fixture(scope="module")
+def tokenizer(policy_folder):
+    return load_tokenizer(str(policy_folder))
+
+
+def write_test(folder, tokenizer, rewards):
+    """What an `appo test` leaves: two trajectories of each question, of rewards by its id."""
+    rows = [
+        record(2 * i + j, prompt(tokenizer, f"who is {name}?", name), [5, 6], reward)
+        for i, (name, pair) in enumerate(rewards.items())
+        for j, reward in enumerate(pair)
+    ]
+    write_file(folder, "test_00000", rows)
+    mean = fmean(reward for pair in rewards.values() for reward in pair)
+    (folder / "test.json").write_text(json.dumps({"test/accuracy": mean, "test/accuracy/s": mean, "test/reward": mean}))
 
 
 @pytest.fixture
-def tokenizer() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="[pad]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[pad]")
-    wrapped.chat_template = "{{ messages[0]['content'] }}"
-    return wrapped
+def run_folder(tmp_path, policy_folder, tokenizer):
+    first = family(tokenizer)
+    second = [*family(tokenizer, "what else is it?", "r"), *family(tokenizer, first=4)]
+    folder = write_run(tmp_path / "run", policy_folder, {"iteration_00000": first, "iteration_00001": second})
+    # Question by question +0.5, +0.5, +1: a mean of 2/3 and a standard error of 1/6.
+    write_test(folder / "before", tokenizer, {"a": (0.0, 0.0), "b": (0.0, 1.0), "c": (0.0, 0.0)})
+    write_test(folder / "after", tokenizer, {"a": (1.0, 0.0), "b": (1.0, 1.0), "c": (1.0, 1.0)})
+    return folder
 
 
-def test_a_branch_is_marked_behind_the_last_shared_token(tokenizer):
-    lines = branched_texts(RECORDS, partial(decode, tokenizer), number=1)[0]
-    text = "\n".join(lines)
-    assert "is it⟦branch 1⟧ann" in text
-    assert "branch 1, score 1.25, reward 0.00:" in text
-    assert "...ben" in text
+def words(path):
+    """The text of a page."""
+    return unescape(re.sub(r"<[^>]*>", " ", path.read_text().partition("<body>")[2]))
 
 
-def test_branches_of_branches_are_shown_where_they_left(tokenizer):
-    tree = [
-        record(0, [1, 2, 3, 4, 5, 2], 0.5),
-        record(1, [1, 2, 5, 5, 4], 0.0, 0, 1),
-        record(2, [1, 2, 3, 4, 3, 3], 0.25, 0, 3),
-        record(3, [1, 2, 5, 5, 2, 2], 0.75, 1, 3),
-        record(4, [1, 2, 5, 3, 3], 1.0, 1, 2),
-        record(5, [1, 2, 5, 3, 4], 0.0, 4, 3),
+def said(folder):
+    """What a report says in words, without the time that pictures take."""
+    document = report_of(folder, None, None, "")
+    sections = [
+        Section(each.title, [block for block in each.blocks if not isinstance(block, Figure)])
+        for each in document.sections
     ]
-    # Its branches lie farther apart than those that left the root above, but not than all of that tree.
-    other = [
-        {**entry, "prompt": {**entry["prompt"], "id": "r", "question": "who else?"}}
-        for entry in (record(6, [1, 4], 0.0), record(7, [1, 4], 0.0, 6, 0), record(8, [1, 4], 0.5, 6, 0))
+    return write_markdown(Document(document.title, sections), folder / "said.md").read_text()
+
+
+def test_both_files_say_the_same_of_a_run(run_folder):
+    page = write_report(run_folder)
+    report, text = (run_folder / "report.md").read_text(), words(page)
+    # t of two degrees of freedom leaves 2.5 % above 4.303: 0.667 -+ 4.3027 / 6.
+    assert "| accuracy | 0.167 [-0.55, 0.884] | 0.833 [0.116, 1.55] | +0.667 [-0.0504, +1.38] |" in report
+    assert "Accuracy on the 3 questions that both were asked: +0.667 [-0.0504, +1.38], p = 0.057" in report
+    assert "+0.667 [-0.0504, +1.38], p = 0.057" in text
+    # Of six branches three are worth 1 and their parents 1, 0; three are worth 0 and their parents 1.
+    assert "| all | 6 | 100.0% | 50.0% | 0.0% | 50.0% | +0.000 | 0.0% |" in report
+    # A family calls twice; what its last branch shares of that counts once.
+    assert "| tool calls | 6 | 0 | 0 |" in report
+    assert "| calls that failed: timeout | 3 (50.0%) | - | - |" in report
+    assert "| cut off: length | 3 (25.0%) | 0 (0.0%) | 0 (0.0%) |" in report
+    assert "No rule of a healthy run has spoken." in report
+    assert (run_folder / "curves.png").stat().st_size > 1000
+    assert text.count("see its tree") == 4
+    html = page.read_text()
+    assert 'href="view.html#step=iteration-1&amp;q=r&amp;t=0"' in html
+    assert (run_folder / "view.html").stat().st_size > 100_000
+    assert html.count("<picture>") == html.count('media="(prefers-color-scheme: dark)"') >= 3
+
+
+def test_the_page_asks_nobody_and_runs_nothing(run_folder):
+    page = write_html(Document("run", report_of(run_folder, None, None, "").sections[-2:]), run_folder / "a.html")
+    page = page.read_text()
+    assert "default-src 'none'; style-src 'sha256-" in page
+    assert not re.search(r"<script|https?://|style=", re.sub(r"base64,[A-Za-z0-9+/=]*", "", page))
+    assert "see its tree" not in page
+
+
+def test_text_of_strangers_stays_text(tmp_path, policy_folder, tokenizer):
+    asked = {**prompt(tokenizer, "who?"), "question": HOSTILE, "answers": ["| [x](javascript:1) <b>"]}
+    response = tokenizer.encode("</pre><script>window.hacked=1</script>````", add_special_tokens=False)
+    rows = [record(0, asked, response, 1.0, reward_reason=HOSTILE), record(1, asked, response, 0.0)]
+    folder = write_run(tmp_path / "run", policy_folder, {"iteration_00000": rows})
+    shown = Document(inert(HOSTILE), report_of(folder, None, None, "").sections[-1:])
+    page = write_html(shown, folder / "a.html").read_text()
+    report = write_markdown(shown, folder / "a.md").read_text()
+    assert "<script" not in page
+    assert "<img src=x" not in page
+    assert "\x1b" not in page + report
+    outside = report.split("`````")[::2]
+    assert len(outside) == 3
+    assert not re.search(r"(?<!\\)<|\]\(java", "".join(outside).replace("![curves](curves.png)", ""))
+
+
+def test_files_of_all_processes_count(tmp_path, policy_folder, tokenizer):
+    files = {
+        "iteration_00000_rank_00000": family(tokenizer),
+        "iteration_00000_rank_00001": family(tokenizer, "what else is it?", "r"),
+    }
+    folder = write_run(tmp_path / "run", policy_folder, files)
+    report = said(folder)
+    assert "| trajectories | 8 |" in report
+    assert "who is it?" in report
+    assert "what else is it?" in report
+
+
+def test_examples_differ_and_each_is_shown_once(tokenizer):
+    rows = [*family(tokenizer), *family(tokenizer, "what else is it?", "r", first=4)]
+    titles = [(title, row["id"]) for title, row in chosen(rows)]
+    assert titles[:2] == [("A success", 0), ("A failure of the same question", 1)]
+    # The branches 6 of 4 and 7 of 6 left different trajectories, so no two of one can be compared.
+    assert titles[2:] == [("A call that failed (timeout)", 2), ("Cut off (length)", 5)]
+    rows.append({**rows[6], "id": 8, "reward": 1.0})
+    assert [(title, row["id"]) for title, row in chosen(rows)][2:4] == [
+        ("A branch that went well", 8),
+        ("A branch of the same token that did not", 6),
     ]
-    first, second = branched_texts([*tree, *other], partial(decode, tokenizer), number=2)
-    titles = [line for line in first if line.endswith(":")]
-    assert titles == [
-        "reward 0.50:",
-        "branch 1, score 1.25, reward 0.00:",
-        "branch 1.1, score 1.25, reward 1.00:",
-        "branch 1.1.1, score 1.25, reward 0.00:",
-        "branch 1.2, score 1.25, reward 0.75:",
-        "branch 2, score 1.25, reward 0.25:",
-    ]
-    texts = [first[first.index(title) + 2] for title in titles]
-    assert texts == [
-        "is⟦branch 1⟧it ann⟦branch 2⟧ben is",
-        "...ben⟦branch 1.1⟧ben⟦branch 1.2⟧ann",
-        "...it⟦branch 1.1.1⟧it",
-        "...ann",
-        "...is is",
-        "...it it",
-    ]
-    assert second[0] == "**who else?** (answer: ann)"
 
 
-def test_questions_are_shown_once_with_a_root_that_fared_otherwise(tokenizer):
-    others = [
-        {**entry, "id": 10 + entry["id"], "prompt": {**entry["prompt"], "id": "r", "question": "who else?"}}
-        for entry in (record(0, [1, 2, 3, 5], 0.5), record(1, [1, 2, 3, 5], 0.5))
-    ]
-    branched = [
-        record(2, [1, 2, 3, 5], 0.0),
-        record(3, [1, 2, 3, 4], 1.0, 2, 2),
-        record(4, [1, 2, 3, 5], 0.0, 2, 1),
-        record(5, [1, 3, 3, 4], 1.0),
-    ]
-    first, second = branched_texts([record(0, [1, 2, 3, 5], 0.0), *branched, *others], partial(decode, tokenizer), 3)
-    assert first[0] == "**who?** (answer: ann)"
-    assert "reward 0.00:" in first
-    assert "another root, reward 1.00:" in first
-    assert first.index("branch 1, score 1.25, reward 0.00:") < first.index("branch 2, score 1.25, reward 1.00:")
-    assert second[0] == "**who else?** (answer: ann)"
-    assert "another root, reward 0.50:" in second
+def test_without_tests_validations_are_compared_and_without_both_it_is_said(tmp_path, policy_folder, tokenizer):
+    files = {"iteration_00000": family(tokenizer), "validation_00000": [record(0, prompt(tokenizer, "a?"), [5], 0.0)]}
+    folder = write_run(tmp_path / "run", policy_folder, files)
+    assert "The run has no evaluation to compare" in said(folder)
+    write_file(folder, "validation_00004", [record(0, prompt(tokenizer, "a?"), [5], 1.0)])
+    assert "| accuracy | 0 | 1 | +1 |" in said(folder)
 
 
-def write_run(tmp_path, tokenizer, source):
-    """What `appo fit` and the tests before and behind it leave in a folder."""
-    folder = tmp_path / "csv/version_0"
-    folder.mkdir(parents=True)
-    (folder / "metrics.csv").write_text("epoch,rollout/accuracy,rollout/reward_initial_mean\n0,0.2,0.1\n1,0.6,0.5\n")
-    with TrajectoryWriter(tmp_path / "trajectories/iteration_00001.jsonl.zst") as writer:
-        writer.write(RECORDS)
-    (folder / "config.yaml").write_text("data: {source: {class_path: " + source + "}}\n")
-    tokenizer.save_pretrained(tmp_path / "policy")
-    (tmp_path / "policy/config.json").write_text('{"model_type": "llama"}')
-    for name, accuracy in (("before", 0.25), ("after", 0.75)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "test.json").write_text(
-            json.dumps({"test/accuracy": accuracy, "test/accuracy/sum": accuracy})
-        )
-
-
-def test_a_report_has_table_picture_and_trajectories(tmp_path, tokenizer):
-    write_run(tmp_path, tokenizer, "appo.prompts.WorldQuestions")
-    report = write_report(tmp_path, tmp_path / "before", tmp_path / "after").read_text()
-    assert "| accuracy | 0.25 | 0.75 |" in report
-    assert "| accuracy: sum | 0.25 | 0.75 |" in report
-    assert "⟦branch 1⟧" in report
-    assert "tokens that decide" not in report
-    assert (tmp_path / "reward.png").stat().st_size > 1000
+def test_a_run_that_kept_no_trajectories_has_curves_all_the_same(tmp_path, policy_folder):
+    folder = write_run(tmp_path / "run", policy_folder, {})
+    assert "No trajectories were kept (`rollout.save_trajectories`)." in said(folder)
 
 
 @pytest.mark.parametrize("is_here", [True, False])
-def test_a_source_of_the_users_is_looked_for_where_the_command_is_run(tmp_path, tokenizer, monkeypatch, is_here):
+def test_a_source_of_the_users_is_looked_for_where_the_command_is_run(run_folder, monkeypatch, is_here):
     name = f"own_questions_{is_here}".lower()
-    write_run(tmp_path, tokenizer, f"{name}.OwnQuestions")
+    config = run_folder / "csv/version_0/config.yaml"
+    config.write_text(config.read_text() + f"data: {{source: {{class_path: {name}.OwnQuestions}}}}\n")
     if is_here:
         source = "from appo.prompts import WorldQuestions\n\n\nclass OwnQuestions(WorldQuestions):\n    pass\n"
-        (tmp_path / f"{name}.py").write_text(source)
-    monkeypatch.chdir(tmp_path)
+        (run_folder / f"{name}.py").write_text(source)
+    monkeypatch.chdir(run_folder)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    run(["report", "--run", ".", "--before", "before", "--after", "after"])
-    report = (tmp_path / "report.md").read_text()
-    assert "| accuracy | 0.25 | 0.75 |" in report
-    assert ("Not known, since data.source of" in report) == (not is_here)
+    search_folders([])
+    assert ("not known, since data.source of" in said(run_folder)) == (not is_here)
 
 
-def test_a_folder_without_a_run_is_named(tmp_path):
+def test_the_command_takes_two_tests(run_folder, monkeypatch, capsys):
+    monkeypatch.chdir(run_folder)
+    for name in ("before", "after"):
+        (run_folder / name).rename(run_folder / f"{name}_elsewhere")
+    run(["report", "--run", ".", "--before", "before_elsewhere", "--after", "after_elsewhere", "--view=false"])
+    assert capsys.readouterr().out == "report.html\n"
+    assert "| accuracy | 0.167" in (run_folder / "report.md").read_text()
+    assert not (run_folder / "view.html").exists()
+
+
+def test_a_folder_without_a_run_or_a_test_is_named(tmp_path, run_folder):
     with pytest.raises(FileNotFoundError, match=r"metrics\.csv"):
-        write_report(tmp_path, tmp_path, tmp_path)
+        write_report(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no test\.json of an appo test in"):
+        write_report(run_folder, tmp_path, tmp_path)
+    (run_folder / "after/test.json").unlink()
+    with pytest.raises(ValueError, match="before and after must be given together, got"):
+        write_report(run_folder, run_folder / "before")

@@ -9,26 +9,25 @@ from functools import cache
 from pathlib import Path
 from statistics import fmean
 
-from appo.commands.report.command import Decode, SavedTrajectory
+from appo.commands.report.document import Block, Table, Text
+from appo.commands.report.examples import Decode
+from appo.commands.report.records import SavedTrajectory, steps_in
 from appo.commands.run_config import config_of_run, instantiate
+from appo.commands.view.steps import records_of
 from appo.environments.base import Decision
-from appo.monitoring.trajectory_files import read_trajectories
 from appo.prompts import PROMPT_SOURCES, PromptSource
 
 Find = Callable[[SavedTrajectory], Sequence[Decision]]
 """The decisions of a trajectory."""
 
 
-_TITLE = "## The tokens that decide"
-
-
-def decision_section(run: Path, before: Path, after: Path, decode: Decode) -> list[str]:
-    """Markdown, by line: right decisions before and after, where branches left, and the credit that they earned.
+def decision_blocks(run: Path, tests: tuple[Path, Path] | None, decode: Decode) -> list[Block]:
+    """Right decisions before and after, where branches left, and the credit that they earned.
 
     Args:
         run: folder of an ``appo fit``.
-        before: folder of an ``appo test`` of the policy it started from.
-        after: folder of an ``appo test`` of the policy it ended with.
+        tests: folders of an ``appo test`` of the policy it started from, and of the one it ended with; None if there
+            are none.
         decode: by the policy's tokenizer.
 
     Returns:
@@ -43,7 +42,7 @@ def decision_section(run: Path, before: Path, after: Path, decode: Decode) -> li
     try:
         source: PromptSource = instantiate(path, config, "data.source", PromptSource, "a source of questions")
     except ValueError as error:
-        return [_TITLE, "", f"Not known, since {str(error).partition(chr(10))[0]}", ""]
+        return [Text(f"The tokens that decide are not known, since {str(error).partition(chr(10))[0]}")]
     if type(source).decisions is PromptSource.decisions:
         return []
 
@@ -56,9 +55,10 @@ def decision_section(run: Path, before: Path, after: Path, decode: Decode) -> li
         mask = [bool(sampled) for sampled in trajectory["response_mask"]]
         return source.decisions(trajectory["prompt"]["question"], tokens, mask)
 
-    shares = [right_shares(_read(folder, "test_*"), find) for folder in (before, after)]
-    trees = Trees.of(_read(run, "iteration_*"), find)
-    return [*_share_table(*shares), *_tree_table(trees)]
+    blocks: list[Block] = []
+    if tests is not None:
+        blocks.append(_share_table(*(right_shares(_read(folder, "test"), find) for folder in tests)))
+    return [*blocks, Text(_EXPLANATION), _tree_table(Trees.of(_read(run, "iteration"), find))]
 
 
 def right_shares(trajectories: Iterable[SavedTrajectory], find: Find) -> dict[str, float]:
@@ -115,31 +115,35 @@ def kinds_of_tokens(trajectory: SavedTrajectory, find: Find) -> list[str | None]
     return kinds
 
 
-def _share_table(before: Mapping[str, float], after: Mapping[str, float]) -> Iterator[str]:
-    yield from (_TITLE, "", "| share that is right | before | after |", "|---|---:|---:|")
-    for name in sorted({*before, *after}):
-        values = (f"{shares[name]:.3f}" if name in shares else "-" for shares in (before, after))
-        yield f"| {name} | {' | '.join(values)} |"
-    yield ""
+_EXPLANATION = (
+    "Tokens that decide, and others, over the iterations that were saved; a branch leaves at the token that it draws "
+    "anew."
+)
 
 
-def _tree_table(trees: Trees) -> Iterator[str]:
+def _share_table(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
+    rows = [
+        (name, *(f"{shares[name]:.3f}" if name in shares else "-" for shares in (before, after)))
+        for name in sorted({*before, *after})
+    ]
+    return Table(["right decisions, share of all", "before", "after"], rows)
+
+
+def _tree_table(trees: Trees) -> Table:
     sampled, branched = sum(trees.sampled.values()), sum(trees.branched.values())
-    yield "Over the iterations that were saved; a branch leaves at the token that it draws anew:"
-    yield ""
-    yield "| token | share of sampled tokens | share of branches that leave there | mean advantage |"
-    yield "|---|---:|---:|---:|"
+    rows = []
     for kind in sorted({*trees.sampled, *trees.branched}, key=lambda kind: (kind == OTHER, kind)):
-        shares = [_share(trees.sampled[kind], sampled), _share(trees.branched[kind], branched)]
         advantages = trees.advantages[kind]
-        yield f"| {kind} | {' | '.join(shares)} | {f'{fmean(advantages):+.3f}' if advantages else '-'} |"
-    yield ""
+        shares = [_share(trees.sampled[kind], sampled), _share(trees.branched[kind], branched)]
+        rows.append((kind, *shares, f"{fmean(advantages):+.3f}" if advantages else "-"))
+    return Table(["token", "share of sampled tokens", "share of branches that leave there", "mean advantage"], rows)
 
 
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "-"
 
 
-def _read(folder: Path, pattern: str) -> Iterator[SavedTrajectory]:
-    for path in sorted((folder / "trajectories").glob(f"{pattern}.jsonl.zst")):
-        yield from read_trajectories(path)
+def _read(folder: Path, stage: str) -> Iterator[SavedTrajectory]:
+    for step in steps_in(folder):
+        if step.stage == stage:
+            yield from records_of(step)

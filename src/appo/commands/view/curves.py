@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 _PHASE = "_s"
@@ -62,6 +62,7 @@ CHARTS = (
 )
 
 _NO_PHASES = ("iteration_s", "tokens_per_s")
+_MOST_PHASES = 6
 
 
 def curves(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -70,29 +71,37 @@ def curves(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     Args:
         history: metrics of every iteration.
     """
-    charts = [*CHARTS, Chart("Time by phase", "seconds an iteration", _phases(history))]
-    drawn = []
-    for chart in charts:
-        lines = [
-            {"label": label, "y": [_short(row.get(name)) for row in history]}
-            for name, label in chart.lines.items()
-            if any(name in row for row in history)
-        ]
-        if lines:
-            drawn.append({"title": chart.title, "unit": chart.unit, "lines": lines})
+    drawn = [
+        {
+            "title": chart.title,
+            "unit": chart.unit,
+            "lines": [
+                {"label": label, "y": [_short(row.get(name)) for row in history]} for name, label in chart.lines.items()
+            ],
+        }
+        for chart in charts_of(history)
+    ]
     return {"x": [int(row["epoch"]) for row in history], "charts": drawn}
 
 
-def _phases(history: Sequence[Mapping[str, float]]) -> dict[str, str]:
-    """Those that take time, the longest ones first."""
+def charts_of(history: Sequence[Mapping[str, float]]) -> list[Chart]:
+    """The charts of a run that have a value, with the lines that have one."""
+    phases = dict(list(seconds_by_phase(history))[:_MOST_PHASES])
+    charts = [*CHARTS, Chart("Time by phase", "seconds an iteration", phases)]
+    lines = [{n: label for n, label in chart.lines.items() if any(n in row for row in history)} for chart in charts]
+    return [replace(chart, lines=found) for chart, found in zip(charts, lines, strict=True) if found]
+
+
+def seconds_by_phase(history: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, str]]:
+    """Metrics of the phases that take time, and what a person calls them, the longest ones first."""
     totals: dict[str, float] = {}
     for row in history:
         for name, value in row.items():
             phase = name.removeprefix("rollout/")
             if name != phase and phase.endswith(_PHASE) and phase not in _NO_PHASES:
                 totals[name] = totals.get(name, 0.0) + value
-    longest = sorted(totals, key=lambda name: -totals[name])[:6]
-    return {name: name.removeprefix("rollout/").removesuffix(_PHASE).replace("_", " ") for name in longest}
+    for name in sorted(totals, key=lambda name: -totals[name]):
+        yield name, name.removeprefix("rollout/").removesuffix(_PHASE).replace("_", " ")
 
 
 def _short(value: float | None) -> float | None:

@@ -18,7 +18,10 @@ _LIBRARIES = ("vendor/htm-preact.umd.js", "vendor/uPlot.iife.min.js")
 _PARTS = ("core", "forest", "tree", "text", "why", "list", "curves", "compare", "header", "app")
 """Scripts of the page, in the order in which they need each other."""
 
-_STYLES = ("vendor/uPlot.min.css", "page/style.css")
+PALETTE = "page/palette.css"
+"""Colors and type of every page, of this package."""
+
+_STYLES = ("vendor/uPlot.min.css", PALETTE, "page/style.css")
 _POLL_MS = 2000
 
 
@@ -70,12 +73,16 @@ def content_security_policy(served: bool, has_files: bool) -> str:
     """
     rules = {
         "default-src": ["'none'"],
-        "script-src": [_hash(script) for script in _scripts()] + (["file:"] if has_files else []),
-        "style-src": [_hash(style) for style in _styles()],
+        "script-src": [source_hash(script) for script in _scripts()] + (["file:"] if has_files else []),
+        "style-src": [source_hash(style) for style in _styles()],
         "connect-src": ["'self'"] if served else ["'none'"],
-        "base-uri": ["'none'"],
-        "form-action": ["'none'"],
     }
+    return policy_of(rules)
+
+
+def policy_of(rules: Mapping[str, Sequence[str]]) -> str:
+    """A policy that allows what rules say, and neither forms nor another base of links."""
+    rules = {**rules, "base-uri": ["'none'"], "form-action": ["'none'"]}
     return "; ".join(f"{name} {' '.join(values)}" for name, values in rules.items())
 
 
@@ -91,7 +98,8 @@ def _styles() -> tuple[str, ...]:
     return tuple((_FOLDER / style).read_text(encoding="utf-8") for style in _STYLES)
 
 
-def _hash(text: str) -> str:
+def source_hash(text: str) -> str:
+    """What names a script or a style in a policy."""
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from appo.commands.inert import inert
 from appo.commands.view.run import Run
 from appo.commands.view.trees import Json
 from appo.commands.view.values import TOKEN_VALUES, TokenValue
@@ -59,7 +59,7 @@ def show(
     page = found.tree(key, _number_of(prompts, question))
     is_painted = color == "always" or (color == "auto" and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
     header = f"{found.name}, {key.replace('-', ' ')}, one of {len(prompts)} questions"
-    return "\n".join([_inert(header), *tree_lines(page, by_name[value], is_painted)])
+    return "\n".join([inert(header), *tree_lines(page, by_name[value], is_painted)])
 
 
 def _number_of(prompts: Sequence[Json], question: str | None) -> int:
@@ -86,8 +86,8 @@ def tree_lines(page: Json, value: TokenValue, is_painted: bool) -> Iterator[str]
         is_painted: whether they are.
     """
     prompt, nodes = page["prompt"], page["trajectories"]
-    yield _inert(prompt["question"] or "The question is not public.")
-    yield _inert(f"expected: {' or '.join(prompt['answers'] or ['not public'])}; {len(nodes)} trajectories")
+    yield inert(prompt["question"] or "The question is not public.")
+    yield inert(f"expected: {' or '.join(prompt['answers'] or ['not public'])}; {len(nodes)} trajectories")
     paint, legend = _painter(nodes, value) if is_painted else ((lambda text, _: text), "")
     if legend:
         yield legend
@@ -111,7 +111,7 @@ def _node_lines(
     ending = "" if node["finish"] == "eos" else f", cut ({node['finish']})"
     kind = "root" if node["parent"] is None else "branch"
     reward = "none" if node["reward"] is None else f"{node['reward']:.2f}"
-    yield _inert(f"{indent}{kind} {name}: reward {reward}, {len(node['tokens'])} tokens{where}{ending}")
+    yield inert(f"{indent}{kind} {name}: reward {reward}, {len(node['tokens'])} tokens{where}{ending}")
     for line in _text(page, node, {child["id"]: (child["start"], names[child["id"]]) for child in own}, value, paint):
         yield f"{indent}  {line}"
     for child in own:
@@ -132,11 +132,11 @@ def _text(page: Json, node: Json, marks: Mapping[int, tuple[int, str]], value: T
                 for call in node["calls"]
                 if position <= call["position"] < runs[position]
             ]
-            text += _inert(f"[{', '.join(tools) or 'not sampled'}: {runs[position] - position} tokens]")
+            text += inert(f"[{', '.join(tools) or 'not sampled'}: {runs[position] - position} tokens]")
             position = runs[position]
             continue
         place = position - node["start"]
-        text += paint(_inert(page["texts"][node["tokens"][place]], "\n"), column[place])
+        text += paint(inert(page["texts"][node["tokens"][place]], "\n"), column[place])
         position += 1
     return text.split("\n")
 
@@ -163,14 +163,3 @@ def _painter(nodes: Sequence[Json], value: TokenValue) -> tuple[Paint, str]:
         for share in ((-1.0, -0.5, 0.0, 0.5, 1.0) if value.scale != "from_zero" else (0.0, 0.5, 1.0))
     ]
     return paint, f"{value.label}: " + " ".join(paint(f" {each:.3g} ", each) for each in ramp)
-
-
-def _inert(text: str, keep: str = "") -> str:
-    """A text without what a terminal would obey, or what would turn its order around."""
-    return "".join(_shown(character) if character not in keep else character for character in text)
-
-
-def _shown(character: str) -> Any:
-    if character < " ":
-        return chr(0x2400 + ord(character))
-    return f"\\u{ord(character):04x}" if unicodedata.category(character) in ("Cc", "Cf") else character

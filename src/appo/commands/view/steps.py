@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from appo.monitoring.trajectory_files import read_trajectories, trajectory_lines
+from appo.monitoring.trajectory_files import Record, read_trajectories, trajectory_lines
 
 Column = NDArray[np.float32]
 """``[T]`` one value a token, prompt included; NaN where there is none."""
@@ -103,11 +104,19 @@ def steps_of(run: Path) -> list[Step]:
 
 def read_step(step: Step) -> list[Saved]:
     """All trajectories of a step; ids of several files are made unique."""
-    trajectories: list[Saved] = []
+    return list(map(_saved, records_of(step)))
+
+
+def records_of(step: Step) -> Iterator[Record]:
+    """The lines of a step's files, branches behind their parents; ids of several files are made unique."""
+    first = 0
     for path in step.paths:
-        first = len(trajectories)
-        trajectories += [_saved(record, first) for record in read_trajectories(path)]
-    return trajectories
+        number = 0
+        for record in read_trajectories(path):
+            parent = record["parent_id"]
+            yield {**record, "id": record["id"] + first, "parent_id": None if parent is None else parent + first}
+            number += 1
+        first += number
 
 
 def prompt_ids(step: Step) -> list[str]:
@@ -128,7 +137,7 @@ def by_prompt(trajectories: list[Saved]) -> dict[str, list[Saved]]:
     return groups
 
 
-def _saved(record: dict[str, Any], first: int) -> Saved:
+def _saved(record: Record) -> Saved:
     is_sampled = np.array(record.pop("response_mask"), dtype=bool)
     token_ids = record.pop("token_ids")
     # Nulls stand for what is not finite; numpy makes NaN of them.
@@ -136,10 +145,9 @@ def _saved(record: dict[str, Any], first: int) -> Saved:
         name: np.array(record.pop(name), dtype=np.float32)
         for name in [name for name, value in record.items() if _is_column(value, len(is_sampled))]
     }
-    parent = record["parent_id"]
     return Saved(
-        id=record["id"] + first,
-        parent=None if parent is None else parent + first,
+        id=record["id"],
+        parent=record["parent_id"],
         record=record,
         token_ids=None if token_ids is None else np.array(token_ids, dtype=np.int64),
         is_sampled=is_sampled,
