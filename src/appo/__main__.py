@@ -14,7 +14,7 @@ COMMANDS = {
     "repeat": "start a run again as it was started, and say whether it came out the same",
     "ablate": "train combinations of options over seeds at the same budget of tokens, and compare them",
     "pilot": "draw tokens of a policy's trajectories anew to see which decide, and which scorer finds them",
-    "report": "write a table, a reward curve and a few trajectories of a finished run",
+    "report": "write a page of what a run has learned, what it took, what went wrong and what to try next",
     "view": "show the trees of a run in a browser, and follow it while it trains; or write a page that opens from disk",
     "show": "print the trajectories of a question and their branches in the terminal",
     "export": "write the policy of a checkpoint as a Hugging Face folder",
@@ -22,6 +22,8 @@ COMMANDS = {
     "doctor": "check step by step whether this machine can train, and say what to do where it cannot",
     "sft": "supervised fine-tuning of a policy on demonstrations, before reinforcement learning",
     "new": "write the folder of a task of one's own that runs as it stands",
+    "config": "explain an option: `appo config explain KEY`",
+    "completion": "print the script that completes commands and options in bash or zsh",
     "recipes": "list the configs that come with the package, or print one",
 }
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import auto_cli, set_parsing_settings
 
+from appo.commands.completion import completion
+from appo.commands.explain import explain
 from appo.commands.known_keys import check_keys
 from appo.commands.modules import search_folders
 from appo.commands.parser import AppoParser
@@ -67,6 +69,17 @@ def run(args: list[str]) -> None:
         parser = AppoParser(prog="appo recipes", description="Lists the configs that come with the package.")
         parser.add_argument("name", nargs="?", default="", help="Of a recipe, which is printed.")
         sys.stdout.write(f"{recipes(parser.parse_args(options).name)}\n")
+    elif command == "config":
+        parser = AppoParser(prog="appo config", description="Says what an option is, and what the recipes make of it.")
+        parser.add_argument("action", choices=["explain"], help="What to do.")
+        parser.add_argument("key", help="Of the option, such as rollout.branching.min_entropy, or the end of it.")
+        sys.stdout.write(f"{explain(parser.parse_args(options).key)}\n")
+    elif command == "completion":
+        parser = AppoParser(prog="appo completion", description="Prints a script that completes what one types.")
+        parser.add_argument("shell", choices=["bash", "zsh"], help="Shell that sources it.")
+        from appo.__main__ import COMMANDS
+
+        sys.stdout.write(completion(parser.parse_args(options).shell, list(COMMANDS)))
     elif command == "export":
         from appo.commands.export import export_policy
 

@@ -52,9 +52,7 @@ def check_keys(command: str, args: Sequence[str]) -> None:
     Raises:
         SystemExit: if one does not, or a file cannot be read, after a line that says where and what may be meant.
     """
-    default = (ClassName("appo.commands.lightning_cli", "AppoCLI"), command)
-    options = options_of_command(*_BUILT_BY.get(command, default))
-    options |= {name: frozenset() for name in _OF_EVERY_COMMAND}
+    options = options_of_training(command)
     given = list(_given(args))
     foreign = {each.key for each in given if _is_foreign(options, each)}
     for key, _, place in given:
@@ -70,6 +68,13 @@ def check_keys(command: str, args: Sequence[str]) -> None:
             prefix = "" if place else "--"
             question = did_you_mean(prefix + name, [prefix + other for other in known])
             refuse(f"{place}: no key is named {name}{question}" if place else f"no option is named --{name}{question}")
+
+
+def options_of_training(command: str) -> Options:
+    """The options of a command that runs or plans a training, by the names of its sections and those beside them."""
+    default = (ClassName("appo.commands.lightning_cli", "AppoCLI"), command)
+    options = options_of_command(*_BUILT_BY.get(command, default))
+    return options | {name: frozenset() for name in _OF_EVERY_COMMAND}
 
 
 def _renamed(key: Key) -> str | None:
@@ -89,14 +94,14 @@ def _unknown(options: Options, key: Key) -> tuple[str, list[str]] | None:
             above = "".join(f"{each}." for each in key[:depth])
             moved = [f"{above}{section}.{name}" for section in options if name in _section(options, section)]
             return above + name, moved or [above + other for other in options]
-        below = _below(options, name)
-        if not below:
+        following = below(options, name)
+        if not following:
             return None
-        options = below
+        options = following
     return None
 
 
-def _below(options: Options, name: str) -> Options | None:
+def below(options: Options, name: str) -> Options | None:
     """The options of the value of an option, those of every component that may stand there; None if none is known."""
     value = options[name]
     return None if value is None else options_of(cls for base in value for cls in descendants(base))
@@ -105,7 +110,7 @@ def _below(options: Options, name: str) -> Options | None:
 def _section(options: Options, name: str) -> Options:
     """The options of a value that is always of one class, and no component; nothing for another."""
     value = options[name]
-    return (_below(options, name) or {}) if value and all(len(descendants(cls)) == 1 for cls in value) else {}
+    return (below(options, name) or {}) if value and all(len(descendants(cls)) == 1 for cls in value) else {}
 
 
 def _is_foreign(options: Options, given: _Given) -> bool:
@@ -114,7 +119,7 @@ def _is_foreign(options: Options, given: _Given) -> bool:
     for name in given.key:
         if options is None or name not in options:
             return False
-        value, options = options[name], _below(options, name) or {}
+        value, options = options[name], below(options, name) or {}
     names = {cls.name for base in value or () for cls in descendants(base)}
     path, _, name = given.value.rpartition(".")
     return bool(given.value and names) and not (name in names and path.split(".")[0] in ("", "appo"))

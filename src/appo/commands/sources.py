@@ -36,11 +36,11 @@ def options_of_command(cls: ClassName, method: str) -> Options:
         method: of the trainer, whose arguments are options too.
     """
     options: Options = {"trainer": frozenset({ClassName(_TRAINER, "Trainer")})}
-    called = _method(_class(ClassName(_TRAINER, "Trainer")), method)
+    called = _method(class_node(ClassName(_TRAINER, "Trainer")), method)
     assert called is not None
     options |= {name: frozenset() for name in _arguments(called)}
-    for each in _lineage(cls):
-        for call in (call for call in ast.walk(_class(each)) if isinstance(call, ast.Call)):
+    for each in lineage(cls):
+        for call in (call for call in ast.walk(class_node(each)) if isinstance(call, ast.Call)):
             strings = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
             classes = [ref for arg in call.args if isinstance(arg, ast.Name) and (ref := _resolve(each.module, arg.id))]
             match call.func:
@@ -86,7 +86,7 @@ def descendants(cls: ClassName) -> frozenset[ClassName]:
 
 @cache
 def _options(cls: ClassName) -> Options | None:
-    node = _class(cls)
+    node = class_node(cls)
     if (init := _method(node, "__init__")) is not None:
         if init.args.kwarg is not None:
             return None
@@ -94,11 +94,11 @@ def _options(cls: ClassName) -> Options | None:
     bases = _bases(cls)
     options = None if None in bases else options_of(base for base in bases if base is not None)
     if options is not None and any("dataclass" in ast.unparse(decorator) for decorator in node.decorator_list):
-        options |= {name: _value(cls.module, field.annotation) for name, field in _fields(node)}
+        options |= {name: _value(cls.module, field.annotation) for name, field in fields_of(node)}
     return options
 
 
-def _fields(node: ast.ClassDef) -> Iterator[tuple[str, ast.AnnAssign]]:
+def fields_of(node: ast.ClassDef) -> Iterator[tuple[str, ast.AnnAssign]]:
     """Of a dataclass, those that its constructor takes."""
     for field in node.body:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
@@ -129,7 +129,8 @@ def _value(module: str, annotation: ast.expr | None) -> Value:
     return None
 
 
-def _class(cls: ClassName) -> ast.ClassDef:
+def class_node(cls: ClassName) -> ast.ClassDef:
+    """The source of a class."""
     node = _names(cls.module)[cls.name]
     assert isinstance(node, ast.ClassDef)
     return node
@@ -137,13 +138,25 @@ def _class(cls: ClassName) -> ast.ClassDef:
 
 def _bases(cls: ClassName) -> list[ClassName | None]:
     """Classes that one derives from, None for each that is not of this package."""
-    names = [base.id if isinstance(base, ast.Name) else "" for base in _class(cls).bases]
+    names = [base.id if isinstance(base, ast.Name) else "" for base in class_node(cls).bases]
     return [_resolve(cls.module, name) for name in names if name not in _NO_OPTIONS]
 
 
-def _lineage(cls: ClassName) -> list[ClassName]:
+def lineage(cls: ClassName) -> list[ClassName]:
     """A class of this package and those that it derives from."""
-    return [cls, *(each for base in _bases(cls) if base is not None for each in _lineage(base))]
+    return [cls, *(each for base in _bases(cls) if base is not None for each in lineage(base))]
+
+
+def constructor(node: ast.ClassDef) -> ast.FunctionDef | None:
+    """That which a class writes itself; None if it has another's, or that of a dataclass."""
+    return _method(node, "__init__")
+
+
+def arguments_of(module: str, function: str) -> list[str]:
+    """The names of the arguments of a function."""
+    body = ast.parse(_file(module).read_text(encoding="utf-8")).body
+    node = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == function)
+    return [argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)]
 
 
 def _method(node: ast.ClassDef, name: str) -> ast.FunctionDef | None:
