@@ -46,6 +46,8 @@ _appo() {{
 complete -o default -F _appo appo
 """
 
+_FOR_ZSH = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"
+
 
 def completion(shell: Literal["bash", "zsh"], commands: Sequence[str]) -> str:
     """The script, to be sourced.
@@ -65,7 +67,7 @@ def completion(shell: Literal["bash", "zsh"], commands: Sequence[str]) -> str:
         values=_cases({f"--{key}": names for key, names in values.items()}, "      "),
         options=_cases({name: [f"--{key}" for key in keys] for name, keys in options.items()}, "          "),
     )
-    return f"autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n{script}" if shell == "zsh" else script
+    return _FOR_ZSH + script if shell == "zsh" else script
 
 
 def _cases(words: Mapping[str, Sequence[str]], indent: str) -> str:

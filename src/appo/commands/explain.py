@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from appo.commands.keys import SKIPPED, Described, classes_at, described, keys_of
+from appo.commands.keys import SKIPPED, Described, component_names, described, keys_of
 from appo.commands.known_keys import check_keys
 from appo.commands.recipes import FOLDER, recipe_names
 
@@ -43,9 +43,8 @@ def _explained(key: str) -> str:
     rows: list[tuple[str, str]] = []
     for each in described(_COMMAND, key):
         rows += _rows(each)
-    classes = classes_at(_COMMAND, key)
-    if len(classes) > 1:
-        rows.append(("classes", ", ".join(sorted(cls.name for cls in classes))))
+    if len(names := component_names(_COMMAND, key)) > 1:
+        rows.append(("classes", ", ".join(names)))
     if below := [name.removeprefix(f"{key}.") for name in keys_of(_COMMAND) if name.startswith(f"{key}.")]:
         rows.append(("options", ", ".join(name for name in below if "." not in name)))
     rows.append(("recipes", _in_recipes(key)))

@@ -1,4 +1,4 @@
-"""All options of a command, and what their classes say of each: read off source text, so that nothing large is imported."""
+"""All options of a command, and what their classes say of each: read off source text, so nothing large is imported."""
 
 from __future__ import annotations
 
@@ -47,26 +47,30 @@ def _keys(options: Options, prefix: str, above: frozenset[ClassName]) -> Iterato
 
 def components_of(command: str) -> dict[str, list[str]]:
     """The names of the classes that may stand for an option, of options that take a component."""
-    found: dict[str, list[str]] = {}
-    for key in keys_of(command):
-        names = sorted(each.name for each in classes_at(command, key) if not _is_base(each))
-        if len(names) > 1:
-            found[key] = names
-    return found
+    found = {key: component_names(command, key) for key in keys_of(command)}
+    return {key: names for key, names in found.items() if len(names) > 1}
 
 
-def _is_base(cls: ClassName) -> bool:
-    """Whether others derive from it, so that it stands for them all."""
-    return len(descendants(cls)) > 1
+def component_names(command: str, key: str) -> list[str]:
+    """Those of one option: classes that can be made, without the base that stands for them all."""
+    declared = _declared(command, key)
+    classes = sorted({each for base in declared for each in descendants(base)})
+    return [
+        each.name for each in classes if each not in declared and "@abstractmethod" not in ast.unparse(class_node(each))
+    ]
 
 
-def classes_at(command: str, key: str) -> list[ClassName]:
-    """The classes whose options stand below an option; none for a plain one."""
+def _declared(command: str, key: str) -> frozenset[ClassName]:
     options: Options = options_of_training(command)
     *path, last = _parts(key)
     for name in path:
         options = below(options, name) or {}
-    return sorted({each for base in options.get(last) or () for each in descendants(base)})
+    return options.get(last) or frozenset()
+
+
+def classes_at(command: str, key: str) -> list[ClassName]:
+    """The classes whose options stand below an option; none for a plain one."""
+    return sorted({each for base in _declared(command, key) for each in descendants(base)})
 
 
 def described(command: str, key: str) -> list[Described]:
