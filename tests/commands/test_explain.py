@@ -50,7 +50,7 @@ def test_a_component_names_its_classes_and_their_options():
     assert {"BranchingScore", "Entropy", "RandomPosition"} <= {*found["classes"].split(", ")}
     assert "half_life" in found["options"].split(", ")
     assert "Entropy in " in found["recipes"]
-    assert rows(explain("rollout.scorer.init_args.half_life"))["of"].startswith("BranchingScore")
+    assert rows(explain("rollout.scorer.init_args.half_life"))["of"].startswith("GainScorer")
 
 
 def test_an_unknown_key_gets_the_nearest(capsys):

@@ -109,7 +109,7 @@ def test_text_of_strangers_stays_text(tmp_path, policy_folder, tokenizer):
     assert "\x1b" not in page + report
     outside = report.split("`````")[::2]
     assert len(outside) == 3
-    assert not re.search(r"(?<!\\)<|\]\(java", "".join(outside).replace("![curves](curves.png)", ""))
+    assert not re.search(r"(?<!\\)<|(?<!\\)\]\(java", "".join(outside).replace("![curves](curves.png)", ""))
 
 
 def test_files_of_all_processes_count(tmp_path, policy_folder, tokenizer):
