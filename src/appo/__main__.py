@@ -56,6 +56,11 @@ def main() -> None:
             from appo.commands.doctor.command import main as doctor
 
             raise SystemExit(doctor(args[1:]))
+        if args[0] == "completion":
+            from appo.commands.completion import main as complete
+
+            complete(args[1:], list(COMMANDS))
+            return
         from appo.commands.cli import run
 
         run(args)

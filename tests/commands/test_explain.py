@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from appo.commands.cli import run
+from appo.__main__ import COMMANDS
+from appo.commands.completion import completion, main
 from appo.commands.explain import explain
 from appo.commands.keys import argument_help, components_of, keys_of
 
@@ -70,7 +71,8 @@ def test_arguments_are_told_from_the_lines_that_follow_them():
 def test_nothing_large_is_imported():
     code = (
         "import sys; from appo.commands.cli import run; run(['config', 'explain', 'rollout.scorer']); "
-        "run(['completion', 'bash']); large = {'torch', 'lightning', 'transformers', 'numpy'} & {*sys.modules}; "
+        "from appo.commands.completion import main; main(['bash'], []); "
+        "large = {'torch', 'lightning', 'transformers', 'numpy'} & {*sys.modules}; "
         "sys.exit(f'imported {large}' if large else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -106,14 +108,11 @@ def test_bash_completes(script, words, expected):
 
 @pytest.fixture(scope="module")
 def script():
-    from appo.__main__ import COMMANDS
-    from appo.commands.completion import completion
-
     return completion("bash", list(COMMANDS))
 
 
 def test_zsh_takes_the_script_of_bash(capsys, script):
-    run(["completion", "zsh"])
+    main(["zsh"], list(COMMANDS))
     first, *_, last = capsys.readouterr().out.strip().splitlines()
     assert first == "autoload -U +X compinit && compinit"
     assert last == script.strip().splitlines()[-1]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import auto_cli, set_parsing_settings
 
-from appo.commands.completion import completion
 from appo.commands.explain import explain
 from appo.commands.known_keys import check_keys
 from appo.commands.modules import search_folders
@@ -74,12 +73,6 @@ def run(args: list[str]) -> None:
         parser.add_argument("action", choices=["explain"], help="What to do.")
         parser.add_argument("key", help="Of the option, such as rollout.branching.min_entropy, or the end of it.")
         sys.stdout.write(f"{explain(parser.parse_args(options).key)}\n")
-    elif command == "completion":
-        parser = AppoParser(prog="appo completion", description="Prints a script that completes what one types.")
-        parser.add_argument("shell", choices=["bash", "zsh"], help="Shell that sources it.")
-        from appo.__main__ import COMMANDS
-
-        sys.stdout.write(completion(parser.parse_args(options).shell, list(COMMANDS)))
     elif command == "export":
         from appo.commands.export import export_policy
 

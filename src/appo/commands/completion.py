@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from appo.commands.keys import components_of, keys_of
+from appo.commands.parser import AppoParser
 from appo.commands.recipes import recipe_names
 from appo.commands.sources import arguments_of
 
@@ -68,6 +70,18 @@ def completion(shell: Literal["bash", "zsh"], commands: Sequence[str]) -> str:
         options=_cases({name: [f"--{key}" for key in keys] for name, keys in options.items()}, "          "),
     )
     return _FOR_ZSH + script if shell == "zsh" else script
+
+
+def main(args: list[str], commands: Sequence[str]) -> None:
+    """Prints the script.
+
+    Args:
+        args: of the command: the shell.
+        commands: of ``appo``.
+    """
+    parser = AppoParser(prog="appo completion", description="Prints a script that completes what one types.")
+    parser.add_argument("shell", choices=["bash", "zsh"], help="Shell that sources it.")
+    sys.stdout.write(completion(parser.parse_args(args).shell, commands))
 
 
 def _cases(words: Mapping[str, Sequence[str]], indent: str) -> str:
