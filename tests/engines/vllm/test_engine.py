@@ -21,6 +21,7 @@ from appo.rollouts import AgentLoop, Limits, RolloutRequest
 from appo.tools import CallSyntax, ParsedCall, RenderChat, Tool, ToolRunner
 from tests.engines.tiny_policy import forward_log_probs, make_model, random_requests, run
 from tests.engines.vllm_installed import SHARE
+from tests.families.policies import build
 
 pytestmark = pytest.mark.vllm
 
@@ -70,6 +71,22 @@ def test_starts_in_a_process_that_has_imported_llvmlite(engine, policies):
     pytest.importorskip("llvmlite.binding")
     engine.stop()
     engine.start(policies["llama"])
+
+
+@pytest.mark.cpu
+def test_experts_that_vllm_keeps_in_one_packed_tensor_follow_every_update(engine, tmp_path):
+    policy = build("qwen3_moe", tmp_path / "policy")
+    engine.stop()
+    engine.start(str(policy))
+    model = AutoModelForCausalLM.from_pretrained(policy)
+    requests = random_requests(model.config.vocab_size, 8)
+    assert largest_difference(engine, model, requests) < 1e-4
+    for version in (1, 2):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(0.9)
+        engine.update_weights(named_weights(model), version)
+        assert largest_difference(engine, model, requests) < 1e-4
 
 
 def test_weights_that_vllm_repacks_arrive_through_its_reload(engine, policies, tokenizer):

@@ -116,6 +116,16 @@ def unpack(model: Any) -> None:
             layer.cpu_linear = None
 
 
+def pack_experts(model: Any) -> None:
+    """Brings weights of mixtures that were copied over packed ones into the order that kernels for CPUs read.
+
+    There is no second copy of such weights; vLLM 0.32 packs them when it starts, and leaves them so when it reloads.
+    """
+    for layer in model.modules():
+        if "w13_weight" in dict(layer.named_parameters(recurse=False)):
+            layer.quant_method.moe_kernel.fused_experts.process_weights_after_loading(layer)
+
+
 @contextmanager
 def _seen_as_rank(*, on_cpu: bool) -> Iterator[None]:
     """Tells vLLM, while it starts, which of several processes this is, and which GPU it has."""

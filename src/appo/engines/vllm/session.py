@@ -10,7 +10,7 @@ from torch import Tensor
 
 from appo.engines.base import Completion, Request
 from appo.engines.request_tracker import RequestTracker
-from appo.engines.vllm.core import pack, unpack
+from appo.engines.vllm.core import pack, pack_experts, unpack
 from appo.engines.vllm.tp_sync import SynchronizedSteps
 from appo.engines.vllm_server.weight_files import WeightFolder
 from appo.policy.weight_layout import WeightLayout
@@ -70,6 +70,7 @@ class VLLMSession:
             if self.packs:
                 self.core.apply_model(unpack)  # makes room: the copies are of no use any more
             self.core.apply_model(lambda model: len(model.load_weights(tensors)))
+            self.core.apply_model(pack_experts)
             self.pack()
         else:
             self.core.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
