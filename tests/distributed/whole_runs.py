@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,16 +70,16 @@ def fit_by_command(folder: Path, policy: Path, strategy: str, processes: int, *o
 
 def fit(folder: Path, policy: Path, strategy: str, processes: int, *options: str) -> FinishedRun:
     """`appo fit` where another program has started the processes, as `torchrun` does."""
-    ranks = environments(processes) if processes > 1 else [{}]
-    return FinishedRun(*run(main, arguments(folder, policy, strategy, processes, *options), *ranks))
+    return started(arguments(folder, policy, strategy, processes, *options), processes)
 
 
-def environments(processes: int) -> list[dict[str, str]]:
-    """What processes find in their environments that are to train together."""
+def started(args: Sequence[str], processes: int) -> FinishedRun:
+    """Runs ``appo`` in processes that find each other as those of `torchrun` do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         connected = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    return [{**connected, "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    ranks = [{**connected, "LOCAL_RANK": str(rank)} for rank in range(processes)] if processes > 1 else [{}]
+    return FinishedRun(*run(main, args, *ranks))
 
 
 def difference(folder: Path, other: Path) -> float:

@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from torch.distributed.constants import default_pg_timeout
 
 from appo import __version__
 from appo.advantages import AdvantageEstimator
@@ -226,6 +227,17 @@ class RunFolderCLI(LightningCLI):
         )
         return trainer
 
+    def with_timeout(self, strategy: Any, timeout: timedelta) -> Any:
+        """The strategy that a name stands for, with a time-out of its own; whatever else is given as it is."""
+        if strategy == "ddp":
+            return DDPStrategy(timeout=timeout)
+        if strategy not in ("fsdp", "fsdp2"):
+            return strategy
+        if strategy == "fsdp":
+            log.info("trainer.strategy=fsdp shards with FSDP2, which has taken the place of torch's first FSDP")
+        offloads = torch.cuda.is_available() and self.config_init.model.sharding.cpu_offload
+        return FSDP2Strategy(process_group_backend=OFFLOADING_BACKENDS if offloads else None, timeout=timeout)
+
     def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
         """What belongs to every run of the command."""
         return []
@@ -241,16 +253,7 @@ class AppoCLI(RunFolderCLI):
         config = self.config_init.trainer
         check_trainer_options(config, _callbacks(config))
         timeout_s = max(_CONNECTING_S, self.config_init.rollout.rank_timeout_s)
-        timeout = timedelta(seconds=timeout_s)
-        if config.strategy == "ddp":
-            config.strategy = DDPStrategy(timeout=timeout)
-        elif config.strategy in ("fsdp", "fsdp2"):
-            if config.strategy == "fsdp":
-                log.info("trainer.strategy=fsdp shards with FSDP2, which has taken the place of torch's first FSDP")
-            offloads = torch.cuda.is_available() and self.config_init.model.sharding.cpu_offload
-            config.strategy = FSDP2Strategy(
-                process_group_backend=OFFLOADING_BACKENDS if offloads else None, timeout=timeout
-            )
+        config.strategy = self.with_timeout(config.strategy, timedelta(seconds=timeout_s))
         return super().instantiate_trainer(**kwargs)
 
     def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
@@ -285,6 +288,11 @@ class SupervisedCLI(RunFolderCLI):
 
     def __init__(self, command: str, args: Sequence[str]) -> None:
         super().__init__(command, args, "fit", SupervisedModule, SupervisedDataModule)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        config = self.config_init.trainer
+        config.strategy = self.with_timeout(config.strategy, default_pg_timeout)
+        return super().instantiate_trainer(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)

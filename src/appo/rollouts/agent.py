@@ -191,10 +191,12 @@ class AgentLoop:
         return not self._open
 
     def step(self, phase: str, wait_s: float | None = None) -> None:
+        """As `Agent.step`."""
         with waiting(self.timer, phase, self):
             self.advance(wait_s)
 
     def has_ended(self, begun: RequestBatch) -> bool:
+        """As `Agent.has_ended`."""
         return not begun.num_open
 
     def advance(self, wait_s: float | None = None) -> None:

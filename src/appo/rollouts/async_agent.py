@@ -87,13 +87,16 @@ class AsyncAgent:
         return not self._unfinished
 
     def step(self, phase: str, wait_s: float | None = None) -> None:
+        """As `Agent.step`."""
         with waiting(self._timer, phase, self._loop):
             wait(self._unfinished, wait_s, FIRST_COMPLETED)
 
     def has_ended(self, begun: Begun) -> bool:
+        """As `Agent.has_ended`."""
         return begun.done()
 
     def trajectories(self, begun: Begun) -> list[Trajectory]:
+        """As `Agent.trajectories`."""
         return begun.result()
 
     def check(self) -> None:

@@ -40,6 +40,8 @@ class SupervisedBatch:
 class SupervisedDataModule(L.LightningDataModule):
     """Batches of conversations in a seeded random order, rows of similar length together within an optimizer step.
 
+    Several processes share the rows of a step: their batches of one moment have similar lengths, too.
+
     Args:
         source: where the conversations come from.
         tokenizer: Hugging Face folder or name; the command line sets it to `model.policy`.
@@ -96,7 +98,10 @@ class SupervisedDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Example]:
         examples = self.examples["train"]
-        batches_per_step = self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+        batches_per_step = 1
+        if self.trainer is not None:
+            shared = self.trainer.distributed_sampler_kwargs or {"num_replicas": 1}
+            batches_per_step = self.trainer.accumulate_grad_batches * shared["num_replicas"]
         sampler = LengthBucketSampler([len(e) for e in examples], self.batch_size, batches_per_step, self.seed)
         return DataLoader(examples, self.batch_size, sampler=sampler, collate_fn=self._collate)  # type: ignore[arg-type]
 

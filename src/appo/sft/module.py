@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
-from appo.policy.loading import load_policy, load_tokenizer
+from appo.distributed import comm
+from appo.distributed.fsdp import Meshes, Sharding, amend, clip_gradients, is_sharded
+from appo.policy.loading import load_policy, load_sharded_policy, load_tokenizer
 from appo.policy.saving import end_turns, save_policy
 from appo.sft.datamodule import SupervisedBatch
 from appo.sft.tiny_policy import TinyPolicy
+
+_TIMEOUT_S = 1800.0
+"""Seconds that processes wait for one another."""
 
 
 class SupervisedModule(L.LightningModule):
@@ -34,6 +40,7 @@ class SupervisedModule(L.LightningModule):
         min_lr_share: share of `lr` that is left at the end, in [0, 1].
         dtype: of the parameters: `float32`, `bfloat16` or `auto` for that of the checkpoint.
         gradient_checkpointing: recomputes activations in the backward pass, which saves memory.
+        sharding: how the policy is sharded if `trainer.strategy` does so.
     """
 
     def __init__(
@@ -48,6 +55,7 @@ class SupervisedModule(L.LightningModule):
         min_lr_share: float = 0.1,
         dtype: str = "float32",
         gradient_checkpointing: bool = False,
+        sharding: Sharding = Sharding(),  # noqa: B008 - it is frozen
     ) -> None:
         super().__init__()
         if lr <= 0.0:
@@ -66,15 +74,34 @@ class SupervisedModule(L.LightningModule):
         self.min_lr_share = min_lr_share
         self.dtype_name = dtype
         self.gradient_checkpointing = gradient_checkpointing
+        self.sharding = sharding
         self.policy: PreTrainedModel | None = None
 
     def prepare_data(self) -> None:
         if self.fresh is not None:
             self.fresh.build(Path(self.policy_folder))
 
+    def setup(self, stage: str) -> None:
+        amend(self.trainer.strategy)
+        comm.join(self.trainer.world_size, _TIMEOUT_S)
+
+    def teardown(self, stage: str) -> None:
+        comm.leave()
+
     def configure_model(self) -> None:
-        if self.policy is None:
+        if self.policy is not None:
+            return
+        if (meshes := Meshes.of(self.device_mesh)) is None:
             self.policy = load_policy(self.policy_folder, self.dtype_name, self.gradient_checkpointing).train()
+        else:
+            if meshes.tensor is not None:
+                raise ValueError(
+                    "trainer.strategy must be ddp or fsdp2 in appo sft, got tensor_parallel_size = "
+                    f"{meshes.tensor.size()}"
+                )
+            read = partial(load_policy, self.policy_folder, self.dtype_name)
+            sharding = self.sharding.with_precision(str(self.trainer.precision))
+            self.policy = load_sharded_policy(read, sharding, meshes, self.gradient_checkpointing).train()
 
     def configure_optimizers(self) -> Any:
         # Lightning does not clip gradients for a fused optimizer under automatic mixed precision.
@@ -100,8 +127,17 @@ class SupervisedModule(L.LightningModule):
         metrics = {"validation/loss": loss, "validation/token_accuracy": accuracy}
         self.log_dict(metrics, batch_size=int(batch.loss_mask.sum()), sync_dist=True)
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        assert self.policy is not None
+        if is_sharded(self.policy) and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            clip_gradients(self.parameters(), gradient_clip_val)  # shards of unlike meshes go one by one
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def on_fit_end(self) -> None:
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # not declared
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # not declared
             assert self.policy is not None
             tokenizer = load_tokenizer(self.policy_folder)
             end_turns(self.policy, tokenizer)
