@@ -75,11 +75,16 @@ def fit(folder: Path, policy: Path, strategy: str, processes: int, *options: str
 
 def started(args: Sequence[str], processes: int) -> FinishedRun:
     """Runs ``appo`` in processes that find each other as those of `torchrun` do."""
+    ranks = environments(processes) if processes > 1 else [{}]
+    return FinishedRun(*run(main, args, *ranks))
+
+
+def environments(processes: int) -> list[dict[str, str]]:
+    """What processes find in their environments that are to train together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         connected = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    ranks = [{**connected, "LOCAL_RANK": str(rank)} for rank in range(processes)] if processes > 1 else [{}]
-    return FinishedRun(*run(main, args, *ranks))
+    return [{**connected, "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
 def difference(folder: Path, other: Path) -> float:
