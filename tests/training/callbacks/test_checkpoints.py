@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
 from appo.distributed import comm
-from appo.training.callbacks import EndOnSignal, IterationCheckpoints
+from appo.training.callbacks import EndOnSignal, IterationCheckpoints, termination
 from appo.training.callbacks.checkpoints import LastCheckpoint
 from appo.training.callbacks.termination import requeue_if_asked
 from tests.leftovers import children
@@ -106,6 +106,21 @@ def test_a_second_interrupt_does_not_cut_off_the_end_that_the_first_one_began(tm
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
     assert "cut off in iteration 1 by KeyboardInterrupt; without the cause it goes on with" in caplog.messages[-1]
     assert children() <= before
+
+
+def test_an_end_that_does_not_come_is_cut_off_by_a_later_interrupt(monkeypatch, caplog):
+    previous, codes = signal.getsignal(signal.SIGINT), []
+    monkeypatch.setattr(termination.os, "_exit", codes.append)
+    try:
+        termination.EndOnSignal().on_exception(None, None, KeyboardInterrupt())
+        signal.raise_signal(signal.SIGINT)
+        assert codes == []
+        assert "the run is ending; interrupted again in 10 s it is cut off" in caplog.text
+        monkeypatch.setattr(termination, "_PATIENCE_S", 0.0)
+        signal.raise_signal(signal.SIGINT)
+        assert codes == [130]
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 SCONTROL = """#!/bin/sh

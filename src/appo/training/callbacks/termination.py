@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import subprocess
+import time
 from types import FrameType
 from typing import Any
 
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
 """Status of a process that ended because it was told to, and of one that a person has ended."""
 
+_PATIENCE_S = 10.0
+"""Seconds that a run which a person has ended may take for its end before it can be cut off."""
+
 
 class EndOnSignal(L.Callback):
     """Lets the iteration come to its end on SIGTERM, so that its checkpoint is written, and then ends the training.
@@ -28,6 +32,9 @@ class EndOnSignal(L.Callback):
     Processes of one run end together, whichever of them was told. In a job of SLURM the signal that comes before its
     time is up (``sbatch --signal``) does the same, and the job is to be requeued: Lightning would save a checkpoint
     wherever in the iteration it meets the process.
+
+    SIGINT ends a run at once, with an end of its own: engines and tools are stopped. Lightning is deaf to further ones
+    then; here one that comes ten seconds later, or after that, cuts off an end that does not come.
     """
 
     def __init__(self) -> None:
@@ -38,6 +45,7 @@ class EndOnSignal(L.Callback):
         self._told: int | None = None
         self._requeue_signal: int | None = None
         self._previous: dict[int, Any] = {}
+        self._interrupted_s = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Lightning's own handlers call a collective, and save a checkpoint, wherever a signal meets the process.
@@ -60,6 +68,17 @@ class EndOnSignal(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._restore()
+        if isinstance(exception, KeyboardInterrupt):
+            self._interrupted_s = time.monotonic()
+            signal.signal(signal.SIGINT, self._cut_off)
+
+    def _cut_off(self, number: int, frame: FrameType | None) -> None:
+        left_s = _PATIENCE_S - (time.monotonic() - self._interrupted_s)
+        if left_s > 0.0:
+            log.warning("the run is ending; interrupted again in %.0f s it is cut off", left_s)
+            return
+        log.error("the run does not end and is cut off")
+        os._exit(INTERRUPTED)
 
     def _listen(self, number: int) -> None:
         self._previous[number] = signal.signal(number, self._handle)
