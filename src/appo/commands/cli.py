@@ -69,7 +69,11 @@ def run(args: list[str]) -> None:
         parser.add_argument("name", nargs="?", default="", help="Of a recipe, which is printed.")
         sys.stdout.write(f"{recipes(parser.parse_args(options).name)}\n")
     elif command == "config":
-        parser = AppoParser(prog="appo config", description="Says what an option is, and what the recipes make of it.")
+        parser = AppoParser(
+            prog="appo config",
+            usage="appo config [-h] explain KEY",
+            description="Says what an option is, and what the recipes make of it.",
+        )
         parser.add_argument("action", choices=["explain"], help="What to do.")
         parser.add_argument("key", help="Of the option, such as rollout.branching.min_entropy, or the end of it.")
         sys.stdout.write(f"{explain(parser.parse_args(options).key)}\n")

@@ -79,7 +79,11 @@ def main(args: list[str], commands: Sequence[str]) -> None:
         args: of the command: the shell.
         commands: of ``appo``.
     """
-    parser = AppoParser(prog="appo completion", description="Prints a script that completes what one types.")
+    parser = AppoParser(
+        prog="appo completion",
+        usage="appo completion [-h] {bash,zsh}",
+        description="Prints a script that completes what one types.",
+    )
     parser.add_argument("shell", choices=["bash", "zsh"], help="Shell that sources it.")
     sys.stdout.write(completion(parser.parse_args(args).shell, commands))
 
