@@ -199,6 +199,17 @@ def test_the_progress_bar_shows_the_iteration_that_has_just_ended(tmp_path, poli
     assert "tokens/s=" in shown
 
 
+def test_the_bar_of_an_evaluation_counts_batches_and_shows_the_reward_so_far(tmp_path, policy_folder, capsys):
+    folder = run(
+        "test", tmp_path, policy_folder, "--rollout.reward=tests.small_run.EvenTokens",
+        "--data.prompts_per_evaluation_batch=4", "--trainer.enable_progress_bar=true",
+    )  # fmt: skip
+    mean = json.loads((folder / "test.json").read_text())["test/reward"]
+    bars = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.startswith("test:")]
+    assert "2/2" in bars[-1]
+    assert f"reward={mean:.3g}" in bars[-1]
+
+
 def test_a_policy_that_nothing_changes_before_its_update_is_not_evaluated_and_logged_all_the_same(
     tmp_path, policy_folder
 ):

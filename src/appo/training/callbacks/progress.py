@@ -1,12 +1,15 @@
-"""A progress bar over iterations."""
+"""Progress bars: over iterations, and over the batches of an evaluation."""
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm.auto import tqdm
+
+from appo.monitoring.evaluation_metrics import Evaluated
 
 _SHOWN = {
     "reward": "rollout/reward_mean",
@@ -17,12 +20,17 @@ _SHOWN = {
 
 
 class IterationProgress(ProgressBar):
-    """One bar for the whole training, a step an iteration, with what an eye wants to follow."""
+    """One bar for the whole training, a step an iteration, and one for an evaluation, with what an eye wants to follow.
+
+    The bar of an evaluation shows the mean reward so far, of this process where there are several. What is validated
+    within a training has none.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._is_enabled = True
         self._bar: tqdm[Any] | None = None
+        self._rewards: list[float] = []
 
     def disable(self) -> None:
         self._is_enabled = False
@@ -48,5 +56,51 @@ class IterationProgress(ProgressBar):
         self._bar.update()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._begin("validate", sum(trainer.num_val_batches))
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin("test", sum(trainer.num_test_batches))
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begin("predict", sum(trainer.num_predict_batches))
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Evaluated,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._bar is None or trainer.state.fn == "fit":
+            return
+        self._rewards += [result.reward for _, result in batch if result is not None]
+        if self._rewards:
+            self._bar.set_postfix({"reward": f"{fmean(self._rewards):.3g}"}, refresh=False)
+        self._bar.update()
+
+    on_test_batch_end = on_validation_batch_end
+    on_predict_batch_end = on_validation_batch_end
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._close()
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+
+    def _begin(self, name: str, num_batches: float) -> None:
+        self._rewards = []
+        self._bar = tqdm(desc=name, total=int(num_batches), disable=not self._is_enabled, dynamic_ncols=True)
+
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
