@@ -99,7 +99,7 @@ class Undefined(Reward):
 
 def test_a_reward_that_is_no_number_names_the_trajectory(tmp_path, policy_folder):
     with pytest.raises(
-        RewardError, match=r"trajectory 1 of 8, of prompt '\S+' \(ValueError: reward must be finite, got nan"
+        RewardError, match=r"trajectory 1 of 4, of prompt '\S+' \(ValueError: reward must be finite, got nan"
     ):
         small_run.run("fit", tmp_path, policy_folder, "--rollout.reward=tests.commands.test_bad_input.Undefined")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from transformers import (
     RecurrentGemmaConfig,
 )
 
+from appo.policy.attention import without_cudnn
 from appo.policy.packing import SequenceForward, padded_spans
 from appo.policy.precision import float32_products
 
@@ -267,3 +269,22 @@ def test_a_state_passes_from_row_to_row_whatever_the_attention(name):
 )
 def test_neighbors_are_padded_together_while_padding_is_small(lengths, spans):
     assert [(span.start, span.stop) for span in padded_spans(lengths, 0.05)] == spans
+
+
+def test_threads_share_one_switch_of_cudnn():
+    entered, left = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with without_cudnn():
+            entered.set()
+            left.wait(10)
+
+    thread = threading.Thread(target=other)
+    with without_cudnn():
+        thread.start()
+        entered.wait(10)
+    # The other one is still in it, and leaves last.
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    left.set()
+    thread.join()
+    assert torch.backends.cuda.cudnn_sdp_enabled()

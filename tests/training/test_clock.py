@@ -29,7 +29,7 @@ def test_a_run_under_a_clock_that_jumps_is_the_same(small_run, tmp_path, policy_
         "fit", tmp_path, policy_folder, "--trainer.max_epochs=1", "--rollout.reward=tests.small_run.EvenTokens"
     )
     assert compared(small_run, jumped) == [
-        "all metrics of 1 iterations are equal, times aside",
+        "all metrics of 1 iterations are equal, times and memory aside",
         "the weights are equal to the bit",
     ]
     (row,) = [row for row in metrics(jumped) if row["train/loss"]]

@@ -19,6 +19,7 @@ from appo.commands.recipes import check_start, recipes, with_paths
 
 if TYPE_CHECKING:
     from appo.commands.ablate import Resolved
+    from appo.commands.lightning_cli import AppoCLI
 
 _EXPECTED_WARNINGS = (
     "Your `IterableDataset` has `__len__` defined",  # on purpose: see RolloutBuffer
@@ -88,7 +89,7 @@ def run(args: list[str]) -> None:
         if status := ablate(options, resolve_fit):
             raise SystemExit(status)
     else:
-        _run_trainer(command, options, shows_options)
+        _run_trainer(command, options)
 
 
 def _call(command: str, function: Callable[..., Any], options: list[str], as_positional: bool = False) -> None:
@@ -99,11 +100,8 @@ def _call(command: str, function: Callable[..., Any], options: list[str], as_pos
     sys.stdout.write(f"{result}\n")
 
 
-def _run_trainer(command: str, options: list[str], shows_options: bool) -> None:
+def _run_trainer(command: str, options: list[str]) -> None:
     check_keys(command, options)
-    plans_a_shape = any(option.startswith("--shape") for option in options)
-    if not (shows_options or plans_a_shape or command == "sft"):
-        check_start(options)
     search_folders(options)
     if "LOCAL_RANK" not in os.environ:
         sys.stderr.write(f"appo {command}: loading torch, transformers and Lightning\n")
@@ -123,17 +121,25 @@ def _run_trainer(command: str, options: list[str], shows_options: bool) -> None:
     elif command == "plan":
         from appo.commands.plan.cli import PlanCLI
 
+        if not any(option.startswith(("--shape", "--help", "-h", "--print_config")) for option in options):
+            check_start(options)
         PlanCLI(command, options)
     elif command == "pilot":
         from appo.commands.pilot.cli import PilotCLI
 
-        PilotCLI(command, options).run()
+        _run(PilotCLI(command, options), options)
     elif command == "bench":
         from appo.commands.bench.cli import BenchCLI
 
-        BenchCLI(command, options).run()
+        _run(BenchCLI(command, options), options)
     else:
-        AppoCLI(command, options).run()
+        _run(AppoCLI(command, options), options)
+
+
+def _run(cli: AppoCLI, options: list[str]) -> None:
+    """Starts what the options make sense for, if the policy that it begins with is there."""
+    check_start(options)
+    cli.run()
 
 
 def _configure_logging() -> None:
@@ -153,7 +159,6 @@ def resolve_fit(args: Sequence[str]) -> Resolved:
         args: of the command.
     """
     check_keys("fit", args)
-    check_start(args)
     search_folders(args)
 
     from appo.commands.ablate import Resolved

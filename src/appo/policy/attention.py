@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +21,18 @@ PACKED_SDPA = "packed_sdpa"
 """What transformers calls the attention below."""
 
 
+@dataclass
+class _CuDNN:
+    """Torch has one switch for all threads: who leaves first must not turn it on for the others, nor off for good."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    num_users: int = 0
+    was_enabled: bool = True
+
+
+_cudnn = _CuDNN()
+
+
 @contextmanager
 def without_cudnn() -> Iterator[None]:
     """Leaves out cuDNN's attention, which torch prefers on some GPUs and prepares anew for every new shape.
@@ -26,12 +40,18 @@ def without_cudnn() -> Iterator[None]:
     That takes up to a second, for keys of every length that a sequence has or grows to; FlashAttention's kernel takes
     any length at about the same speed.
     """
-    was_enabled = torch.backends.cuda.cudnn_sdp_enabled()
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    with _cudnn.lock:
+        if _cudnn.num_users == 0:
+            _cudnn.was_enabled = torch.backends.cuda.cudnn_sdp_enabled()
+            torch.backends.cuda.enable_cudnn_sdp(False)
+        _cudnn.num_users += 1
     try:
         yield
     finally:
-        torch.backends.cuda.enable_cudnn_sdp(was_enabled)
+        with _cudnn.lock:
+            _cudnn.num_users -= 1
+            if _cudnn.num_users == 0:
+                torch.backends.cuda.enable_cudnn_sdp(_cudnn.was_enabled)
 
 
 # It would be compiled anew for every number of sequences.

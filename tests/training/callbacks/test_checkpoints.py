@@ -97,6 +97,15 @@ def test_a_run_that_is_told_again_ends_at_once(tmp_path, policy_folder):
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
 
 
+@pytest.fixture
+def hears_interrupts():
+    """A shell lets what it starts in the background ignore them."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("hears_interrupts")
 def test_a_second_interrupt_does_not_cut_off_the_end_that_the_first_one_began(tmp_path, policy_folder, caplog):
     before = children()
     _ended(

@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from matplotlib.figure import Figure as Canvas
-
 from appo.commands.drawing import save_figure, tidy
 from appo.commands.markdown import markdown_table
 from appo.commands.report.document import Block, Document, Example, Figure, SpanKind, Table, Text
@@ -83,6 +81,9 @@ def plain(text: str) -> str:
 
 def _draw(figures: list[Figure], path: Path) -> None:
     rows = -(-len(figures) // 2)
+    # An extra that only figures need.
+    from matplotlib.figure import Figure as Canvas
+
     canvas = Canvas(figsize=(10, 3.0 * rows), layout="constrained")
     for number, figure in enumerate(figures, start=1):
         axes = canvas.add_subplot(rows, 2, number)

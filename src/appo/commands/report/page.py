@@ -11,9 +11,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure as Canvas
-
 from appo.commands.drawing import tidy
 from appo.commands.report.document import Block, Document, Example, Figure, Table, Text
 from appo.commands.view.page import PALETTE, policy_of, source_hash
@@ -126,6 +123,10 @@ def _picture(figure: Figure, paper: str) -> str:
         "legend.framealpha": 0.0,
         "font.size": 9.5,
     }
+    # An extra that only figures need.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure as Canvas
+
     with rc_context(settings), io.BytesIO() as file:
         canvas = Canvas(figsize=_INCHES, layout="constrained")
         axes = canvas.add_subplot()
