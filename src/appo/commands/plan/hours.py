@@ -121,10 +121,10 @@ def describe_hours(plan: TimePlan, run: RunSettings, trainer: Namespace, price: 
         price: of a GPU and hour; 0 tells of none.
         is_measured: whether a short run has said how near phases come to their roofline.
     """
-    kind = "by a short run" if is_measured else "by the roofline, with the shares of it that are usually reached"
+    title = "seconds of an iteration, by a short run" if is_measured else "seconds of an iteration"
     rows = [f"{name:46}{plan.seconds[name]:13.2f}" for name in PHASES if plan.seconds[name] > 0.0]
     lines = [
-        f"{'seconds of an iteration, ' + kind if is_measured else 'seconds of an iteration':46}",
+        f"{title:46}",
         *rows,
         f"{'all':46}{plan.total_s:13.2f}",
         "",

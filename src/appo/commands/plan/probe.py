@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median_high
 from typing import Any
 
 from appo.commands.plan.time import Lengths
@@ -56,9 +56,9 @@ class Probe:
             raise ValueError(f"probe must have a whole iteration, got {folder} with none")
         # The first one warms up.
         kept = rows[1:] or rows
-        seconds = {phase: _median([_sum(row, names) for row in kept]) for phase, names in _MEASURED.items()}
+        seconds = {phase: median_high([_sum(row, names) for row in kept]) for phase, names in _MEASURED.items()}
         totals = [row["rollout/iteration_s"] for row in kept]
-        other_s = max(0.0, _median(totals) - sum(seconds.values()))
+        other_s = max(0.0, median_high(totals) - sum(seconds.values()))
         return cls(_lengths(files[-1]), seconds, other_s, record.config, record.processes)
 
 
@@ -70,10 +70,6 @@ def _iterations(path: Path) -> list[dict[str, float]]:
 
 def _sum(row: Mapping[str, float], names: Sequence[str]) -> float:
     return sum(row.get(f"rollout/{name}", 0.0) for name in names)
-
-
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 def _lengths(path: Path) -> Lengths:
