@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from appo.monitoring.health import RULES, WINDOW, HealthMonitor, findings_of, rule_table
+from appo.monitoring.health import HealthMonitor, findings_of
+from appo.monitoring.health_rules import RULES, WINDOW, rule_table
 
 PAGE = Path(__file__).parents[2] / "docs/healthy_run.md"
 

@@ -13,7 +13,8 @@ from appo.commands.report.comparison import Side
 from appo.commands.report.document import Block, Section, Table, Text
 from appo.commands.report.records import Branch, RunRecords, Summary
 from appo.commands.view.curves import seconds_by_phase
-from appo.monitoring.health import WINDOW, findings_of
+from appo.monitoring.health import findings_of
+from appo.monitoring.health_rules import WINDOW
 
 History = Sequence[Mapping[str, float]]
 

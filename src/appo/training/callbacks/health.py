@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class HealthCheck(L.Callback):
-    """Logs a line when a rule of `appo.monitoring.health` begins to speak; it looks when all else was logged."""
+    """Logs a line when a rule of `appo.monitoring.health_rules` begins to speak; it looks when all else was logged."""
 
     def __init__(self) -> None:
         self._monitor = HealthMonitor()
