@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from appo.commands import cli
+from appo.rollouts.weight_sync import EngineMismatchError
 from tests.engines.vllm_installed import SHARE_OPTIONS
 from tests.families.policies import build
 from tests.small_run import metrics
@@ -156,6 +157,8 @@ def _outcome(action) -> tuple[str, str]:
             return REFUSED + lines[-1].removeprefix("error: "), log.getvalue()
         except AssertionError as error:
             return f"{FAULT}{error}", log.getvalue()
+        except EngineMismatchError as error:
+            return f"{REFUSED}{error}", log.getvalue()
         except ValueError as error:
             # What a check of a run says of a policy before anything is sampled ends a command in a line.
             return f"{_kind(error)}{error}", log.getvalue()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from appo.policy.architecture import exact_attention, has_state, num_kv_heads
+from appo.policy.architecture import exact_attention, has_state, longest_sequence, num_kv_heads
 from appo.policy.loading import load_policy
 from tests.families.policies import build
 
@@ -35,6 +35,21 @@ def test_heads_of_keys_are_counted_by_the_names_that_configs_have(family, number
     assert num_kv_heads(AutoConfig.for_model(family)) == number
 
 
-@pytest.mark.parametrize(("family", "carries"), [("mamba", True), ("llama", False), ("gpt_oss", False)])
-def test_a_state_is_known_by_the_class(family, carries):
+@pytest.mark.parametrize(
+    ("family", "carries"), [("mamba", True), ("qwen3_next", True), ("llama", False), ("gpt_oss", False)]
+)
+def test_a_state_is_known_by_the_class_or_the_kinds_of_layers(family, carries):
     assert has_state(AutoConfig.for_model(family)) == carries
+
+
+@pytest.mark.parametrize(("max_length", "length"), [(0, 2048), (1, 1), (2048, 2048)])
+def test_a_sequence_may_be_as_long_as_asked_or_as_the_policy_has_positions(max_length, length):
+    assert longest_sequence(AutoConfig.for_model("llama"), max_length) == length
+
+
+def test_more_than_the_positions_is_refused_and_none_where_a_policy_does_not_say():
+    with pytest.raises(ValueError, match="max_length must not exceed the policy's 2048 positions, got 2049"):
+        longest_sequence(AutoConfig.for_model("llama"), 2049)
+    with pytest.raises(ValueError, match=r"max_length must be positive for bloom, whose .* no last position, got 0"):
+        longest_sequence(AutoConfig.for_model("bloom"), 0)
+    assert longest_sequence(AutoConfig.for_model("bloom"), 7) == 7

@@ -13,6 +13,9 @@ _PLAIN = "eager"
 _WITHOUT_CAPS = "sdpa"
 """That which leaves soft caps of scores out, without a word."""
 
+_STATES = frozenset({"conv", "hybrid", "hybrid_sliding", "linear_attention"})
+"""Kinds of layers, as transformers names them, that keep something else than keys and values."""
+
 
 def empty_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """Builds a causal language model on the meta device: parameters have shapes and no data, and tied ones are one.
@@ -31,7 +34,28 @@ def empty_model(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> P
 def has_state(config: PreTrainedConfig) -> bool:
     """Whether something else than attention carries what one token of a policy knows to the next."""
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    return bool(getattr(model_class, "_is_stateful", False))
+    kinds = getattr(config.get_text_config(decoder=True), "layer_types", None) or ()
+    return bool(getattr(model_class, "_is_stateful", False)) or not _STATES.isdisjoint(kinds)
+
+
+def longest_sequence(config: PreTrainedConfig, max_length: int) -> int:
+    """Tokens that a sequence may have.
+
+    Args:
+        config: of the policy.
+        max_length: that is asked for; 0 takes all positions of the policy.
+
+    Raises:
+        ValueError: if it has fewer, or does not say how many.
+    """
+    positions: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if positions is None and not max_length:
+        raise ValueError(
+            f"max_length must be positive for {config.model_type}, whose configuration names no last position, got 0"
+        )
+    if positions is not None and max_length > positions:
+        raise ValueError(f"max_length must not exceed the policy's {positions} positions, got {max_length}")
+    return max_length or positions or 0
 
 
 def num_kv_heads(config: PreTrainedConfig) -> int:

@@ -74,11 +74,19 @@ def test_starts_in_a_process_that_has_imported_llvmlite(engine, policies):
 
 
 @pytest.mark.cpu
-def test_experts_that_vllm_keeps_in_one_packed_tensor_follow_every_update(engine, tmp_path):
-    policy = build("qwen3_moe", tmp_path / "policy")
+@pytest.mark.parametrize(
+    "family",
+    [
+        "qwen3_moe",  # experts, which vLLM keeps in one packed tensor
+        "gemma2",  # embeddings that are read as head, without a module for it
+        "olmo2",  # computed by the model of transformers, the very class that is built here afterwards
+    ],
+)
+def test_weights_of_models_that_vllm_keeps_otherwise_follow_every_update(engine, tmp_path, family):
+    policy = build(family, tmp_path / "policy")
     engine.stop()
     engine.start(str(policy))
-    model = AutoModelForCausalLM.from_pretrained(policy)
+    model = AutoModelForCausalLM.from_pretrained(policy, attn_implementation="eager")
     requests = random_requests(model.config.vocab_size, 8)
     assert largest_difference(engine, model, requests) < 1e-4
     for version in (1, 2):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from inspect import getsource, signature
+from pathlib import Path
 
 import pytest
 
 from appo.engines.vllm.core import runs_on_cpu
+from appo.engines.vllm_server.weight_files import WITHOUT_HEAD
 
 pytestmark = pytest.mark.vllm
 
@@ -26,6 +29,7 @@ USED = {
     ],
     "vllm.v1.engine.core_client": ["InprocClient.shutdown"],
     "vllm.v1.worker.gpu_worker": ["Worker.reload_weights"],
+    "vllm.model_executor.models.transformers.base": ["Base._decorate_cls_for_torch_compile"],
     "vllm.sampling_params": ["RequestOutputKind.FINAL_ONLY"],
     "vllm.outputs": ["RequestOutput", "CompletionOutput"],
     "vllm.logprobs": ["FlatLogprobs"],
@@ -95,3 +99,11 @@ def test_groups_of_processes_are_destroyed_where_it_is_intercepted():
     assert hasattr(parallel_state, "_NODE_COUNT")
     assert "destroy_distributed_environment()" in getsource(parallel_state.cleanup_dist_env_and_memory)
     assert core.cleanup_dist_env_and_memory is parallel_state.cleanup_dist_env_and_memory
+
+
+def test_models_without_a_head_of_their_own_are_known():
+    models = Path(import_module("vllm.model_executor.models").__file__).parent
+    sources = [path.read_text(encoding="utf-8") for path in models.glob("*.py")]
+    reads_embeddings = [source for source in sources if "self.logits_processor(self.model.embed_tokens" in source]
+    without = [source for source in reads_embeddings if "lm_head" not in source]
+    assert {name for source in without for name in re.findall(r"^class (\w+ForCausalLM)", source, re.M)} == WITHOUT_HEAD

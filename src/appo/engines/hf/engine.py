@@ -16,7 +16,7 @@ from appo.engines.hf.prefix_cache import PrefixCache
 from appo.engines.hf.served import check_continuation, check_served
 from appo.engines.hf.stopping import StopRules, end_token_ids
 from appo.engines.request_tracker import RequestTracker
-from appo.policy.architecture import exact_attention
+from appo.policy.architecture import exact_attention, longest_sequence
 from appo.policy.weight_layout import WeightLayout
 
 
@@ -69,16 +69,12 @@ class HFEngine(Engine):
         network.requires_grad_(False).eval().to(device)
         check_continuation(model)
         config = model.config.get_text_config(decoder=True)
-        if self.max_length > config.max_position_embeddings:
-            raise ValueError(
-                f"max_length must not exceed the policy's {config.max_position_embeddings} positions, "
-                f"got {self.max_length}"
-            )
+        length = longest_sequence(config, self.max_length)
         tokenizer = AutoTokenizer.from_pretrained(policy)
         prefixes = PrefixCache(self.prefix_cache_tokens)
         stops = StopRules(tokenizer, config.vocab_size, end_token_ids(model.generation_config, tokenizer))
         batch = GenerationBatch(model, stops, prefixes, self.prefill_tokens)
-        tracker = RequestTracker(self.max_length or config.max_position_embeddings, config.vocab_size)
+        tracker = RequestTracker(length, config.vocab_size)
         self._session = _Session(model, WeightLayout.of(model), batch, prefixes, tracker)
 
     def stop(self) -> None:

@@ -58,7 +58,8 @@ def start_core(arguments: dict[str, Any], *, on_cpu: bool) -> Any:
             # Left to itself it puts packed weights in the place of those that updates are copied into.
             _custom_ops._supports_onednn = False
             _give_llvmlite_a_dict()
-        with _shared_memory_of_this_run() if on_cpu and comm.num_ranks() > 1 else nullcontext():
+        share = _shared_memory_of_this_run() if on_cpu and comm.num_ranks() > 1 else nullcontext()
+        with share, _classes_of_the_trainer_unchanged():
             return LLMEngine.from_engine_args(EngineArgs(**arguments))
 
 
@@ -153,6 +154,23 @@ def _undisturbed() -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads = set_num_threads
+
+
+@contextmanager
+def _classes_of_the_trainer_unchanged() -> Iterator[None]:
+    """Keeps vLLM, while it starts, from decorating a class of transformers for its compiler.
+
+    It does so with policies for which it has no model of its own (OLMo 2, Ministral), and the trainer's policy is of
+    the very same class: it could then neither be built nor called. Such a policy is sampled without vLLM's compiler.
+    """
+    from vllm.model_executor.models.transformers.base import Base
+
+    decorate = Base._decorate_cls_for_torch_compile
+    Base._decorate_cls_for_torch_compile = lambda self, *args, **kwargs: None
+    try:
+        yield
+    finally:
+        Base._decorate_cls_for_torch_compile = decorate
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from appo.engines.hf.stopping import end_token_ids, load_generation_config
 from appo.engines.request_tracker import RequestTracker
 from appo.engines.vllm.core import num_weights, runs_on_cpu, start_core, stop_core, synchronized_steps
 from appo.engines.vllm.session import VLLMSession
-from appo.engines.vllm_server.weight_files import WeightFolder
-from appo.policy.architecture import head_size, num_kv_heads
+from appo.engines.vllm_server.weight_files import WeightFolder, vllm_weights
+from appo.policy.architecture import has_state, head_size, longest_sequence, num_kv_heads
 from appo.policy.weight_layout import WeightLayout
 
 _GIB = 2**30
@@ -147,8 +147,7 @@ class VLLMEngine(Engine):
         session = started(self._session)
         with session.tracker.updating(version):
             session.wake("weights")
-            # Tied tensors go under each of their names: without its own, the LM head would keep its old values.
-            session.load(session.layout.saved(weights), version)
+            session.load(vllm_weights(session.layout, weights), version)
             if not session.core.reset_prefix_cache():
                 raise RuntimeError("vLLM refused to reset its prefix cache after an update of the weights")
 
@@ -176,15 +175,11 @@ class VLLMEngine(Engine):
             )
         text = config.get_text_config(decoder=True)
         if on_cpu:
-            _check_head_size(text)
-        length = self.max_length or text.max_position_embeddings
-        if length > text.max_position_embeddings:
-            raise ValueError(
-                f"max_length must not exceed the policy's {text.max_position_embeddings} positions, got {length}"
-            )
+            _check_served_on_cpu(text)
+        length = longest_sequence(config, self.max_length)
         cache_gib = self.cache_gib if self.cache_gib is not None or not on_cpu else _CPU_CACHE_GIB
         dtype = "float32" if self.dtype == "auto" and on_cpu else self.dtype
-        if cache_gib is not None:
+        if cache_gib is not None and not has_state(text):
             _check_cache(cache_gib, length, text, dtype)
         return {
             "model": policy,
@@ -212,8 +207,14 @@ class VLLMEngine(Engine):
         }
 
 
-def _check_head_size(text: PreTrainedConfig) -> None:
-    """Refuses policies for which vLLM has no attention on a CPU; left to itself it fails at the first token."""
+def _check_served_on_cpu(text: PreTrainedConfig) -> None:
+    """Refuses policies that vLLM cannot compute on a CPU; left to itself it fails at the start or the first token."""
+    if has_state(text):
+        # It shares states of blocks only where prompts are computed in chunks, which must be off on a CPU.
+        raise ValueError(
+            f"vLLM on a CPU serves policies whose past is keys and values, got {text.model_type}, which carries a "
+            "state from token to token"
+        )
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
     sizes = CPUAttentionBackend.get_supported_head_sizes()

@@ -20,7 +20,7 @@ from appo.engines.hf.stopping import end_token_ids, load_generation_config
 from appo.engines.request_tracker import RequestTracker
 from appo.engines.vllm_server.messages import completion_of, request_body, serving_config
 from appo.engines.vllm_server.pool import ServerPool, Weights
-from appo.engines.vllm_server.weight_files import WeightFolder
+from appo.engines.vllm_server.weight_files import WeightFolder, vllm_weights
 from appo.policy.weight_layout import WeightLayout
 from appo.workers.loops import LoopThread
 
@@ -158,7 +158,7 @@ class VLLMServerEngine(Engine):
     def update_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         session = started(self._session)
         with session.tracker.updating(version):
-            tensors = session.layout.saved(weights)
+            tensors = vllm_weights(session.layout, weights)
             if session.folder is None:
                 for _ in tensors:  # each is gathered from all processes, for the first one to write
                     pass
@@ -220,7 +220,7 @@ def _first_weights(policy: str, layout: WeightLayout, folder: WeightFolder | Non
     if folder is None or not layout.has_ties:
         return Path(policy).resolve()
     model = AutoModelForCausalLM.from_pretrained(policy, dtype="auto")
-    return folder.write(layout.saved(model.named_parameters()), FIRST_VERSION)
+    return folder.write(vllm_weights(layout, model.named_parameters()), FIRST_VERSION)
 
 
 def _switch(pool: ServerPool, loop: LoopThread, weights: Weights) -> None:

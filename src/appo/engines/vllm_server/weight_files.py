@@ -6,15 +6,37 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from appo.policy.weight_layout import WeightLayout
+
+WITHOUT_HEAD = frozenset({"Gemma2ForCausalLM", "Gemma3nForCausalLM"})
+"""Models of vLLM 0.32 that read their embeddings where others have a head that is tied to them."""
+
 _SHARD_BYTES = 32 * 2**20
 """Tensors are gathered up to this before they are written; serializing takes a copy of them."""
+
+
+def vllm_weights(layout: WeightLayout, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Checked tensors under the names that vLLM loads, for a model that is loaded already.
+
+    A tied tensor goes under each of its names: without its own, the LM head would keep its old values. Models that have
+    no such head refuse its name.
+
+    Args:
+        layout: of the policy.
+        weights: parameter name and tensor, read once, to the end.
+
+    Raises:
+        ValueError: as `WeightLayout.checked`.
+    """
+    refused = "lm_head.weight" if type(layout.model).__name__ in WITHOUT_HEAD else None
+    return ((name, tensor) for name, tensor in layout.saved(weights) if name != refused)
 
 
 class WeightFolder:
