@@ -23,7 +23,7 @@ from torch.distributed import checkpoint as dcp
 from appo.commands.export.run_config import adapted_run, policy_of_run
 from appo.distributed.checkpoint import SHARD_INDEX, open_weights
 from appo.prompts import CsvQuestions, JsonlQuestions, JsonQuestions, ParquetQuestions
-from appo.sft.conversations import JsonlConversations
+from appo.sft.files import FileConversations
 from appo.tools.search.corpus import Columns, read_passages
 from tests.fuzz.inputs import as_bytes, changed, texts
 from tests.fuzz.target import Check, FindingError, Input, Target
@@ -62,7 +62,7 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     "a.json": lambda path: list(JsonQuestions(train=str(path)).rows("train")),
     "a.csv": lambda path: list(CsvQuestions(train=str(path)).rows("train")),
     "a.parquet": lambda path: list(ParquetQuestions(train=str(path)).rows("train")),
-    "talk.jsonl": lambda path: JsonlConversations(str(path)).load("train"),
+    "talk.jsonl": lambda path: FileConversations(str(path)).load("train"),
     "corpus.jsonl": lambda path: list(read_passages(path, Columns("text", "title", None))),
     "corpus.csv": lambda path: list(read_passages(path, Columns("text", None, None))),
     "corpus.parquet": lambda path: list(read_passages(path, Columns("text", None, None))),

@@ -10,7 +10,7 @@ from appo.core.trajectory import Prompt
 from appo.policy.text import encode
 from appo.rollouts import AgentLoop, Limits, RolloutRequest
 from appo.sft import Conversation
-from appo.sft.encoding import encode as encode_conversations
+from appo.sft.encoding import ConversationEncoder
 from appo.tools import CallSyntax, ChatTemplateSyntax, TagSyntax, ToolRunner
 from tests.rollouts.chat import TEMPLATE
 from tests.rollouts.conftest import ScriptedEngine
@@ -100,6 +100,6 @@ def test_a_conversation_has_the_tokens_of_its_text(kind):
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     conversation = Conversation((said("user", "who"), said("assistant", "see <a>x</a>", "<r>y</r>", " it is z")))
-    (example,) = encode_conversations([conversation], tokenizer)
+    (example,) = ConversationEncoder(tokenizer)([conversation])
     text = f"<|im_start|>user\nwho{END}\n<|im_start|>assistant\nsee <a>x</a><r>y</r> it is z{END}\n"
     assert list(example.token_ids) == whole(tokenizer, text)

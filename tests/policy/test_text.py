@@ -10,7 +10,7 @@ from appo.engines.hf.stopping import end_token_ids
 from appo.policy.saving import end_turns, save_policy
 from appo.policy.text import framing_ids, turn_end, turn_end_id
 from appo.sft import Conversation
-from appo.sft.encoding import encode
+from appo.sft.encoding import ConversationEncoder
 from appo.training.options import EvaluationOptions
 from appo.training.tool_checks import check_token_ids, warn_of_endless_turns, warn_of_unnamed_tools
 from tests.sft.small_source import said
@@ -59,7 +59,7 @@ def test_nothing_behind_the_end_of_a_turn_is_learned(tokenizer):
     tokenizer.chat_template = (
         LIKE_TINY.replace("END", "<|end|>\n<|pad|>") + "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    (example,) = encode([Conversation((said("user", "a"), said("assistant", "b")))], tokenizer)
+    (example,) = ConversationEncoder(tokenizer)([Conversation((said("user", "a"), said("assistant", "b")))])
     written = [token for token, own in zip(example.token_ids, example.is_written, strict=True) if own]
     assert tokenizer.decode(written) == "b<|end|>"
 

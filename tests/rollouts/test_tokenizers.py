@@ -16,7 +16,7 @@ from appo.prompts import ChatEncoder, Question
 from appo.rewards import AnswerReward
 from appo.rollouts import AgentLoop, Limits, RolloutRequest
 from appo.sft import Conversation
-from appo.sft.encoding import encode as encode_conversations
+from appo.sft.encoding import ConversationEncoder
 from appo.tools import TagSyntax, Tool, ToolRunner
 from tests.policy.tokenizers import NAMES, load
 from tests.rollouts.conftest import ScriptedEngine
@@ -80,7 +80,7 @@ def test_a_demonstration_begins_once_and_ends_with_the_end_of_its_turn(tokenizer
     conversation = Conversation(
         (said("user", "What is 3 + 4?"), said("assistant", "It is 7.", " <result>\n7\n</result>", "So."))
     )
-    (row,) = encode_conversations([conversation], tokenizer)
+    (row,) = ConversationEncoder(tokenizer)([conversation])
     bos, end = tokenizer.bos_token_id, turn_end_id(tokenizer)
     assert list(row.token_ids).count(bos) == (0 if bos is None else 1)
     learned = [token for token, is_learned in zip(row.token_ids, row.is_written, strict=True) if is_learned]
@@ -113,6 +113,21 @@ def test_tokens_of_a_conversation_stay_as_they_were_sampled(tokenizer, echo):
     )
     assert AnswerReward()(trajectory).reward == 1.0
     assert tokenizer.bos_token_id not in trajectory.token_ids[len(prompt) :].tolist()
+
+
+def test_a_demonstration_is_learned_as_it_would_have_been_sampled(tokenizer, echo):
+    (prompt,) = ChatEncoder(tokenizer)([QUESTION])
+    end = tokenizer.decode([turn_end_id(tokenizer)])
+    turns = "<think>So.</think>\n\n<python>print((1))</python>", f"<think>7.</think><answer>\\boxed{{7}}</answer>{end}"
+    trajectory, _ = converse(tokenizer, echo, prompt, *turns)
+    texts = [segment.text for segment in trajectory.segments]
+    shown = said("assistant", *texts[:-1], texts[-1].removesuffix(end))
+    (row,) = ConversationEncoder(tokenizer)([Conversation((said("user", QUESTION.text), shown))])
+    num_tokens = len(trajectory)
+    assert list(row.token_ids[:num_tokens]) == trajectory.token_ids.tolist()
+    assert list(row.is_written[:num_tokens]) == trajectory.response_mask.tolist()
+    # A template may go on behind the end of the turn.
+    assert not any(row.is_written[num_tokens:])
 
 
 def test_an_emoji_of_several_tokens_is_whole_in_calls_results_and_text(tokenizer, echo):
@@ -154,7 +169,7 @@ def test_a_template_that_drops_thoughts_is_learned_in_each_form_that_a_conversat
         said("user", "2?"),
         said("assistant", f"{thought}two"),
     )
-    rows = encode_conversations([Conversation(turns)], tokenizer)
+    rows = ConversationEncoder(tokenizer)([Conversation(turns)])
     texts = [decode(tokenizer, row.token_ids) for row in rows]
     assert [text.count("Hm.") for text in texts] == [1, 1]
     assert texts[0].count("two") == 0

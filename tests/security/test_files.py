@@ -11,7 +11,7 @@ import pytest
 from appo.prompts.base import UnusableRow
 from appo.prompts.files import JsonlQuestions, JsonQuestions, ParquetQuestions
 from appo.rollouts.inert_text import InertText
-from appo.sft.conversations import JsonlConversations
+from appo.sft.files import FileConversations
 from appo.tools.search.corpus import Columns, read_passages
 from tests.rollouts.chat import make_chat_tokenizer
 
@@ -67,8 +67,8 @@ def test_a_list_that_is_nested_too_deep_is_refused(tmp_path):
 @pytest.mark.parametrize("line", [DEEP, json.dumps({"messages": [{"role": "assistant", "content": HALF}]})])
 def test_a_conversation_that_cannot_be_read_is_named(tmp_path, line):
     (tmp_path / "train.jsonl").write_text(line)
-    with pytest.raises(ValueError, match=r"train\.jsonl:1 must"):
-        JsonlConversations(str(tmp_path / "train.jsonl")).load("train")
+    with pytest.raises(ValueError, match=r"line 1 of .*train\.jsonl must"):
+        FileConversations(str(tmp_path / "train.jsonl")).load("train")
 
 
 @pytest.mark.parametrize("line", [DEEP, json.dumps({"text": HALF})])

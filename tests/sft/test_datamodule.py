@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from appo.sft import SupervisedDataModule
-from appo.sft.encoding import encode
-from tests.sft.small_source import SOURCE
+from appo.policy.loading import load_tokenizer
+from appo.prompts import BenchmarkQuestions
+from appo.sft import FileConversations, SupervisedDataModule
+from appo.sft.encoding import ConversationEncoder
+from appo.sft.loading import ConversationLoader
+from tests.sft.small_source import SOURCE, write_jsonl
 
 
 @pytest.mark.parametrize("loss_on", ["assistant", "all"])
@@ -13,7 +18,7 @@ def test_batches_hold_what_was_encoded(folder, tokenizer, loss_on):
     data = SupervisedDataModule(SOURCE, str(folder), loss_on=loss_on, batch_size=8)
     data.setup("fit")
     examples = data.examples["validation"]
-    assert examples == encode(SOURCE.load("validation"), tokenizer)
+    assert examples == ConversationEncoder(tokenizer)(SOURCE.load("validation"))
     (batch,) = data.val_dataloader()
     for row, example in enumerate(sorted(examples, key=len)):
         length = len(example)
@@ -29,12 +34,41 @@ def test_data_options_out_of_range_are_refused(key):
         SupervisedDataModule(SOURCE, "policy", **{key: 0})
 
 
-def test_a_conversation_that_is_too_long_is_refused(folder):
-    data = SupervisedDataModule(SOURCE, str(folder), max_tokens=20)
-    with pytest.raises(
-        ValueError, match=r"data.max_tokens must not be less than the longest train conversation, \d+ tokens, got 20"
-    ):
+def test_rows_that_cannot_be_used_and_questions_of_benchmarks_are_left_out_with_an_account(folder, tmp_path, caplog):
+    def talk(asked, *replies):
+        said = [{"from": "human", "value": asked}, *({"from": "gpt", "value": reply} for reply in replies)]
+        return {"conversations": said}
+
+    (tmp_path / "hle.jsonl").write_text(json.dumps({"question": "Where was Ada born?", "answer": ["x"]}))
+    path = write_jsonl(
+        tmp_path / "a.jsonl", talk("b?", "c"), talk("where was  Ada born", "c"), talk("b?"), talk("b?", "c " * 99)
+    )
+    data = SupervisedDataModule(
+        FileConversations(path), str(folder), max_tokens=60, unusable_rows="skip", contaminated_rows="remove",
+        contamination_sources=(BenchmarkQuestions("hle", folder=str(tmp_path)),),
+    )  # fmt: skip
+    with caplog.at_level("WARNING"):
         data.setup("fit")
+    assert len(data.examples["train"]) == 1
+    assert data.examples["validation"] == []
+    assert f"train: 2 rows are left out: 1 no_response ({path}: 3), 1 too_long ({path}: 4)" in caplog.text
+    assert "train: 1 questions stand in a benchmark and are left out: 1 hle (ids 2)" in caplog.text
+    data = SupervisedDataModule(FileConversations(path), str(folder), max_tokens=60)
+    message = (
+        r"line 3 of .* must have a message of the assistant, got none; data.unusable_rows=skip would leave out .* 2 "
+    )
+    with pytest.raises(ValueError, match=message.replace(" 2 ", " 1 more")):
+        data.setup("fit")
+
+
+def test_a_conversation_that_the_template_refuses_is_unusable(folder, tmp_path):
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.chat_template = "{{ raise_exception('never') }}"
+    path = write_jsonl(tmp_path / "a.jsonl", {"prompt": "a", "response": "b"})
+    with pytest.raises(
+        ValueError, match=r"got 0 that stand in a benchmark, and unusable rows: 1 template \(.*: 1\): row 1"
+    ):
+        ConversationLoader(ConversationEncoder(tokenizer), 60, "skip")(FileConversations(path), "train")
 
 
 def test_a_missing_folder_and_a_tokenizer_without_a_template_are_refused(folder, tmp_path):

@@ -324,7 +324,7 @@ def test_supervised_training_has_lightnings_own_quick_runs(tmp_path, policy_fold
     cli.run(
         [
             "sft", f"--model.policy={policy_folder}", f"--model.save_to={run_folder / 'policy'}",
-            "--data.source=JsonlConversations", f"--data.source.train={conversations}", "--trainer.max_epochs=1",
+            "--data.source=FileConversations", f"--data.source.train={conversations}", "--trainer.max_epochs=1",
             f"--trainer.default_root_dir={run_folder}", "--trainer.accelerator=cpu", f"--trainer.{option}",
         ]
     )  # fmt: skip

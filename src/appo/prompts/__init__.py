@@ -6,7 +6,7 @@ from appo.prompts.chat import ChatEncoder, ToolInstructions
 from appo.prompts.contamination import BenchmarkIndex, ContaminatedRow, normalize_question
 from appo.prompts.files import CsvQuestions, JsonlQuestions, JsonQuestions, ParquetQuestions, ReleaseQuestions
 from appo.prompts.huggingface import DatasetQuestions
-from appo.prompts.loading import LoadedPrompts, PromptLoader, PromptStore, write_account
+from appo.prompts.loading import LoadedPrompts, PromptLoader, PromptStore, RowAccount, write_account
 from appo.prompts.mixture import MixedQuestions
 from appo.prompts.order import PromptStream
 from appo.prompts.rows import Record, TableQuestions
@@ -38,6 +38,7 @@ __all__ = [
     "Question",
     "Record",
     "ReleaseQuestions",
+    "RowAccount",
     "Split",
     "TableQuestions",
     "ToolInstructions",

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from appo.core.foreign_json import is_encodable
 from appo.core.registry import Registry
 from appo.environments.base import Decision
+
+T = TypeVar("T")
 
 Split = Literal["train", "validation", "test"]
 """What a question is for."""
@@ -19,13 +21,16 @@ UnusableReason = Literal[
     "no_question",
     "no_answer",
     "broken_answer",
+    "no_response",
+    "template",
     "no_id",
     "duplicate_id",
     "no_source",
     "held_out",
     "too_long",
 ]
-"""Why a row makes no prompt; `held_out` is a training question that stands in another split of its source."""
+"""Why a row makes no prompt, or none that can be learned: `held_out` is a training question that stands in another
+split of its source, `template` a conversation that the chat template refuses or changes."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Question:
 
 @dataclass(frozen=True)
 class UnusableRow:
-    """A row of the data that makes no prompt.
+    """A row of the data that makes no prompt, or no conversation.
 
     Attributes:
         origin: file or dataset.
@@ -183,26 +188,26 @@ def with_system_prompt(messages: Sequence[dict[str, str]], text: str) -> list[di
     return [{"role": "system", "content": text}, *rest]
 
 
-def only_questions(rows: Iterable[Question | UnusableRow]) -> list[Question]:
-    """The questions of rows that must all be usable.
+def only_usable(rows: Iterable[T | UnusableRow]) -> list[T]:
+    """What rows make that must all be usable: questions or conversations.
 
     Raises:
         ValueError: if one is not; says of all of them what is wrong.
     """
     unusable: list[UnusableRow] = []
-    questions = list(usable(rows, unusable))
+    made = list(usable(rows, unusable))
     if unusable:
         raise ValueError(refusal(unusable))
-    return questions
+    return made
 
 
-def usable(rows: Iterable[Question | UnusableRow], unusable: list[UnusableRow]) -> Iterator[Question]:
-    """The questions among rows; the others go to the end of `unusable`."""
+def usable(rows: Iterable[T | UnusableRow], unusable: list[UnusableRow]) -> Iterator[T]:
+    """What the usable ones among rows make; the others go to the end of `unusable`."""
     for row in rows:
-        if isinstance(row, Question):
-            yield row
-        else:
+        if isinstance(row, UnusableRow):
             unusable.append(row)
+        else:
+            yield row
 
 
 def refusal(unusable: Sequence[UnusableRow]) -> str:

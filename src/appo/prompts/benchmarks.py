@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from appo.prompts.base import PROMPT_SOURCES, PromptSource, Question, Split, UnusableRow, only_questions
+from appo.prompts.base import PROMPT_SOURCES, PromptSource, Question, Split, UnusableRow, only_usable
 from appo.prompts.files import JsonlQuestions, JsonQuestions
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class BenchmarkQuestions(PromptSource):
         return ("validation", "test")
 
     def load(self, split: Split) -> list[Question]:
-        return only_questions(self.rows(split))
+        return only_usable(self.rows(split))
 
     def rows(self, split: Split) -> Iterator[Question | UnusableRow]:
         if split not in self.splits:

@@ -68,14 +68,12 @@ class ChatEncoder:
         self.template_options = dict(template_options or {})
         self.tool_schemas: list[dict[str, Any]] | None = None
         if tool_schemas:
-            probe = [Question("probe", ({"role": "user", "content": "?"},), ("!",))]
-            without = self.render(probe)
-            self.tool_schemas = [dict(schema) for schema in tool_schemas]
-            if self.render(probe) == without:
+            if not takes_tools(tokenizer, tool_schemas, self.template_options):
                 raise ValueError(
                     "the chat template of model.policy must take `tools` for data.tool_schemas, got one that leaves "
                     "them out; describe the tools in the system prompt instead"
                 )
+            self.tool_schemas = [dict(schema) for schema in tool_schemas]
 
     def render(self, questions: Sequence[Question]) -> list[str]:
         """The text of each prompt.
@@ -130,6 +128,29 @@ class ChatEncoder:
             return _MARK in str(self.tokenizer.apply_chat_template(probe, tokenize=False, **self.template_options))
         except jinja2.TemplateError:
             return False
+
+
+def takes_tools(
+    tokenizer: PreTrainedTokenizerBase, schemas: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+) -> bool:
+    """Whether a chat template shows the tools that it is given; some leave them out.
+
+    Args:
+        tokenizer: with the template.
+        schemas: of the tools.
+        options: further variables of the template.
+    """
+    without, told = (
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": "?"}],
+            tools=tools,  # type: ignore[arg-type]  # a list of dicts is one of dicts and functions
+            tokenize=False,
+            add_generation_prompt=True,
+            **options,
+        )
+        for tools in (None, [dict(schema) for schema in schemas])
+    )
+    return bool(told != without)
 
 
 def _with_addition(messages: list[dict[str, str]], addition: str) -> list[dict[str, str]]:

@@ -65,9 +65,19 @@ class BenchmarkIndex:
 
     def find(self, question: Question) -> ContaminatedRow | None:
         """The record of a training question that stands in a benchmark; None for one that does not."""
-        if (place := self._places.get(_digest(question.text))) is None:
-            return None
-        return ContaminatedRow(question.id, question.origin, question.row, *place)
+        return self.find_any([question.text], question.id, question.origin, question.row)
+
+    def find_any(self, texts: Iterable[str], id: str, origin: str, row: int | None) -> ContaminatedRow | None:
+        """The record of a row that asks what stands in a benchmark; None for one that does not.
+
+        Args:
+            texts: what the row asks.
+            id: of the row.
+            origin: file or dataset of the row.
+            row: its number there.
+        """
+        places = (self._places.get(_digest(text)) for text in texts)
+        return next((ContaminatedRow(id, origin, row, *place) for place in places if place is not None), None)
 
 
 def _digest(text: str) -> bytes:

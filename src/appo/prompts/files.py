@@ -30,21 +30,32 @@ class JsonlQuestions(TableQuestions):
     unit: ClassVar[str] = "line"
 
     def records(self, split: Split) -> Iterator[Record]:
-        with existing_file(split, self.location(split)).open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield self._parse(line, number)
+        return jsonl_records(existing_file(split, self.location(split)), self.quote_rows)
 
-    def _parse(self, line: bytes, number: int) -> Record:
-        try:
-            values = parse_json(line)
-        except ValueError as error:
-            # The message of the error holds no text of the line.
-            return Record(number, {}, problem=f"be a JSON object: {_without_text(error)}")
-        if not isinstance(values, dict):
-            shown = line[:80].decode(errors="replace").strip() if self.quote_rows else f"a {type(values).__name__}"
-            return Record(number, {}, problem=f"be a JSON object, got {shown}")
-        return Record(number, values)
+
+def jsonl_records(path: Path, quote: bool = True) -> Iterator[Record]:
+    """The lines of a file, each a JSON object; blank ones are skipped.
+
+    Args:
+        path: of the file.
+        quote: whether what is wrong with a line may show its text.
+    """
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _parse(line, number, quote)
+
+
+def _parse(line: bytes, number: int, quote: bool) -> Record:
+    try:
+        values = parse_json(line)
+    except ValueError as error:
+        # The message of the error holds no text of the line.
+        return Record(number, {}, problem=f"be a JSON object: {_without_text(error)}")
+    if not isinstance(values, dict):
+        shown = line[:80].decode(errors="replace").strip() if quote else f"a {type(values).__name__}"
+        return Record(number, {}, problem=f"be a JSON object, got {shown}")
+    return Record(number, values)
 
 
 @PROMPT_SOURCES.register
@@ -56,22 +67,35 @@ class JsonQuestions(TableQuestions):
     """Key of the list in the file; `null`: the file itself is the list."""
 
     def records(self, split: Split) -> Iterator[Record]:
-        path = existing_file(split, self.location(split))
-        try:
-            content = parse_json(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{split} must be a JSON file, got {path}: {_without_text(error)}") from None
-        rows: Any = content
-        if self.list_key is not None:
-            rows = lookup(content, self.list_key) if isinstance(content, dict) else MISSING
-        if not isinstance(rows, list):
-            where = "" if self.list_key is None else f" under {self.list_key}"
-            raise ValueError(f"{split} must be a file with a JSON list{where}, got none in {path}")
-        for number, values in enumerate(rows):
-            if isinstance(values, dict):
-                yield Record(number, values)
-            else:
-                yield Record(number, {}, problem=f"be a JSON object, got a {type(values).__name__}")
+        return json_records(existing_file(split, self.location(split)), split, self.list_key)
+
+
+def json_records(path: Path, split: Split, list_key: str | None = None) -> Iterator[Record]:
+    """The objects of a JSON list.
+
+    Args:
+        path: of the file.
+        split: the option that names it.
+        list_key: key of the list in the file; None: the file itself is the list.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    try:
+        content = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{split} must be a JSON file, got {path}: {_without_text(error)}") from None
+    rows: Any = content
+    if list_key is not None:
+        rows = lookup(content, list_key) if isinstance(content, dict) else MISSING
+    if not isinstance(rows, list):
+        where = "" if list_key is None else f" under {list_key}"
+        raise ValueError(f"{split} must be a file with a JSON list{where}, got none in {path}")
+    for number, values in enumerate(rows):
+        if isinstance(values, dict):
+            yield Record(number, values)
+        else:
+            yield Record(number, {}, problem=f"be a JSON object, got a {type(values).__name__}")
 
 
 def _without_text(error: ValueError) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from appo.core.extras import import_extra
-from appo.prompts.base import PROMPT_SOURCES, Question, Split, only_questions
+from appo.prompts.base import PROMPT_SOURCES, Question, Split, only_usable
 from appo.prompts.files import BATCH_ROWS
 from appo.prompts.rows import Record, TableQuestions
 
@@ -53,7 +53,7 @@ class DatasetQuestions(TableQuestions):
 
     def load(self, split: Split) -> list[Question]:
         # Whether splits share a question is for training to find out: evaluation need not read a large training split.
-        return only_questions(self.rows(split))
+        return only_usable(self.rows(split))
 
     def records(self, split: Split) -> Iterator[Record]:
         dataset = self._open(split)

@@ -74,18 +74,33 @@ class PromptStore:
 
 
 @dataclass(frozen=True)
-class LoadedPrompts:
+class RowAccount:
+    """What became of the rows of a split that are not plainly used.
+
+    Attributes:
+        unusable: the rows of which nothing can be made.
+        contaminated: the training questions that stand in a benchmark.
+    """
+
+    unusable: list[UnusableRow] = field(default_factory=list)
+    contaminated: list[ContaminatedRow] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """Counts them, with one of the reasons in full."""
+        left_out = summarize(self.unusable, max_numbers=10) or "none"
+        example = f": {self.unusable[0].message}" if self.unusable else ""
+        return f"{len(self.contaminated)} that stand in a benchmark, and unusable rows: {left_out}{example}"
+
+
+@dataclass(frozen=True)
+class LoadedPrompts(RowAccount):
     """The prompts of a split and what became of the other rows.
 
     Attributes:
         prompts: in the order of the source.
-        unusable: the rows that make no prompt.
-        contaminated: the training questions that stand in a benchmark.
     """
 
     prompts: PromptStore = field(default_factory=PromptStore)
-    unusable: list[UnusableRow] = field(default_factory=list)
-    contaminated: list[ContaminatedRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -126,7 +141,7 @@ class PromptLoader:
         if loaded.unusable and self.unusable_rows == "error":
             raise ValueError(refusal(loaded.unusable))
         if not loaded.prompts:
-            raise ValueError(f"data.source must have a usable {split} question, {_account(loaded)}")
+            raise ValueError(f"data.source must have a usable {split} question, got {loaded.describe()}")
         return loaded
 
     def _kept(
@@ -147,17 +162,11 @@ class PromptLoader:
         return UnusableRow(question.origin, question.row, "too_long", message)
 
 
-def _account(loaded: LoadedPrompts) -> str:
-    left_out = summarize(loaded.unusable, max_numbers=10) or "none"
-    example = f": {loaded.unusable[0].message}" if loaded.unusable else ""
-    return f"got {len(loaded.contaminated)} that stand in a benchmark, and unusable rows: {left_out}{example}"
-
-
-def write_account(loaded: LoadedPrompts, split: Split, is_removed: bool, folder: Path | None) -> None:
+def write_account(loaded: RowAccount, split: Split, is_removed: bool, folder: Path | None) -> None:
     """Says in the log, and row by row in files, what became of rows that are not plainly used.
 
     Args:
-        loaded: the prompts of a split.
+        loaded: what was made of a split.
         split: the split.
         is_removed: whether contaminated questions were left out.
         folder: where ``skipped_rows_<split>.jsonl`` and ``contaminated_rows.jsonl`` go, in place of older ones; none

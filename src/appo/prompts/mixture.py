@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from appo.prompts.base import PROMPT_SOURCES, PromptSource, Question, Split, UnusableRow, only_questions
+from appo.prompts.base import PROMPT_SOURCES, PromptSource, Question, Split, UnusableRow, only_usable
 
 
 @PROMPT_SOURCES.register
@@ -60,7 +60,7 @@ class MixedQuestions(PromptSource):
         return replace(self, sources={name: source.without_answers() for name, source in self.sources.items()})
 
     def load(self, split: Split) -> list[Question]:
-        return only_questions(self.rows(split))
+        return only_usable(self.rows(split))
 
     def rows(self, split: Split) -> Iterator[Question | UnusableRow]:
         if split not in self.splits:

@@ -19,7 +19,7 @@ from appo.prompts.base import (
     UnusableRow,
     UnusableRowError,
     check_encodable,
-    only_questions,
+    only_usable,
     to_messages,
     with_system_prompt,
 )
@@ -128,7 +128,7 @@ class TableQuestions(PromptSource):
         return self.location(split)
 
     def load(self, split: Split) -> list[Question]:
-        questions = only_questions(self.rows(split))
+        questions = only_usable(self.rows(split))
         if split != "train" and self.train is not None:
             for row in self.rows("train"):
                 if isinstance(row, UnusableRow) and row.reason == "held_out":

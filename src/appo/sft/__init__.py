@@ -8,11 +8,11 @@ from appo.sft.conversations import (
     ForkConversations,
     GateConversations,
     HouseConversations,
-    JsonlConversations,
     Message,
     WorldConversations,
 )
 from appo.sft.datamodule import SupervisedBatch, SupervisedDataModule
+from appo.sft.files import FileConversations
 from appo.sft.module import SupervisedModule
 from appo.sft.tiny_policy import TinyPolicy
 
@@ -21,10 +21,10 @@ __all__ = [
     "CodeConversations",
     "Conversation",
     "ConversationSource",
+    "FileConversations",
     "ForkConversations",
     "GateConversations",
     "HouseConversations",
-    "JsonlConversations",
     "Message",
     "SupervisedBatch",
     "SupervisedDataModule",

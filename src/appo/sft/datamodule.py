@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -13,8 +14,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from appo.policy.loading import load_tokenizer
+from appo.prompts.base import PromptSource
+from appo.prompts.loading import write_account
 from appo.sft.conversations import ConversationSource, ConversationSplit
-from appo.sft.encoding import Example, encode
+from appo.sft.encoding import ConversationEncoder, Example
+from appo.sft.loading import ConversationLoader
 from appo.sft.sampler import LengthBucketSampler
 
 
@@ -52,6 +56,15 @@ class SupervisedDataModule(L.LightningDataModule):
         max_tokens: longest row.
         seed: of the order of rows.
         template_options: further variables of the chat template, such as ``enable_thinking``; those of `appo fit`.
+        tool_schemas: descriptions of the tools for chat templates that take them (``tools=``), in the JSON form of
+            function calls, of conversations that have none of their own.
+        unusable_rows: `error` refuses data with a row that is no conversation, that the chat template refuses, or that
+            is longer than `max_tokens`; `skip` leaves such rows out. The log counts them, with the reasons, and the
+            run's folder lists them in ``skipped_rows_<split>.jsonl``.
+        contamination_sources: sources whose validation and test questions are compared with what users say in training
+            conversations. Those that equal one after normalization are counted in the log and listed, without their
+            text, in ``contaminated_rows.jsonl`` in the run's folder.
+        contaminated_rows: `report` keeps such conversations, `remove` leaves them out.
     """
 
     def __init__(
@@ -63,6 +76,10 @@ class SupervisedDataModule(L.LightningDataModule):
         max_tokens: int = 4096,
         seed: int = 0,
         template_options: Mapping[str, Any] | None = None,
+        tool_schemas: list[dict[str, Any]] | None = None,
+        unusable_rows: Literal["error", "skip"] = "error",
+        contamination_sources: tuple[PromptSource, ...] = (),
+        contaminated_rows: Literal["report", "remove"] = "report",
     ) -> None:
         super().__init__()
         for name, value in {"batch_size": batch_size, "max_tokens": max_tokens}.items():
@@ -75,26 +92,24 @@ class SupervisedDataModule(L.LightningDataModule):
         self.max_tokens = max_tokens
         self.seed = seed
         self.template_options = template_options
+        self.tool_schemas = tool_schemas
+        self.unusable_rows = unusable_rows
+        self.contamination_sources = contamination_sources
+        self.contaminated_rows = contaminated_rows
         self.examples: dict[ConversationSplit, list[Example]] = {}
 
     def setup(self, stage: str) -> None:
-        tokenizer = load_tokenizer(self.tokenizer)
+        encoder = ConversationEncoder(load_tokenizer(self.tokenizer), self.template_options, self.tool_schemas or ())
+        load = ConversationLoader(
+            encoder, self.max_tokens, self.unusable_rows, self.contamination_sources, self.contaminated_rows
+        )
         for split in ("train", "validation"):
             if split not in self.examples:
-                self.examples[split] = self._check(
-                    encode(self.source.load(split), tokenizer, self.template_options), split
-                )
-
-    def _check(self, examples: list[Example], split: ConversationSplit) -> list[Example]:
-        if split == "train" and not examples:
-            raise ValueError("data.source must have one training conversation at least, got none")
-        longest = max(map(len, examples), default=0)
-        if longest > self.max_tokens:
-            raise ValueError(
-                f"data.max_tokens must not be less than the longest {split} conversation, {longest} tokens, "
-                f"got {self.max_tokens}"
-            )
-        return examples
+                loaded = load(self.source, split)
+                self.examples[split] = loaded.examples
+                if self.trainer is None or self.trainer.is_global_zero:
+                    folder = None if self.trainer is None else Path(self.trainer.default_root_dir)
+                    write_account(loaded, split, self.contaminated_rows == "remove", folder)
 
     def train_dataloader(self) -> DataLoader[Example]:
         examples = self.examples["train"]

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from appo.policy.saving import save_policy
+from appo.prompts.base import usable
 from appo.sft.conversations import ConversationSource
 
 PAD, EOS, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
@@ -124,7 +125,7 @@ class TinyPolicy:
 
     def _texts(self) -> Iterator[str]:
         """What is to be learned, and every number often enough to become one token."""
-        for conversation in self.source.load("train"):
+        for conversation in usable(self.source.rows("train"), []):
             for message in conversation.messages:
                 yield from (segment.text for segment in message.segments)
         for _ in range(20):

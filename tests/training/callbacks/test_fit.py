@@ -345,7 +345,7 @@ def test_a_file_of_conversations_is_enough_for_supervised_fine_tuning(tmp_path, 
     cli.run(
         [
             "sft", f"--model.policy={policy_folder}", f"--model.save_to={tmp_path / 'policy'}", "--model.lr=0.01",
-            "--data.source=JsonlConversations", f"--data.source.train={conversations}", "--trainer.max_epochs=3",
+            "--data.source=FileConversations", f"--data.source.train={conversations}", "--trainer.max_epochs=3",
             f"--trainer.default_root_dir={tmp_path}", "--trainer.enable_progress_bar=false",
             "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1",
         ]

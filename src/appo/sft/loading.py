@@ -1,0 +1,98 @@
+"""From the rows of a source to rows of token ids, with an account of those that are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
+
+from appo.prompts.base import PromptSource, UnusableRow, refusal, usable
+from appo.prompts.contamination import BenchmarkIndex
+from appo.prompts.loading import CHUNK_ROWS, RowAccount
+from appo.sft.conversations import Conversation, ConversationSource, ConversationSplit
+from appo.sft.encoding import ConversationEncoder, Example, Rendered
+
+
+@dataclass(frozen=True)
+class LoadedConversations(RowAccount):
+    """The rows to learn from and what became of the other ones.
+
+    Attributes:
+        examples: in the order of the source.
+    """
+
+    examples: list[Example] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ConversationLoader:
+    """Reads, renders, tokenizes and checks the conversations of a source.
+
+    Attributes:
+        encoder: to token ids.
+        max_tokens: longest row.
+        unusable_rows: `error` refuses data with an unusable row, `skip` leaves the row out.
+        benchmarks: questions that what users say in training conversations is compared with.
+        contaminated_rows: `report` keeps training conversations about a question of a benchmark, `remove` leaves them
+            out.
+    """
+
+    encoder: ConversationEncoder
+    max_tokens: int
+    unusable_rows: Literal["error", "skip"] = "error"
+    benchmarks: Sequence[PromptSource] = ()
+    contaminated_rows: Literal["report", "remove"] = "report"
+
+    def __call__(self, source: ConversationSource, split: ConversationSplit) -> LoadedConversations:
+        """The rows of one split; none for a validation split that the source has not.
+
+        Raises:
+            ValueError: if a row is unusable and must not be, or none is left for the training.
+            FileNotFoundError: if a file is missing.
+        """
+        loaded = LoadedConversations()
+        index = BenchmarkIndex(self.benchmarks) if split == "train" and self.benchmarks else None
+        conversations = usable(source.rows(split), loaded.unusable)
+        kept = (each for each in conversations if index is None or self._is_kept(each, index, loaded))
+        rendered = self._rendered(kept, loaded)
+        while chunk := list(islice(rendered, CHUNK_ROWS)):
+            examples = iter(self.encoder.tokenize([row for _, rows in chunk for row in rows]))
+            for conversation, rows in chunk:
+                self._add([next(examples) for _ in rows], conversation, loaded)
+        if loaded.unusable and self.unusable_rows == "error":
+            raise ValueError(refusal(loaded.unusable))
+        if split == "train" and not loaded.examples:
+            raise ValueError(f"data.source must have a usable training conversation, got {loaded.describe()}")
+        return loaded
+
+    def _is_kept(self, conversation: Conversation, index: BenchmarkIndex, loaded: LoadedConversations) -> bool:
+        asked = [message.content for message in conversation.messages if message.role == "user"]
+        found = index.find_any(asked, str(conversation.row), conversation.origin, conversation.row)
+        if found is not None:
+            loaded.contaminated.append(found)
+        return found is None or self.contaminated_rows == "report"
+
+    def _rendered(
+        self, conversations: Iterator[Conversation], loaded: LoadedConversations
+    ) -> Iterator[tuple[Conversation, list[Rendered]]]:
+        for conversation in conversations:
+            try:
+                rows = self.encoder.render(conversation)
+            except ValueError as error:
+                message = f"{_place(conversation)}: {error}"
+                loaded.unusable.append(UnusableRow(conversation.origin, conversation.row, "template", message))
+            else:
+                yield conversation, rows
+
+    def _add(self, examples: list[Example], conversation: Conversation, loaded: LoadedConversations) -> None:
+        if (longest := max(map(len, examples))) <= self.max_tokens:
+            loaded.examples.extend(examples)
+            return
+        rule = f"must have at most data.max_tokens = {self.max_tokens} tokens, got {longest}"
+        message = f"{_place(conversation)} {rule}"
+        loaded.unusable.append(UnusableRow(conversation.origin, conversation.row, "too_long", message))
+
+
+def _place(conversation: Conversation) -> str:
+    return f"row {conversation.row} of {conversation.origin}" if conversation.origin else "a conversation"
