@@ -8,7 +8,8 @@ import torch
 from appo.core.batch import TrajectoryBatch
 from appo.core.collate import collate, make_batch
 from appo.core.trajectory import Prompt, Trajectory
-from appo.rollouts.branching import Branching, branch_budgets, has_room, possible_parents
+from appo.rollouts.branching import Branching, has_room, possible_parents
+from appo.rollouts.budgets import branch_budgets
 
 
 def test_room_is_counted_from_the_end_of_the_prompt():

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
 from appo.advantages import DualGroupAdvantage
 from appo.core.batch import TrajectoryBatch
 from appo.core.trajectory import Prompt, RewardResult, Trajectory
+from appo.distributed import comm
 from appo.engines import HFEngine, SamplingParams
 from appo.policy.evaluation import evaluate_batch
 from appo.policy.loading import load_policy
@@ -31,9 +35,10 @@ from appo.rollouts import (
     Policy,
     growth,
 )
-from appo.rollouts.branching import branch_budgets, least_budgets
+from appo.rollouts.budgets import branch_budgets, least_budgets
 from appo.scorers import BranchingScore, RandomPosition, Scorer
 from appo.tools import TagSyntax, ToolRunner
+from tests.distributed.processes import as_processes
 from tests.engines.tiny_policy import make_model, make_tokenizer
 from tests.rollouts.collecting import CountLetters, collect, make_branching, make_collector, make_prompts
 from tests.rollouts.conftest import EOS, ScriptedEngine
@@ -59,7 +64,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _grown(folder: Path, scorer: Scorer, branching: Branching, in_lockstep: bool) -> tuple[IterationData, list[bool]]:
+def _grown(
+    folder: Path, scorer: Scorer, branching: Branching, in_lockstep: bool, numbers: Sequence[int] = range(6)
+) -> tuple[IterationData, list[bool]]:
     """What an iteration collects, and of each request whether a root was still in flight."""
     tokenizer, engine, runner = make_tokenizer(), HFEngine(max_batch_size=8), ToolRunner([])
     runner.start()
@@ -98,7 +105,7 @@ def _grown(folder: Path, scorer: Scorer, branching: Branching, in_lockstep: bool
         in_lockstep=in_lockstep,
         deterministic=True,
     )
-    prompts = [Prompt(f"{n}", f"{n}", tuple(tokenizer.encode(f"What is {n} + 48?")), ("",)) for n in range(6)]
+    prompts = [Prompt(f"{n}", f"{n}", tuple(tokenizer.encode(f"What is {n} + 48?")), ("",)) for n in numbers]
     data = collect(collector, prompts)
     engine.stop()
     runner.stop()
@@ -121,6 +128,10 @@ def test_what_is_sampled_does_not_depend_on_who_waits_for_whom(folder, scorer, o
     assert not any(none)
     assert any(with_roots)
     assert len(together.points) > 4
+    _check_equal(together, apart)
+
+
+def _check_equal(together: IterationData, apart: IterationData) -> None:
     for one, other in zip(together.trajectories, apart.trajectories, strict=True):
         assert one.prompt.id == other.prompt.id
         assert torch.equal(one.token_ids, other.token_ids)
@@ -129,6 +140,58 @@ def test_what_is_sampled_does_not_depend_on_who_waits_for_whom(folder, scorer, o
     torch.testing.assert_close(together.batch.old_log_probs, apart.batch.old_log_probs)
     torch.testing.assert_close(together.scores.values, apart.scores.values, atol=1e-4, rtol=1e-4)
     assert together.num_wanted == apart.num_wanted
+
+
+def _grow_on_a_rank(rank: int, folder: Path) -> None:
+    comm.join(2, timeout_s=60)
+    branching = Branching(6, 2, rounds=2)
+    numbers = (2, 3, 4) if rank else (0, 1, 5)
+    together, _ = _grown(folder, BranchingScore(), branching, True, numbers)
+    apart, _ = _grown(folder, BranchingScore(), branching, False, numbers)
+    _check_equal(together, apart)
+    num_points = comm.all_gather(len(apart.points))
+    assert num_points[0] != num_points[1]  # what one has left over goes to the other
+    comm.leave()
+
+
+@pytest.mark.distributed
+def test_what_is_sampled_does_not_depend_on_whether_processes_wait_for_each_other(tmp_path, folder):
+    as_processes(_grow_on_a_rank, tmp_path, folder)
+
+
+def _branch_before_the_other(rank: int, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    comm.join(2, timeout_s=60)
+    growth._PATIENCE_S = 0.0
+    runner = ToolRunner([])
+    runner.start()
+    name, branched = "PQ"[rank], folder / "branched"
+    engine = ScriptedEngine(tokenizer, {name: f"aab{EOS}", f"{name}aab": f"a{EOS}"})
+
+    @dataclass(frozen=True)
+    class Slow(CountLetters):
+        def __call__(self, trajectory: Trajectory) -> RewardResult:
+            deadline = perf_counter() + 10.0
+            while rank == 0 and trajectory.origin is None and not branched.exists():
+                assert perf_counter() < deadline
+            return super().__call__(trajectory)
+
+    collector = make_collector(engine, runner, make_branching(1, 1), reward=RewardRunner(Slow()), deterministic=False)
+    begin = collector.agent.begin
+
+    def watched(requests, sampling):
+        if rank and any(request.origin for request in requests):
+            branched.touch()
+        return begin(requests, sampling)
+
+    collector.agent.begin = watched
+    assert len(collect(collector, make_prompts(tokenizer, name)).trajectories) == 2
+    runner.stop()
+    comm.leave()
+
+
+@pytest.mark.distributed
+def test_a_process_branches_while_another_has_roots_without_a_reward(tmp_path, tokenizer):
+    as_processes(_branch_before_the_other, tmp_path, tmp_path, tokenizer)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=9), st.integers(1, 3), st.sampled_from(["others", "drop"]))

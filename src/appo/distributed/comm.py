@@ -141,6 +141,40 @@ def all_reduce(values: Tensor) -> Tensor:
     return summed
 
 
+class PendingSum:
+    """The sum of a tensor over all ranks, in float64 on the CPU, which each adds to when it comes to it.
+
+    All ranks begin sums in the same order, and no other collective of this module before they have what they began.
+
+    Args:
+        values: of this rank.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._summed = values.detach().to("cpu", torch.float64, copy=True)
+        self._work: dist.Work | None = None
+        if _world is not None:
+            with _naming_lost_ranks(_world):
+                self._work = dist.all_reduce(self._summed, group=_world.group, async_op=True)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the last rank has added its values, or was lost."""
+        return self._work is None or self._work.is_completed()
+
+    def wait(self) -> Tensor:
+        """The sum, once it is there.
+
+        Raises:
+            RankError: if a rank has stopped, or does not come in time.
+        """
+        if self._work is not None:
+            assert _world is not None
+            with _naming_lost_ranks(_world):
+                self._work.wait()
+        return self._summed
+
+
 def all_gather(item: Item) -> list[Item]:
     """Lists what every rank has brought, in the order of ranks, on each of them."""
     if _world is None:

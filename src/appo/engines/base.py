@@ -103,6 +103,11 @@ class Engine(ABC):
     takes_first_device = False
     """Whether it samples on GPU 0 of what the process sees, in a training in one process."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes of the training share this engine, and take every step of it together."""
+        return False
+
     max_length: int = 0
     """Tokens of a sequence, prompt and continuation, at most; 0 takes the policy's positions."""
 

@@ -1,4 +1,4 @@
-"""Where branches may leave, how many there are, and the choice of their points."""
+"""Where branches may leave, and the choice of their points."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from appo.core.batch import TrajectoryBatch
 from appo.core.trajectory import BranchPoint, Trajectory
-from appo.distributed import comm
 from appo.functional import select_branch_points
 from appo.rollouts.candidates import DEFAULT_EXCLUSIONS, Exclusion, check_exclusions
 from appo.rollouts.credit import TrainOn
@@ -139,48 +138,6 @@ def possible_parents(
             rows = rows[torch.randperm(len(rows), generator=generator(int(rows[0])))[: branching.num_roots]]
         parents[rows] = True
     return parents
-
-
-def branch_budgets(is_open: Mapping[str, bool], branching: Branching) -> dict[str, int]:
-    """The branches of each prompt in one round; all ranks call it at the same time.
-
-    Args:
-        is_open: whether a prompt of this process has a possible parent, by its id.
-        branching: how many there are.
-
-    Returns:
-        Branches by the prompt's id: a multiple of `siblings` each, and 0 for prompts that are not open. With
-        ``spare_budget: others`` the open prompts of all processes share what is left over, in the order of their ids,
-        so that it does not matter which process has which.
-    """
-    wanted = branching.num_branches // branching.rounds
-    budgets = {prompt: wanted if opened else 0 for prompt, opened in is_open.items()}
-    if branching.spare_budget == "others":
-        everywhere = [item for items in comm.all_gather(list(is_open.items())) for item in items]
-        takers = sorted(prompt for prompt, opened in everywhere if opened)
-        num_points = (len(everywhere) - len(takers)) * wanted // branching.siblings
-        for place, prompt in enumerate(takers):
-            if prompt in budgets:
-                more = num_points // len(takers) + (place < num_points % len(takers))
-                budgets[prompt] += branching.siblings * more
-    return budgets
-
-
-def least_budgets(is_open: Mapping[str, bool], num_unknown: int, branching: Branching) -> dict[str, int]:
-    """What `branch_budgets` will give each prompt at least, on one process, while some are not known.
-
-    Args:
-        is_open: whether a prompt has a possible parent, by its id, of those that are known.
-        num_unknown: other prompts.
-        branching: how many branches there are.
-    """
-    wanted = branching.num_branches // branching.rounds
-    more = 0
-    if branching.spare_budget == "others":
-        num_takers = sum(is_open.values())
-        num_points = (len(is_open) - num_takers) * wanted // branching.siblings
-        more = branching.siblings * (num_points // max(1, num_takers + num_unknown))
-    return {prompt: wanted + more if opened else 0 for prompt, opened in is_open.items()}
 
 
 def choose_branch_points(

@@ -23,13 +23,8 @@ from appo.distributed import comm
 from appo.engines import SamplingParams
 from appo.rewards import RewardRunner
 from appo.rollouts.agent import Agent
-from appo.rollouts.branching import (
-    Branching,
-    branch_budgets,
-    choose_branch_points,
-    has_room,
-    possible_parents,
-)
+from appo.rollouts.branching import Branching, choose_branch_points, has_room, possible_parents
+from appo.rollouts.budgets import branch_budgets
 from appo.rollouts.candidates import CandidateFilter
 from appo.rollouts.credit import credited
 from appo.rollouts.data import IterationData, Policy
@@ -58,7 +53,7 @@ class Collector:
         seed: of everything random.
         timer: where the seconds of each phase are added up.
         truncated: what is made of roots that reach the response limit.
-        in_lockstep: takes every step with all prompts at once, as processes must that evaluate the policy together.
+        in_lockstep: takes every step with all prompts at once, as processes must that evaluate or sample together.
             Otherwise a prompt is branched as soon as its roots have ended and been rewarded.
         deterministic: what is sampled together does not depend on how fast rewards are.
     """
@@ -136,7 +131,9 @@ class Collector:
                 self.begin_round(tree, iteration)
             for _ in range(num_trees - len(trees)):
                 self.score(trees[-1].rounds[-1].batch, self._scorer_context(trees[-1], iteration))
-            budgets = branch_budgets({tree.prompt.id: tree.rounds[-1].is_open for tree in trees}, self.branching)
+            is_open = {tree.prompt.id: tree.rounds[-1].is_open for tree in trees}
+            everywhere = [item for items in comm.all_gather(list(is_open.items())) for item in items]
+            budgets = branch_budgets(is_open, self.branching, everywhere)
             requests = [self.more_requests(tree, budgets[tree.prompt.id], iteration) for tree in trees]
             sampled = iter(self.agent.run([request for own in requests for request in own], self.sampling))
             for tree, own in zip(trees, requests, strict=True):

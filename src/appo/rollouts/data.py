@@ -20,7 +20,7 @@ Evaluate = Callable[[TrajectoryBatch], TrajectoryBatch]
 
 @dataclass(frozen=True)
 class Policy:
-    """The policy that is trained, as it is now; all ranks evaluate at the same time.
+    """The policy that is trained, as it is now; ranks that have a shard of it each evaluate at the same time.
 
     Attributes:
         evaluate: adds old log-probs and exact entropies to the rows of a batch that no policy has evaluated.
@@ -32,7 +32,7 @@ class Policy:
     reference_log_probs: Callable[[TrajectoryBatch], Tensor] | None = None
 
     def log_probs(self, sequences: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
-        """Log-probs of tokens of any sequences; all ranks call it at the same time, also one that has none.
+        """Log-probs of tokens of any sequences; ranks that have a shard each call it alike, also one that has none.
 
         Args:
             sequences: ``[N_i]`` int64 token ids.

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from appo.rollouts.branching import branch_budgets, least_budgets
+from appo.rollouts.budgets import Budgets
 from appo.rollouts.tree import Tree
 
 if TYPE_CHECKING:
     from appo.rollouts.collector import Collector
 
 _POLL_S = 0.02
-"""How long a tool is waited for before rewards are looked at."""
+"""How long a tool is waited for before rewards, and other processes, are looked at."""
 
 _PATIENCE_S = 5.0
 """How long rewards are waited for in the step that asks for them, all together: as long as they take little, what is
@@ -25,7 +25,8 @@ class Growth:
 
     The engine goes on with the other prompts in between: it waits only for the last trajectory of all. What is sampled
     is what would be if all trees took each round at the same time. With ``spare_budget: others`` a tree gets, of the
-    branches that others leave to it, those that it is sure of, and the rest when all are known.
+    branches that others leave to it, those that it is sure of, and the rest when all are known: those of all processes,
+    of which each grows its own trees at its own pace.
 
     Args:
         collector: takes the steps of a round.
@@ -48,8 +49,7 @@ class Growth:
         self._growing = list(trees)
         """Trees that are not complete, and not being scored."""
         self._patience_s = _PATIENCE_S
-        self._budgets: dict[int, dict[str, int]] = {}
-        """Those of the rounds of which all trees are known, by their numbers."""
+        self._budgets = Budgets([tree.prompt.id for tree in trees], self._branching, deterministic)
 
     def run(self) -> None:
         """Comes back when all trees are complete, and scored."""
@@ -95,13 +95,10 @@ class Growth:
         has_begun = False
         for number in range(self._collector.num_rounds):
             is_open = {tree.prompt.id: tree.rounds[number].is_open for tree in self._trees if len(tree.rounds) > number}
-            num_unknown = len(self._trees) - len(is_open)
-            if number not in self._budgets and not num_unknown:
-                self._budgets[number] = branch_budgets(is_open, self._branching)
-                has_begun = True
-            budgets = self._budgets.get(number)
-            if budgets is None:
-                budgets = least_budgets(is_open, num_unknown, self._branching)
+            was_final = self._budgets.is_final(number)
+            budgets = self._budgets.of_round(number, is_open)
+            # What was begun may then be all of it.
+            has_begun |= self._budgets.is_final(number) and not was_final
             for tree in self._growing:
                 if len(tree.rounds) == number + 1:
                     requests = self._collector.more_requests(tree, budgets[tree.prompt.id], self._iteration)
@@ -116,12 +113,15 @@ class Growth:
 
     def _is_final(self, tree: Tree) -> bool:
         """Whether all that a round samples of a tree was begun."""
-        return self._branching.spare_budget != "others" or not tree.rounds or len(tree.rounds) - 1 in self._budgets
+        return not tree.rounds or self._budgets.is_final(len(tree.rounds) - 1)
 
     def _wait(self) -> None:
-        if self._is_sampling or (self._scoring and not self._agent.is_idle):
+        looks_around = bool(self._scoring) or self._budgets.is_waiting
+        if self._is_sampling or (looks_around and not self._agent.is_idle):
             phase = "branching" if all(tree.trajectories for tree in self._trees) else "sampling"
-            self._agent.step(phase, _POLL_S if self._scoring else None)
+            self._agent.step(phase, _POLL_S if looks_around else None)
         elif self._scoring:
             with self._collector.timer("rewards"):
                 self._queue.wait()
+        else:
+            self._budgets.wait()

@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from appo.core.trajectory import Prompt
 from appo.distributed import comm
-from appo.distributed.fsdp import OFFLOADING_BACKENDS, Meshes
+from appo.distributed.fsdp import OFFLOADING_BACKENDS, Meshes, is_sharded
 from appo.distributed.tensor_parallel import check_split
 from appo.engines import Engine
 from appo.policy.loading import max_positions
@@ -46,14 +46,19 @@ def can_overlap(overlap: bool | None, lag: int, engine: Engine) -> bool:
     return lag == 1 and engine.is_asynchronous and overlap is not False
 
 
-def must_branch_together() -> bool:
-    """Whether branches wait for the roots of all prompts, since several processes evaluate and share out together.
+def must_branch_together(module: APPOModule, engine: Engine) -> bool:
+    """Whether branches wait for the roots of all prompts, since processes take every step together; the log says why.
 
-    The log says so.
+    Args:
+        module: evaluates roots: a sharded policy is gathered layer by layer, by all processes at the same time.
+        engine: samples them, if it is shared, with the requests of all processes.
     """
-    if comm.num_ranks() > 1:
-        log.info("on several processes branches wait for the roots of all prompts")
-    return comm.num_ranks() > 1
+    assert module.policy is not None
+    if comm.num_ranks() == 1 or not (is_sharded(module.policy) or engine.is_shared):
+        return False
+    why = "one engine samples for them" if engine.is_shared else "each has a shard of the policy"
+    log.info("branches wait for the roots of all prompts on all processes, since %s", why)
+    return True
 
 
 def warn_of_float32(device: torch.device, precision: str, module: APPOModule) -> None:

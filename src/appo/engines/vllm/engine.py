@@ -158,6 +158,10 @@ class VLLMEngine(Engine):
             session.asleep = {"weights", "kv_cache"}
 
     @property
+    def is_shared(self) -> bool:
+        return self.tensor_parallel_size > 1 and comm.num_ranks() > 1
+
+    @property
     def weight_dtype(self) -> torch.dtype:
         dtype: torch.dtype = started(self._session).core.model_config.dtype
         return dtype

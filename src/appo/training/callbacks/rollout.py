@@ -168,7 +168,7 @@ class RolloutCallback(L.Callback):
             seed=self.seed,
             timer=timer,
             truncated=self.truncated,
-            in_lockstep=must_branch_together(),
+            in_lockstep=must_branch_together(module, self.sampler.engine),
             deterministic=self.sampling.deterministic,
         )
         self._iteration = IterationRunner(
