@@ -56,7 +56,13 @@ def measure(options: dict[str, Any]) -> dict[str, Any]:
     engine.submit = lambda request: submit(  # type: ignore[method-assign]
         replace(request, max_tokens=min(request.max_tokens, lengths(request.seed, options["median"])))
     )
-    engine.step = lambda: taken.append(engine.num_in_flight) or step()  # type: ignore[func-returns-value,method-assign]
+
+    def watched_step() -> Any:
+        """A step; what is over counts as ended by the policy, or the agent would go on with it."""
+        taken.append(engine.num_in_flight)
+        return [replace(completion, finish_reason="eos") for completion in step()]
+
+    engine.step = watched_step  # type: ignore[method-assign]
     collect = _collecting(folder, engine, runner, options)
     rounds: list[dict[str, Any]] = []
     for number in range(options["rounds"] + 1):

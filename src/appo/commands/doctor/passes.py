@@ -60,11 +60,36 @@ class Rows:
     def of_lengths(cls, lengths: list[int], vocab_size: int, device: torch.device) -> Rows:
         """Random tokens."""
         generator = torch.Generator().manual_seed(0)
-        rows = [torch.randint(4, vocab_size, (length,), generator=generator) for length in lengths]
+        return cls._of([_random(length, vocab_size, generator) for length in lengths], device, generator)
+
+    @classmethod
+    def of_tree(cls, prompt: int, root: int, vocab_size: int, device: torch.device) -> Rows:
+        """Two roots of a prompt, and two branches from the middle of each, one of them half as long as what is left.
+
+        Args:
+            prompt: its tokens.
+            root: tokens of each root.
+            vocab_size: of the tokens, which are random.
+            device: of the rows.
+        """
+        generator = torch.Generator().manual_seed(0)
+        draw = partial(_random, vocab_size=vocab_size, generator=generator)
+        start, rows = draw(prompt), []
+        for _ in range(2):
+            head = torch.cat([start, draw(root // 2)])
+            rows += [torch.cat([head, draw(length)]) for length in (root // 2, root // 2, root // 4)]
+        return cls._of(rows, device, generator)
+
+    @classmethod
+    def _of(cls, rows: list[Tensor], device: torch.device, generator: torch.Generator) -> Rows:
         mask = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in rows], batch_first=True)
         mask[:, 0] = False
         weights = torch.randn(mask.shape, generator=generator)
         return cls(pad_sequence(rows, batch_first=True).to(device), mask.to(device), weights.to(device))
+
+
+def _random(length: int, vocab_size: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(4, vocab_size, (length,), generator=generator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +142,22 @@ def packing(machine: Machine, figures: Figures) -> None:
                 _note(figures, f"{name}, packed {title} from float64", _pass(packed, rows), right)
         advice = "compare both with float64; another torch or driver"
         _check(figures, f"{name}, packed from padded", ours.result, plain.result, tolerance, advice)
+
+
+def trees(machine: Machine, figures: Figures) -> None:
+    """Rows that begin alike, with their common tokens computed once, against the same rows one behind the other."""
+    model = on_device(machine)
+    rows = Rows.of_tree(*(1024, 1024) if machine.is_gpu else (48, 64), model.config.vocab_size, machine.device)
+    shared, flat = _evaluator(model, packs=True), _evaluator(model, packs=True)
+    if not shared.shares:
+        raise StepError("rows that begin alike are computed one by one", "model.attention=sdpa, or another torch")
+    flat._sequences.shares = False
+    for name, mixed, tolerance in (("32-true", False, _FLOAT32), ("bf16-mixed", True, _BFLOAT16)):
+        with torch.autocast(machine.device.type, torch.bfloat16, enabled=mixed):
+            ours, plain = (measure(machine.device, partial(_pass, each, rows)) for each in (shared, flat))
+        figures |= {f"{name} tree": str(ours), f"{name} flat": str(plain)}
+        advice = "report it with this file; another torch or driver"
+        _check(figures, f"{name}, tree from flat", ours.result, plain.result, tolerance, advice)
 
 
 def _evaluator(model: PreTrainedModel, packs: bool) -> PolicyLogProbs:

@@ -28,6 +28,7 @@ STEPS = (
     Step("attention", "attention kernels by dtype, with grouped heads: time and peak", "kernels:attention"),
     Step("log-probs", "chunked log-probs against plain ones: values, time and peak", "kernels:log_probs"),
     Step("packing", "packed rows against padded ones and float64: values, time and peak", "passes:packing"),
+    Step("trees", "rows that share tokens as trees against flat rows: values, time and peak", "passes:trees"),
     Step("sampling", "no token of probability 0 is ever drawn", "kernels:sampling"),
     Step("optimizer", "AdamW one by one, foreach and fused: values, time and peak", "kernels:optimizer"),
     Step("hf-32", "HFEngine in float32 samples, sleeps, takes 20 updates; what it leaves", "engines:hf_engine_32"),
