@@ -220,7 +220,10 @@ class APPOModule(L.LightningModule):
         return named_weights(self.policy, dtype) if self.adapter is None else self.adapter.named_weights()
 
     def evaluate(self, batch: TrajectoryBatch) -> TrajectoryBatch:
-        """Adds log-probs and exact entropies of the present policy to rows that have none. Ranks with a shard each call it alike."""
+        """Adds log-probs and exact entropies of the present policy to rows that have none.
+
+        Ranks that have a shard of it each call it at the same time.
+        """
         assert self._log_probs is not None
         missing = (~batch.is_evaluated).nonzero()[:, 0]
         values = self._evaluate(self._log_probs, batch.select(missing) if len(missing) else None)

@@ -8,7 +8,9 @@ from inspect import getsource, signature
 from pathlib import Path
 
 import pytest
+import torch
 
+from appo.engines.vllm import core
 from appo.engines.vllm.core import runs_on_cpu
 from appo.engines.vllm_server.weight_files import WITHOUT_HEAD
 
@@ -58,6 +60,21 @@ def test_what_is_used_is_there(module):
         for name in path.split("."):
             assert hasattr(found, name), f"{module}.{path}"
             found = getattr(found, name)
+
+
+def test_the_trainer_keeps_the_threads_that_vllm_takes_for_a_gpu(monkeypatch):
+    from vllm.utils.torch_utils import set_torch_threads_for_runtime
+
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    torch.set_num_threads(3)
+    try:
+        with core._undisturbed(on_cpu=False):
+            set_torch_threads_for_runtime()
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_arguments_are_known_by_their_names():

@@ -17,14 +17,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 
 from appo.distributed import comm
-from appo.training.callbacks import EndOnSignal, IterationCheckpoints, termination
+from appo.training.callbacks import EndOnSignal, IterationCheckpoints, checkpoints, termination
 from appo.training.callbacks.checkpoints import LastCheckpoint
 from appo.training.callbacks.termination import requeue_if_asked
 from tests.leftovers import children
 from tests.small_run import newest, run
 
 
-def test_a_checkpoint_callback_of_ones_own_saves_iterations_that_train_nothing_too(tmp_path, policy_folder, caplog):
+def test_a_checkpoint_callback_of_ones_own_saves_iterations_that_train_nothing_too(
+    tmp_path, policy_folder, caplog, monkeypatch
+):
+    monkeypatch.setattr(checkpoints, "_LEAST_S", 0.0)
+    monkeypatch.setattr(checkpoints, "_LARGE_SHARE", 0.0)
     run(
         "fit", tmp_path, policy_folder, "--ckpt_path=last", "--trainer.max_epochs=2",
         "--rollout.reward=tests.small_run.Constant",
@@ -38,6 +42,7 @@ def test_a_checkpoint_callback_of_ones_own_saves_iterations_that_train_nothing_t
         "epoch=0-all.ckpt", "epoch=0-best.ckpt", "epoch=1-all.ckpt", "epoch=1.ckpt", "last.ckpt",
     ]  # fmt: skip
     assert f"ckpt_path=last finds no checkpoint in {folder}: the run begins anew" in caplog.text
+    assert caplog.text.count("writing checkpoints took ") == 1
     assert "no trajectory of iteration 0 called a tool (search, python)" in caplog.text
     assert torch.load(folder / "last.ckpt", weights_only=True)["epoch"] == 1
 

@@ -51,7 +51,7 @@ def start_core(arguments: dict[str, Any], *, on_cpu: bool) -> Any:
         arguments: of vLLM's `EngineArgs`.
         on_cpu: whether vLLM is one for CPUs.
     """
-    with _undisturbed(), _seen_as_rank(on_cpu=on_cpu):
+    with _undisturbed(on_cpu=on_cpu), _seen_as_rank(on_cpu=on_cpu):
         from vllm import EngineArgs, LLMEngine, _custom_ops
 
         if on_cpu:
@@ -146,14 +146,19 @@ def _seen_as_rank(*, on_cpu: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keeps what vLLM does to the whole process while it starts from the trainer: random seeds, and thread counts."""
-    set_num_threads = torch.set_num_threads
+def _undisturbed(*, on_cpu: bool) -> Iterator[None]:
+    """Keeps what vLLM does to the whole process while it starts from the trainer: random seeds, and thread counts.
+
+    For a GPU it leaves torch one thread, as suits a server. On a CPU both compute with the threads that it has bound.
+    """
+    set_num_threads, num_threads = torch.set_num_threads, torch.get_num_threads()
     with isolate_rng():
         try:
             yield
         finally:
             torch.set_num_threads = set_num_threads
+            if not on_cpu:
+                torch.set_num_threads(num_threads)
 
 
 @contextmanager

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -13,7 +16,13 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from appo.distributed import comm
 from appo.training.callbacks.common import callbacks_of, run_folder
 
+log = logging.getLogger(__name__)
+
 _FOLDER = "checkpoints"
+_LARGE_SHARE = 0.05
+"""Of an iteration's seconds, from which on those of writing are told."""
+_LEAST_S = 5.0
+"""Of writing that are told."""
 _NEVER_SAVED = -1
 
 
@@ -56,8 +65,15 @@ class IterationCheckpoints(L.Callback):
     """Lets every `ModelCheckpoint` of a run save when an iteration ends.
 
     Lightning waits for a validation, which may never come, and passes over an iteration without an optimizer step, from
-    which a run would sample again what it has sampled.
+    which a run would sample again what it has sampled. The log says so once if writing takes long for what an iteration
+    takes.
     """
+
+    def __init__(self) -> None:
+        self._iteration_s, self._started = 0.0, perf_counter()
+        self._writing: float | None = None
+        """When the first file since the last batch was begun."""
+        self._has_warned = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for callback in callbacks_of(trainer, ModelCheckpoint):
@@ -73,6 +89,32 @@ class IterationCheckpoints(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for callback in callbacks_of(trainer, ModelCheckpoint):
             callback._last_global_step_saved = _NEVER_SAVED
+        self._end_writing(trainer)
+        self._started = perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._writing = None  # what was saved within an iteration is none of its end
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._writing is None:
+            self._writing = perf_counter()
+            self._iteration_s = self._writing - self._started
+
+    def _end_writing(self, trainer: L.Trainer) -> None:
+        started, self._writing = self._writing, None
+        if started is None or self._has_warned or not trainer.is_global_zero:
+            return
+        seconds = perf_counter() - started
+        if seconds >= max(_LEAST_S, _LARGE_SHARE * self._iteration_s):
+            self._has_warned = True
+            log.warning(
+                "writing checkpoints took %.1f s after an iteration of %.1f s; a ModelCheckpoint of save_last=true "
+                "and every_n_epochs=N in trainer.callbacks writes every N-th alone",
+                seconds,
+                self._iteration_s,
+            )
 
 
 def _check_validation(trainer: L.Trainer, monitor: str | None) -> None:
