@@ -47,7 +47,7 @@ def measure(options: dict[str, Any]) -> dict[str, Any]:
     from appo.tools import ToolRunner
 
     folder = Path(tempfile.mkdtemp())
-    _make_policy(folder)
+    make_policy(folder)
     engine, runner = VLLMEngine(max_batch_size=options["batch"], max_length=2048, cache_gib=1.0), ToolRunner([])
     engine.start(str(folder))
     runner.start()
@@ -91,7 +91,7 @@ def measure(options: dict[str, Any]) -> dict[str, Any]:
     return {"rounds": rounds[1:]}
 
 
-def _make_policy(folder: Path) -> None:
+def make_policy(folder: Path) -> None:
     """A random Qwen2 with nothing that ends a response, and the tokenizer of the tiny policy."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

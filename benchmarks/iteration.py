@@ -6,10 +6,12 @@ tools, so that every response is one turn and other frameworks can do the same.
 
 - `overhead`: seconds of an iteration against the sum of two bare parts. ``engine`` is ``LLM.generate`` of vLLM on the
   same prompts and lengths, first the initial trajectories and then, from the same positions, the branches; training
-  needs a seed for every request and log-probs back, so it is asked for both, and a second figure spares it both.
-  ``model`` is forward and backward of the sum of the logits of the rows that the iteration trained, sorted and cut to
-  length, at the best of several sizes of batches. Also the share that scoring, selection and advantages took.
-- `scaling`: an iteration of twice as many prompts against one.
+  needs a seed for every request and log-probs back, so it is asked for both, and a second figure spares it both. A
+  third, ``engine_once``, is one call for all of them, spared both, to which branches come with the prefixes that the
+  iteration had sampled. ``model`` is forward and backward of the sum of the logits of the rows that the iteration
+  trained, sorted and cut to length, at the best of several sizes of batches. Also the share that scoring, selection and
+  advantages took.
+- `scaling`: an iteration of twice as many prompts, and one of prompts and responses twice as long, against one.
 - `trl`: an iteration of TRL's ``GRPOTrainer``, which generates and trains 16 completions of each of the same prompts
   with ``generate`` of transformers; float32, AdamW with the same learning rate, one optimizer step, no reference, no
   saving. It generates all rows at once, as it does on one device, and trains them in batches of `--trl-rows`. It needs
@@ -18,7 +20,8 @@ tools, so that every response is one turn and other frameworks can do the same.
 Each side has a process of its own, and they take turns; figures are medians over rounds, of seconds on the clock and of
 processor seconds, which also mean something on a machine that others use. A round that does not count comes first.
 
-``--policy FOLDER`` takes any policy, whose responses then end when it ends them.
+``--policy FOLDER`` takes any policy, whose responses then end when it ends them; ``--medium`` a random one of about 12
+million parameters without an end token, of which the model and not Python is what costs.
 """
 
 from __future__ import annotations
@@ -32,14 +35,14 @@ import platform
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.branching import make_policy as make_medium_policy
 from benchmarks.step import Clock, in_a_process, limit_threads
 
 _LEARNING_RATE = 1e-6
-_MAX_PROMPT_TOKENS = 128
 _BARE_TOKENS = (4096, 16384)
 _MICROBATCH_TOKENS = 4096
 _OWN_WORK = ("scoring_s", "advantages_s")
@@ -55,6 +58,8 @@ class Setting:
     initial: int
     branches: int
     tokens: int
+    prompt_tokens: int
+    train_on: str
     rounds: int
     threads: int
 
@@ -68,6 +73,7 @@ class Plan:
         lengths: new tokens of each.
         origins: row of the parent and number of shared tokens of each branch.
         branch_lengths: new tokens of each.
+        prefixes: what each shares with its parent.
         rows: that were trained.
     """
 
@@ -75,6 +81,7 @@ class Plan:
     lengths: list[int]
     origins: list[tuple[int, int]]
     branch_lengths: list[int]
+    prefixes: list[list[int]]
     rows: list[list[int]]
 
     @property
@@ -141,7 +148,8 @@ def serve_iterations(pipe: Any, setting: Setting) -> None:
                 path = sorted(folder.glob("trajectories/iteration_*"))[-1]
                 names = [name for name in trainer.callback_metrics if name.startswith("rollout/")]
                 phases = {name[8:]: float(trainer.callback_metrics[name]) for name in names if name.endswith("_s")}
-                pipe.send((seconds, phases, _plan(list(read_trajectories(path)))))
+                records = list(read_trajectories(path))
+                pipe.send((seconds, phases, _plan(records, trains_branches=setting.train_on != "roots")))
 
     module, data, rollout = _parts(setting)
     trainer = L.Trainer(
@@ -185,30 +193,60 @@ def _parts(setting: Setting) -> tuple[Any, Any, Any]:
         max_tokens_per_microbatch=_MICROBATCH_TOKENS,
     )
     rollout = RolloutCallback(
-        engine=VLLMEngine(max_length=_MAX_PROMPT_TOKENS + setting.tokens),
+        engine=VLLMEngine(max_length=_longest(setting) + setting.tokens),
         scorer=BranchingScore(),
         advantage=ProceduralAdvantage(),
         reward=EvenTokens(),
         syntax=TagSyntax(),
-        branching=Branching(setting.initial + setting.branches, setting.initial),
+        branching=Branching(
+            setting.initial + setting.branches,
+            setting.initial,
+            train_on=setting.train_on,  # type: ignore[arg-type]
+        ),
         limits=Limits(max_response_tokens=setting.tokens),
     )
     return module, _data(setting), rollout
 
 
 def _data(setting: Setting) -> Any:
+    from transformers import AutoTokenizer
+
     from appo.prompts import WorldQuestions
     from appo.training.datamodule import RolloutDataModule
 
+    tokenizer = AutoTokenizer.from_pretrained(setting.policy)
+
+    class LongQuestions(WorldQuestions):
+        """As many questions in one as have so many tokens together."""
+
+        def load(self, split: Any) -> Sequence[Any]:
+            questions = super().load(split)
+            if not setting.prompt_tokens:
+                return questions
+            long = []
+            for number, question in enumerate(questions[: 8 * setting.prompts * (setting.rounds + 1)]):
+                text, following = question.text, number
+                while len(tokenizer.encode(text)) < setting.prompt_tokens:
+                    following = (following + 1) % len(questions)
+                    text += " " + questions[following].text
+                kept = tokenizer.decode(tokenizer.encode(text)[: setting.prompt_tokens])
+                long.append(replace(question, messages=({"role": "user", "content": kept},)))
+            return long
+
     return RolloutDataModule(
-        WorldQuestions(),
+        LongQuestions(),
         setting.policy,
         prompts_per_iteration=setting.prompts,
-        max_prompt_tokens=_MAX_PROMPT_TOKENS,
+        max_prompt_tokens=_longest(setting),
     )
 
 
-def _plan(records: Sequence[dict[str, Any]]) -> Plan:
+def _longest(setting: Setting) -> int:
+    """Tokens of a prompt at most, with what a conversation adds to a question."""
+    return 128 + setting.prompt_tokens
+
+
+def _plan(records: Sequence[dict[str, Any]], trains_branches: bool) -> Plan:
     initial = [record for record in records if record["parent_id"] is None]
     branches = [record for record in records if record["parent_id"] is not None]
     shared = [record["branch_position"] + 1 for record in branches]
@@ -218,17 +256,21 @@ def _plan(records: Sequence[dict[str, Any]]) -> Plan:
         [len(record["token_ids"]) - len(prompt) for record, prompt in zip(initial, prompts, strict=True)],
         [(record["parent_id"], length) for record, length in zip(branches, shared, strict=True)],
         [len(record["token_ids"]) - length for record, length in zip(branches, shared, strict=True)],
-        [record["token_ids"] for record in initial],
+        [record["token_ids"][:length] for record, length in zip(branches, shared, strict=True)],
+        [record["token_ids"] for record in (records if trains_branches else initial)],
     )
 
 
 def serve_engine(pipe: Any, setting: Setting) -> None:
-    """Bare vLLM on the requests of the plan it is sent; answers with seconds, with and without seeds and log-probs."""
+    """Bare vLLM on the requests of the plan it is sent.
+
+    Answers with seconds: with seeds and log-probs, without, and without and in one call.
+    """
     limit_threads(setting.threads)
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
     from vllm import LLM, SamplingParams
 
-    length = _MAX_PROMPT_TOKENS + setting.tokens
+    length = _longest(setting) + setting.tokens
     llm = LLM(
         setting.policy,
         dtype="float32",
@@ -266,7 +308,10 @@ def serve_engine(pipe: Any, setting: Setting) -> None:
             branches = generate([whole[row][:end] for row, end in plan.origins], plan.branch_lengths, **options)
             seconds.append(clock.read())
             assert sum(map(len, responses + branches)) == plan.num_tokens
-        pipe.send(seconds)
+        llm.reset_prefix_cache()
+        clock = Clock()
+        generate(plan.prompts + plan.prefixes, plan.lengths + plan.branch_lengths)
+        pipe.send([*seconds, clock.read()])
 
 
 def serve_model(pipe: Any, setting: Setting) -> None:
@@ -387,7 +432,8 @@ def _medians(times: dict[str, Times], ratios: dict[str, tuple[Sequence[str], Seq
 def measure_overhead(setting: Setting) -> dict[str, float]:
     """An iteration and its bare parts in turn."""
     sides = [Side(serve, setting) for serve in (serve_iterations, serve_engine, serve_model)]
-    times = {name: Times() for name in ("iteration", "engine", "engine_spared", *map("model_{}".format, _BARE_TOKENS))}
+    names = ("iteration", "engine", "engine_spared", "engine_once", *map("model_{}".format, _BARE_TOKENS))
+    times = {name: Times() for name in names}
     phases: list[dict[str, float]] = []
     for number in range(setting.rounds + 1):
         seconds, its_phases, plan = sides[0].turn()
@@ -404,6 +450,7 @@ def measure_overhead(setting: Setting) -> dict[str, float]:
         {
             "iteration / (engine + model)": (["iteration"], ["engine", model]),
             "iteration / (engine_spared + model)": (["iteration"], ["engine_spared", model]),
+            "iteration / (engine_once + model)": (["iteration"], ["engine_once", model]),
         },
     )
     shares = [sum(phase[name] for name in _OWN_WORK) / phase["iteration_s"] for phase in phases]
@@ -413,18 +460,20 @@ def measure_overhead(setting: Setting) -> dict[str, float]:
 
 
 def measure_scaling(setting: Setting) -> dict[str, float]:
-    """Iterations of as many prompts and twice as many in turn."""
-    twice = Setting(**{**vars(setting), "prompts": 2 * setting.prompts})
-    return _measure_two({"1x": Side(serve_iterations, setting), "2x": Side(serve_iterations, twice)}, setting.rounds)
+    """Iterations of as many prompts, of twice as many, and of prompts and responses twice as long in turn."""
+    more = replace(setting, prompts=2 * setting.prompts)
+    longer = replace(setting, prompt_tokens=2 * setting.prompt_tokens, tokens=2 * setting.tokens)
+    sides = {"1x": setting, "2x prompts": more, "2x length": longer}
+    return _measure_in_turn({name: Side(serve_iterations, each) for name, each in sides.items()}, setting.rounds)
 
 
 def measure_trl(setting: Setting, rows_at_once: int) -> dict[str, float]:
     """Our iterations and TRL's in turn."""
     sides = {"iteration": Side(serve_iterations, setting), "trl": Side(serve_trl, setting, rows_at_once)}
-    return _measure_two(sides, setting.rounds)
+    return _measure_in_turn(sides, setting.rounds)
 
 
-def _measure_two(sides: dict[str, Side], rounds: int) -> dict[str, float]:
+def _measure_in_turn(sides: dict[str, Side], rounds: int) -> dict[str, float]:
     times = {name: Times() for name in sides}
     for number in range(rounds + 1):
         for name, side in sides.items():
@@ -433,8 +482,8 @@ def _measure_two(sides: dict[str, Side], rounds: int) -> dict[str, float]:
                 times[name].taken.append(answer[0] if len(answer) == 3 else answer)
     for side in sides.values():
         side.stop()
-    below, above = sides
-    return _medians(times, {f"{above} / {below}": ([above], [below])})
+    below, *others = sides
+    return _medians(times, {f"{above} / {below}": ([above], [below]) for above in others})
 
 
 def main() -> None:
@@ -443,10 +492,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of iteration_<figure>.json")
     parser.add_argument("--only", choices=["overhead", "scaling", "trl"], help="measures one of the three")
     parser.add_argument("--policy", type=Path, help="model folder in the place of the tiny policy")
+    parser.add_argument("--medium", action="store_true", help="a policy of 12 million parameters in its place")
     parser.add_argument("--prompts", type=int, default=16, help="of an iteration")
     parser.add_argument("--initial", type=int, default=8, help="initial trajectories of a prompt")
     parser.add_argument("--branches", type=int, default=8, help="of a prompt")
     parser.add_argument("--tokens", type=int, default=256, help="new tokens of a response, at most")
+    parser.add_argument("--prompt-tokens", type=int, default=0, help="of a question; 0 takes them as they are")
+    parser.add_argument("--train-on", default="roots", help="as `rollout.branching.train_on`")
     parser.add_argument("--rounds", type=int, default=5, help="measured iterations of each side")
     parser.add_argument("--threads", type=int, default=2, help="threads of every process")
     parser.add_argument("--trl-rows", type=int, default=32, help="rows that GRPOTrainer trains at once")
@@ -457,13 +509,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         policy = options.policy or Path(name) / "policy"
         if options.policy is None:
-            in_a_process(make_policy, policy)
+            in_a_process(make_medium_policy if options.medium else make_policy, policy)
         setting = Setting(
             str(policy),
             options.prompts,
             options.initial,
             options.branches,
             options.tokens,
+            options.prompt_tokens,
+            options.train_on,
             options.rounds,
             options.threads,
         )
@@ -474,7 +528,11 @@ def main() -> None:
             else:
                 values = {"overhead": measure_overhead, "scaling": measure_scaling}[figure](setting)
             print(f"{figure}\n" + "\n".join(f"  {key:50} {value:.4g}" for key, value in values.items()), flush=True)
-            report = {**vars(setting), "policy": str(options.policy or "tiny"), "machine": platform.machine()}
+            report = {
+                **vars(setting),
+                "policy": str(options.policy or ("medium" if options.medium else "tiny")),
+                "machine": platform.machine(),
+            }
             (options.out / f"iteration_{figure}.json").write_text(
                 json.dumps({**report, "results": values}, indent=2) + "\n"
             )

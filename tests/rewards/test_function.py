@@ -155,6 +155,15 @@ def test_a_function_of_many_is_called_with_lists():
     results = RewardRunner(reward)([leveled(text, 10 * i) for i, text in enumerate(texts)])
     assert [result.reward for result in results] == [2.0, 13.0, 24.0, 35.0, 46.0]
     assert seen == [2, 2, 1]
+    # Those of groups that wait go together.
+    seen.clear()
+    runner = RewardRunner(reward)
+    queue = runner.queue(2)
+    groups = [queue.submit([leveled(text, 10 * i)]) for i, text in enumerate(texts)]
+    assert sorted(queue.finished(None)) == groups
+    assert [queue.take(group)[0].reward for group in groups] == [2.0, 13.0, 24.0, 35.0, 46.0]
+    assert seen == [1, 2, 2]
+    queue.close()
     # By itself, as a part of a sum beside others that score one by one.
     seen.clear()
     whole = CompositeReward({"many": FunctionReward(many), "length": FunctionReward(f"{MODULE}:length")})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -79,6 +80,20 @@ def test_permuted_trajectories_have_permuted_results():
     trajectories = numbered(9)
     runner = RewardRunner(Calls(number), 4)
     assert runner(trajectories[::-1]) == runner(trajectories)[::-1]
+
+
+def test_a_queue_forgets_what_it_hands_out():
+    queue = RewardRunner(Calls(number)).queue(1)
+    first, second = numbered(2), numbered(9)
+    groups = [queue.submit(first), queue.submit(second)]
+    assert sorted(queue.finished(None)) == groups
+    assert [result.reward for result in queue.take(groups[1])] == list(range(9))
+    left = [weakref.ref(each) for each in second]
+    del second
+    # A thread holds what it has called last.
+    assert sum(each() is not None for each in left) <= 1
+    assert len(queue.take(groups[0])) == len(first)
+    queue.close()
 
 
 def test_no_trajectories_have_no_results():

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from appo.core.trajectory import RewardResult, Trajectory
@@ -20,11 +20,11 @@ Scored = RewardResult | BaseException | None
 """A result or an error; None for what was not begun because another failed."""
 
 _AHEAD = -1
-"""Key of the batch that is scored ahead: one at a time."""
+"""Key of the batch that is scored ahead, of whichever groups: one at a time."""
 
 
 class RewardQueue:
-    """Scores groups of trajectories in threads, for the one thread that submits them.
+    """Scores groups of trajectories in threads, for the one thread that submits them, and forgets what it hands out.
 
     Args:
         reward: started.
@@ -40,16 +40,19 @@ class RewardQueue:
         self._has_failed = threading.Event()
         self._stopped = False
         self._pool: ThreadPool[RewardResult | None] = ThreadPool(num_threads, "appo-reward")
-        self._trajectories: list[Trajectory] = []
-        self._scored: list[Scored] = []
-        self._groups: list[range] = []
-        """Of each group, the numbers of its trajectories."""
+        self._num_groups = self._num_submitted = 0
+        self._trajectories: dict[int, Trajectory] = {}
+        self._scored: dict[int, Scored] = {}
+        self._groups: dict[int, range] = {}
+        """Of each group that was not handed out, the numbers of its trajectories."""
         self._unfinished: dict[int, int] = {}
         """Trajectories of each group that are not scored, by the group's number."""
         self._group_of: dict[int, int] = {}
         """The group of each trajectory that is not scored, by their numbers."""
-        self._ahead: deque[range] = deque()
-        """Batches that wait for being scored ahead, the first of which is; their trajectories come behind."""
+        self._ahead: deque[int] = deque()
+        """Trajectories that wait for being scored ahead."""
+        self._batch: list[int] = []
+        """Those that are being scored ahead; each comes by itself behind."""
 
     @property
     def num_in_flight(self) -> int:
@@ -58,21 +61,19 @@ class RewardQueue:
 
     def submit(self, trajectories: Sequence[Trajectory]) -> int:
         """Has a group scored; returns its number."""
-        group, first = len(self._groups), len(self._trajectories)
+        group, first = self._num_groups, self._num_submitted
         numbers = range(first, first + len(trajectories))
-        self._trajectories += trajectories
-        self._scored += [None] * len(numbers)
-        self._groups.append(numbers)
+        self._num_groups, self._num_submitted = group + 1, numbers.stop
+        self._trajectories |= zip(numbers, trajectories, strict=True)
+        self._scored |= dict.fromkeys(numbers)
+        self._groups[group] = numbers
         self._unfinished[group] = len(numbers)
         self._group_of |= dict.fromkeys(numbers, group)
-        size = self._reward.num_ahead
-        if size is None or not numbers:
+        if self._reward.num_ahead is None:
             self._score(numbers)
         else:
-            is_idle = not self._ahead
-            self._ahead += [numbers[start : start + size] for start in range(0, len(numbers), size)]
-            if is_idle:
-                self._score_ahead()
+            self._ahead += numbers
+            self._score_ahead()
         return group
 
     def finished(self, wait_s: float | None = 0.0) -> list[int]:
@@ -92,9 +93,12 @@ class RewardQueue:
         """Waits until something was scored; `finished` then tells which groups are."""
         self._take(self._pool.finished(None))
 
-    def scored(self, group: int) -> list[Scored]:
-        """What became of a finished group, in the order of its trajectories."""
-        return [self._scored[number] for number in self._groups[group]]
+    def take(self, group: int) -> list[Scored]:
+        """What became of a finished group, in the order of its trajectories; only once."""
+        numbers = self._groups.pop(group)
+        for number in numbers:
+            del self._trajectories[number]
+        return [self._scored.pop(number) for number in numbers]
 
     def close(self) -> None:
         """Drops what is not scored."""
@@ -114,7 +118,7 @@ class RewardQueue:
             del self._unfinished[group]
         return groups
 
-    def _score(self, numbers: range) -> None:
+    def _score(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             if self._scored[number] is None:
                 self._pool.submit(number, partial(self._score_one, self._trajectories[number]), self._timeout_s)
@@ -132,32 +136,36 @@ class RewardQueue:
     def _end(self, number: int, result: RewardResult | BaseException | None) -> None:
         if isinstance(result, GivenUpError):
             result = RewardTimeoutError(f"took longer than rollout.rewards.timeout_s = {self._timeout_s:g}")
-        self._scored[number] = result
         self._stopped |= self._stops_at_failure and isinstance(result, BaseException)
         group = self._group_of.pop(number)
+        if group in self._groups:
+            self._scored[number] = result
         if group in self._unfinished:
             self._unfinished[group] -= 1
 
     def _score_ahead(self) -> None:
-        """Has the next batch scored; the trajectories of one that fails are scored one by one.
+        """Has the next batch scored, unless one is; the trajectories of one that fails are scored one by one.
 
         Only the one to blame fails again. Those of a batch that takes too long are given up together.
         """
-        batch = [self._trajectories[number] for number in self._ahead[0]]
+        if self._batch or not self._ahead or self._stopped:
+            return
+        size = min(self._reward.num_ahead or 1, len(self._ahead))
+        self._batch = [self._ahead.popleft() for _ in range(size)]
+        batch = [self._trajectories[number] for number in self._batch]
         self._pool.submit(_AHEAD, partial(self._reward.score_ahead, batch), self._timeout_s)
 
     def _end_ahead(self, result: RewardResult | BaseException | None) -> None:
-        numbers = self._ahead.popleft()
+        numbers, self._batch = self._batch, []
         if isinstance(result, BaseException):
             log.warning("a batch of %d was not scored (%s)", len(numbers), type(result).__name__)
         if isinstance(result, GivenUpError):
             what = f"a batch of {len(numbers)} took longer than rollout.rewards.timeout_s = {self._timeout_s:g}"
             for number in numbers:
                 self._end(number, RewardTimeoutError(what))
-        else:
+        elif not self._stopped:
             self._score(numbers)
-        if self._ahead:
-            self._score_ahead()
+        self._score_ahead()
 
 
 def _checked(result: RewardResult) -> RewardResult:

@@ -80,7 +80,7 @@ class RewardRunner:
         try:
             number = queue.submit(trajectories)
             queue.finished(None)
-            return self.results(queue.scored(number), trajectories)
+            return self.results(queue.take(number), trajectories)
         finally:
             queue.close()
 

@@ -81,7 +81,7 @@ class Growth:
         self._patience_s = max(0.0, self._patience_s - (perf_counter() - begin))
         trees = [self._scoring.pop(group) for group in groups]
         for group, tree in zip(groups, trees, strict=True):
-            tree.scored += self._queue.scored(group)
+            tree.scored += self._queue.take(group)
         for tree in trees:
             self._collector.rewards_of(tree)  # a failure of one may have ended the others
         for tree in trees:

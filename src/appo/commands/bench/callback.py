@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import lightning as L
@@ -22,13 +20,12 @@ from appo.rollouts.agent import RequestBatch
 from appo.training.callbacks import RolloutCallback
 from appo.training.callbacks.common import parts_of
 from appo.training.callbacks.evaluation import rollout_callback
+from appo.training.callbacks.progress import EvaluationBar
 from appo.training.checks import check_columns
 from appo.training.datamodule import RolloutDataModule
 from appo.training.options import EvaluationOptions
 
 log = logging.getLogger(__name__)
-
-_TOLD_EVERY_S = 60.0
 
 Samples = Sequence[tuple[Trajectory, RewardResult]]
 """All samples of a question, with what the reward says of each."""
@@ -73,11 +70,13 @@ class BenchCallback(L.Callback):
     Args:
         benchmarks: one after the other.
         at_once: questions that are open at any time.
+        shows_progress: draws a bar for each benchmark.
     """
 
-    def __init__(self, benchmarks: Sequence[Benchmark], at_once: int) -> None:
+    def __init__(self, benchmarks: Sequence[Benchmark], at_once: int, shows_progress: bool = True) -> None:
         self.benchmarks = benchmarks
         self.at_once = at_once
+        self.shows_progress = shows_progress
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         parts_of(trainer, pl_module)[1].is_evaluated = True
@@ -116,14 +115,15 @@ class BenchCallback(L.Callback):
             ]
             for prompt in comm.shard(missing)
         )
-        progress = _Progress(benchmark.name, len(comm.shard(missing)))
+        bar = EvaluationBar(benchmark.name, len(comm.shard(missing)), self.shows_progress and comm.rank() == 0)
         benchmark.reward.start()
         try:
             sampled = answered_questions(loop, requests, benchmark.evaluation.params, self.at_once)
             for questions in scored(sampled, benchmark.reward):
                 benchmark.folder.append(questions, saves=bool(rollout.save_trajectories))
-                progress.tell(len(questions))
+                bar.update([result.reward for samples in questions for _, result in samples], len(questions))
         finally:
+            bar.close()
             benchmark.reward.stop()
 
 
@@ -154,44 +154,29 @@ def answered_questions(
 
 
 def scored(questions: Iterable[Sequence[Trajectory]], reward: RewardRunner) -> Iterator[list[Samples]]:
-    """Rewards questions beside the sampling of further ones, those together that have ended meanwhile.
+    """Rewards questions beside the sampling of further ones; yields those together that are rewarded meanwhile.
 
     Args:
         questions: all samples of each.
         reward: started; it may ask others, such as a judge, many at once.
     """
-    ended: list[Sequence[Trajectory]] = []
-    in_flight: Future[list[Samples]] | None = None
-    with ThreadPoolExecutor(1, "appo-bench-reward") as thread:
+    queue, waiting = reward.queue(reward.num_workers), dict[int, Sequence[Trajectory]]()
+
+    def rewarded(groups: Sequence[int]) -> Iterator[list[Samples]]:
+        taken = [(waiting.pop(group), queue.take(group)) for group in groups]
+        # A failure that ends the run may have ended other questions, and what is whole is kept.
+        ends = [reward.on_failure == "error" and not all(isinstance(s, RewardResult) for s in own) for _, own in taken]
+        for of_ended in (False, True):
+            part = [each for each, has_ended in zip(taken, ends, strict=True) if has_ended is of_ended]
+            trajectories = [trajectory for question, _ in part for trajectory in question]
+            results = iter(reward.results([each for _, own in part for each in own], trajectories))
+            if part:
+                yield [[(trajectory, next(results)) for trajectory in question] for question, _ in part]
+
+    try:
         for question in questions:
-            ended.append(question)
-            if in_flight is None or in_flight.done():
-                if in_flight is not None:
-                    yield in_flight.result()
-                in_flight = thread.submit(_reward_questions, ended, reward)
-                ended = []
-        if in_flight is not None:
-            yield in_flight.result()
-        if ended:
-            yield _reward_questions(ended, reward)
-
-
-def _reward_questions(questions: Sequence[Sequence[Trajectory]], reward: RewardRunner) -> list[Samples]:
-    results = iter(reward([trajectory for question in questions for trajectory in question]))
-    return [[(trajectory, next(results)) for trajectory in question] for question in questions]
-
-
-class _Progress:
-    """A line a minute."""
-
-    def __init__(self, name: str, num_questions: int) -> None:
-        self._name, self._num_questions, self._num_done = name, num_questions, 0
-        self._started = self._told = perf_counter()
-
-    def tell(self, num_questions: int) -> None:
-        """Counts questions that are done."""
-        self._num_done += num_questions
-        now, is_last = perf_counter(), self._num_done == self._num_questions
-        if is_last or now - self._told > _TOLD_EVERY_S:
-            self._told, seconds = now, now - self._started
-            log.info("%s: %d of %d questions asked, %.0f s", self._name, self._num_done, self._num_questions, seconds)
+            waiting[queue.submit(question)] = question
+            yield from rewarded(queue.finished())
+        yield from rewarded(queue.finished(None))
+    finally:
+        queue.close()

@@ -106,11 +106,13 @@ class BenchCLI(AppoCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self.config_init.trainer
         config.default_root_dir = str(self.config.out)
+        # The bars are the callback's own, one a benchmark.
+        self._shows_progress = config.enable_progress_bar is not False
         config.logger = config.enable_checkpointing = config.enable_progress_bar = False
         return super().instantiate_trainer(**kwargs)
 
     def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
-        self._callback = BenchCallback((), self.config.at_once)
+        self._callback = BenchCallback((), self.config.at_once, self._shows_progress)
         return [self._callback]
 
     def run(self) -> None:

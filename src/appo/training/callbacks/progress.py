@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -19,18 +20,42 @@ _SHOWN = {
 }
 
 
+class EvaluationBar:
+    """A bar over what is evaluated, with the mean reward so far, of this process where there are several.
+
+    Args:
+        name: of the evaluation.
+        total: steps.
+        is_shown: whether it is drawn.
+    """
+
+    def __init__(self, name: str, total: int, is_shown: bool) -> None:
+        self._rewards: list[float] = []
+        self._bar = tqdm(desc=name, total=total, disable=not is_shown, dynamic_ncols=True)
+
+    def update(self, rewards: Sequence[float], steps: int = 1) -> None:
+        """Takes in the rewards of some steps, if there are any."""
+        self._rewards += rewards
+        if self._rewards:
+            self._bar.set_postfix({"reward": f"{fmean(self._rewards):.3g}"}, refresh=False)
+        self._bar.update(steps)
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._bar.close()
+
+
 class IterationProgress(ProgressBar):
     """One bar for the whole training, a step an iteration, and one for an evaluation, with what an eye wants to follow.
 
-    The bar of an evaluation shows the mean reward so far, of this process where there are several. What is validated
-    within a training has none.
+    What is validated within a training has none.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._is_enabled = True
         self._bar: tqdm[Any] | None = None
-        self._rewards: list[float] = []
+        self._evaluation: EvaluationBar | None = None
 
     def disable(self) -> None:
         self._is_enabled = False
@@ -77,12 +102,8 @@ class IterationProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self._bar is None or trainer.state.fn == "fit":
-            return
-        self._rewards += [result.reward for _, result in batch if result is not None]
-        if self._rewards:
-            self._bar.set_postfix({"reward": f"{fmean(self._rewards):.3g}"}, refresh=False)
-        self._bar.update()
+        if self._evaluation is not None:
+            self._evaluation.update([result.reward for _, result in batch if result is not None])
 
     on_test_batch_end = on_validation_batch_end
     on_predict_batch_end = on_validation_batch_end
@@ -98,9 +119,10 @@ class IterationProgress(ProgressBar):
         self._close()
 
     def _begin(self, name: str, num_batches: float) -> None:
-        self._rewards = []
-        self._bar = tqdm(desc=name, total=int(num_batches), disable=not self._is_enabled, dynamic_ncols=True)
+        self._evaluation = EvaluationBar(name, int(num_batches), self._is_enabled)
 
     def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        for bar in (self._bar, self._evaluation):
+            if bar is not None:
+                bar.close()
+        self._bar = self._evaluation = None
