@@ -169,7 +169,7 @@ def test_prompts_whose_roots_are_alike_are_not_branched(tokenizer, runner, spare
     further = [t.text for t in data.trajectories[4:] if t.origin is None]
     assert further == (["a", "b"] if texts else [])
     if texts:
-        seeds = [request.seed for request in collector.root_requests(make_prompts(tokenizer, "P"), 0)]
+        seeds = [request.seed for request in collector.requests.roots(make_prompts(tokenizer, "P"), 0)]
         assert not {request.seed for request in requests} & set(seeds)
         # They belong to the group of their prompt.
         assert data.batch.group[data.batch.parent < 0].tolist().count(0) == 4

@@ -11,8 +11,8 @@ from torch import Tensor
 from appo.core.trajectory import RewardResult, ToolCall, Trajectory
 from appo.distributed import comm
 from appo.monitoring.branch_metrics import BRANCH_MEANS, Columns, branch_columns, to_column
-from appo.rollouts.agent import SamplingCosts
 from appo.rollouts.data import IterationData
+from appo.rollouts.sampling import SamplingCosts
 
 _PART, _OF_TOOL, _FAILURE, _FACTOR = "part ", "calls of ", "failures ", "factor "
 """How the names of columns begin of which there is one for each part of the reward, tool, kind of failure or

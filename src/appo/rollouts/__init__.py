@@ -1,6 +1,6 @@
 """Sampling trajectories with tools, branching them, and turning them into rows that can be trained."""
 
-from appo.rollouts.agent import Agent, AgentLoop, SamplingCosts
+from appo.rollouts.agent import AgentLoop
 from appo.rollouts.async_agent import AsyncAgent
 from appo.rollouts.branching import Branching, choose_branch_points
 from appo.rollouts.buffer import RolloutBuffer
@@ -10,6 +10,7 @@ from appo.rollouts.data import IterationData, MiniBatch, Policy
 from appo.rollouts.episode import Limits, RolloutRequest
 from appo.rollouts.iteration import IterationRunner
 from appo.rollouts.log_prob_check import Mismatch, WeightProbe, default_tolerance
+from appo.rollouts.sampling import Agent, SamplingCosts
 from appo.rollouts.timing import PhaseTimer
 from appo.rollouts.weight_sync import EngineMismatchError, WeightSync
 

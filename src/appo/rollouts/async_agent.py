@@ -10,8 +10,9 @@ from queue import Empty, SimpleQueue
 
 from appo.core.trajectory import Trajectory
 from appo.engines import SamplingParams
-from appo.rollouts.agent import AgentLoop, RequestBatch, SamplingCosts, phase_of, waiting
+from appo.rollouts.agent import AgentLoop, RequestBatch, phase_of, waiting
 from appo.rollouts.episode import Limits, RolloutRequest
+from appo.rollouts.sampling import SamplingCosts
 from appo.rollouts.timing import PhaseTimer
 
 log = logging.getLogger(__name__)

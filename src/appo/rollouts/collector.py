@@ -5,7 +5,6 @@ See "Agentic Procedural Policy Optimization" (https://arxiv.org/abs/2606.12384),
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -22,7 +21,6 @@ from appo.core.trajectory import BranchPoint, Prompt, Trajectory
 from appo.distributed import comm
 from appo.engines import SamplingParams
 from appo.rewards import RewardRunner
-from appo.rollouts.agent import Agent
 from appo.rollouts.branching import Branching, choose_branch_points, has_room, possible_parents
 from appo.rollouts.budgets import branch_budgets
 from appo.rollouts.candidates import CandidateFilter
@@ -30,6 +28,8 @@ from appo.rollouts.credit import credited
 from appo.rollouts.data import IterationData, Policy
 from appo.rollouts.episode import RolloutRequest
 from appo.rollouts.growth import Growth
+from appo.rollouts.requests import RequestMaker
+from appo.rollouts.sampling import Agent
 from appo.rollouts.timing import PhaseTimer
 from appo.rollouts.tree import Round, Tree, in_order, last_scores, take_evaluations_
 from appo.scorers import BatchContext, Scorer, Scores
@@ -83,6 +83,7 @@ class Collector:
         self.seed = seed
         self.truncated = truncated
         self.in_lockstep, self.deterministic = in_lockstep, deterministic
+        self.requests = RequestMaker(branching, seed)
         self.timer = timer
         self.rewards = reward
         self.score = timer.timed("scoring", scorer)
@@ -180,7 +181,7 @@ class Collector:
             return []
         is_first, current.budget = current.budget is None, budget
         if not current.is_open:
-            return self._spare_roots(tree, iteration) if is_first else []
+            return self.requests.spare_roots(tree, iteration) if is_first else []
         chosen = self.choose(
             current.scores,
             current.allowed,
@@ -191,7 +192,7 @@ class Collector:
             {tree.prompt.id: budget},
         )
         more = chosen[len(current.points) :]
-        requests = self.branch_requests(more, iteration, tree.points)
+        requests = self.requests.branches(more, iteration, tree.points)
         current.points += more
         return requests
 
@@ -215,7 +216,7 @@ class Collector:
 
     def sample_roots(self, prompts: Sequence[Prompt], iteration: int) -> list[Trajectory]:
         """The trajectories that begin at some prompts, prompt by prompt."""
-        roots = self.agent.run(self.root_requests(prompts, iteration), self.sampling)
+        roots = self.agent.run(self.requests.roots(prompts, iteration), self.sampling)
         if not self.branching.num_branches:
             # Else the engine stays awake, to keep the prefixes that roots and branches share.
             self.agent.sleep()
@@ -223,42 +224,7 @@ class Collector:
 
     def begin_roots(self, prompts: Sequence[Prompt], iteration: int) -> Any:
         """Begins them, for `Agent.finish` to end: they are sampled along with what is sampled next."""
-        return self.agent.begin(self.root_requests(prompts, iteration), self.sampling)
-
-    def root_requests(self, prompts: Sequence[Prompt], iteration: int) -> list[RolloutRequest]:
-        """`num_roots` requests a prompt, prompt by prompt."""
-        numbers = range(self.branching.num_roots)
-        return [self._root_request(prompt, iteration, number) for prompt in prompts for number in numbers]
-
-    def branch_requests(
-        self, points: Sequence[BranchPoint], iteration: int, earlier: Sequence[BranchPoint] = ()
-    ) -> list[RolloutRequest]:
-        """A request a point, prompt by prompt.
-
-        Args:
-            points: of one round.
-            iteration: its number, for seeds.
-            earlier: points of the rounds before.
-        """
-        numbers = Counter(point.trajectory.prompt.id for point in earlier)
-        requests = []
-        for point in points:
-            prompt = point.trajectory.prompt
-            seed = derive_seed(self.seed, "branch", iteration, prompt.id, numbers[prompt.id])
-            requests.append(RolloutRequest(prompt, seed, point, self.branching.tool_calls))
-            numbers[prompt.id] += 1
-        return requests
-
-    def _root_request(self, prompt: Prompt, iteration: int, number: int) -> RolloutRequest:
-        return RolloutRequest(prompt, derive_seed(self.seed, "initial", iteration, prompt.id, number))
-
-    def _spare_roots(self, tree: Tree, iteration: int) -> list[RolloutRequest]:
-        """Further roots, with ``spare_budget: roots``, of a prompt that has no branches in a round."""
-        if self.branching.spare_budget != "roots":
-            return []
-        first = sum(trajectory.origin is None for trajectory in tree.trajectories)
-        number_of = self.branching.num_branches // self.branching.rounds
-        return [self._root_request(tree.prompt, iteration, first + number) for number in range(number_of)]
+        return self.agent.begin(self.requests.roots(prompts, iteration), self.sampling)
 
     def _generator(self, use: str, roots: Sequence[Trajectory], *numbers: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.seed, use, numbers[0], roots[0].prompt.id, *numbers[1:]))
