@@ -60,6 +60,7 @@ class Setting:
     tokens: int
     prompt_tokens: int
     train_on: str
+    from_middle: bool
     rounds: int
     threads: int
 
@@ -175,7 +176,7 @@ def _parts(setting: Setting) -> tuple[Any, Any, Any]:
     from appo.losses import ProceduralLoss
     from appo.rewards import Reward
     from appo.rollouts import Branching, Limits
-    from appo.scorers import BranchingScore
+    from appo.scorers import BranchingScore, Scorer, Scores
     from appo.tools import TagSyntax
     from appo.training.callbacks import RolloutCallback
     from appo.training.module import APPOModule
@@ -186,6 +187,14 @@ def _parts(setting: Setting) -> tuple[Any, Any, Any]:
         def __call__(self, trajectory: Trajectory) -> RewardResult:
             return RewardResult(float((trajectory.token_ids[trajectory.response_mask] % 2 == 0).float().mean()))
 
+    class Middle(Scorer):
+        """Prefers the middle of a response; log-probs are taken for it all the same."""
+
+        def __call__(self, batch: Any, context: Any) -> Scores:
+            middle = (batch.prompt_lengths + batch.lengths).unsqueeze(-1) / 2
+            distance = (torch.arange(batch.token_ids.shape[1]) - middle).abs()
+            return Scores((-distance).masked_fill(~batch.response_mask, float("-inf")))
+
     module = APPOModule(
         setting.policy,
         ProceduralLoss(),
@@ -194,13 +203,14 @@ def _parts(setting: Setting) -> tuple[Any, Any, Any]:
     )
     rollout = RolloutCallback(
         engine=VLLMEngine(max_length=_longest(setting) + setting.tokens),
-        scorer=BranchingScore(),
+        scorer=Middle() if setting.from_middle else BranchingScore(),
         advantage=ProceduralAdvantage(),
         reward=EvenTokens(),
         syntax=TagSyntax(),
         branching=Branching(
             setting.initial + setting.branches,
             setting.initial,
+            selection="per_trajectory" if setting.from_middle else "per_prompt",
             train_on=setting.train_on,  # type: ignore[arg-type]
         ),
         limits=Limits(max_response_tokens=setting.tokens),
@@ -499,6 +509,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256, help="new tokens of a response, at most")
     parser.add_argument("--prompt-tokens", type=int, default=0, help="of a question; 0 takes them as they are")
     parser.add_argument("--train-on", default="roots", help="as `rollout.branching.train_on`")
+    parser.add_argument("--from-middle", action="store_true", help="as many branches from each parent, from its middle")
     parser.add_argument("--rounds", type=int, default=5, help="measured iterations of each side")
     parser.add_argument("--threads", type=int, default=2, help="threads of every process")
     parser.add_argument("--trl-rows", type=int, default=32, help="rows that GRPOTrainer trains at once")
@@ -518,6 +529,7 @@ def main() -> None:
             options.tokens,
             options.prompt_tokens,
             options.train_on,
+            options.from_middle,
             options.rounds,
             options.threads,
         )
