@@ -27,6 +27,7 @@ from transformers.masking_utils import flash_attention_mask
 from appo.core.prefix_tree import PrefixTree
 from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.tree_attention import TreeLayout, tree_sdpa
+from tests.policy.double_norms import keep_double
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -52,21 +53,8 @@ def model_of(name: str, dtype: torch.dtype = torch.float32, **options) -> PreTra
         if parameter.ndim > 1:
             parameter.data *= 4.0
     if dtype == torch.float64:
-        _keep_double(model)
+        keep_double(model)
     return model
-
-
-def _keep_double(model: PreTrainedModel) -> None:
-    """Norms of transformers compute in float32 whatever they are given."""
-    for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            epsilon = getattr(module, "eps", None) or module.variance_epsilon
-            shift = 1.0 if "Gemma" in type(module).__name__ else 0.0
-
-            def forward(x, norm=module, epsilon=epsilon, shift=shift):
-                return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * (norm.weight + shift)
-
-            module.forward = forward
 
 
 def random_rows(depth: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from appo.policy.loading import load_tokenizer
 from appo.prompts.base import PromptSource
@@ -19,7 +20,7 @@ from appo.prompts.loading import write_account
 from appo.sft.conversations import ConversationSource, ConversationSplit
 from appo.sft.encoding import ConversationEncoder, Example
 from appo.sft.loading import ConversationLoader
-from appo.sft.sampler import LengthBucketSampler
+from appo.sft.sampler import Pack, PackSampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,30 +30,54 @@ class SupervisedBatch:
     Attributes:
         token_ids: ``[B, T]`` int64, 0 on padding.
         loss_mask: ``[B, T]`` bool, True on tokens that are learned; False on position 0, which nothing predicts.
+        num_tokens: that the sum of the tokens' losses is divided by. Over the batches of an optimizer step the mean is
+            that of all of its tokens, in whichever way they are batched.
     """
 
     token_ids: Tensor
     loss_mask: Tensor
+    num_tokens: float
 
     def to(self, device: torch.device, non_blocking: bool = False) -> SupervisedBatch:
         """The same rows on another device."""
-        return SupervisedBatch(
-            self.token_ids.to(device, non_blocking=non_blocking), self.loss_mask.to(device, non_blocking=non_blocking)
+        return replace(
+            self,
+            token_ids=self.token_ids.to(device, non_blocking=non_blocking),
+            loss_mask=self.loss_mask.to(device, non_blocking=non_blocking),
         )
 
 
-class SupervisedDataModule(L.LightningDataModule):
-    """Batches of conversations in a seeded random order, rows of similar length together within an optimizer step.
+class _Batches(Dataset[SupervisedBatch]):
+    """What goes through the model, by pack, or by the number of a row."""
 
-    Several processes share the rows of a step: their batches of one moment have similar lengths, too.
+    def __init__(self, data: SupervisedDataModule, batches_of_step: int) -> None:
+        self.examples = data.examples["train"]
+        self.data = data
+        self.batches_of_step = batches_of_step
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, pack: Pack | int) -> SupervisedBatch:
+        if isinstance(pack, int):  # a sampler of the trainer's, as with `overfit_batches`
+            pack = Pack((pack,), (pack,))
+        batch = self.data.collate([self.examples[row] for row in pack.rows])
+        num_learned = sum(self.data.num_learned(self.examples[row]) for row in pack.step)
+        return replace(batch, num_tokens=num_learned / self.batches_of_step if pack.step else math.inf)
+
+
+class SupervisedDataModule(L.LightningDataModule):
+    """Batches of conversations in a seeded random order, packed within an optimizer step.
+
+    Several processes share the rows of a step: their batches of one moment have similar sizes.
 
     Args:
         source: where the conversations come from.
         tokenizer: Hugging Face folder or name; the command line sets it to `model.policy`.
         loss_on: `assistant` learns what the assistant wrote; `all` learns every token, prompts and tool output
             included, which a policy that starts from nothing needs.
-        batch_size: rows that go through the model at once on each device; `trainer.accumulate_grad_batches` such
-            batches, sorted by length, make an optimizer step.
+        batch_size: rows that go through the model at once on each device, on average: `trainer.accumulate_grad_batches`
+            such batches, which have about the same number of tokens, make an optimizer step.
         max_tokens: longest row.
         seed: of the order of rows.
         template_options: further variables of the chat template, such as ``enable_thinking``; those of `appo fit`.
@@ -111,24 +136,31 @@ class SupervisedDataModule(L.LightningDataModule):
                     folder = None if self.trainer is None else Path(self.trainer.default_root_dir)
                     write_account(loaded, split, self.contaminated_rows == "remove", folder)
 
-    def train_dataloader(self) -> DataLoader[Example]:
+    def train_dataloader(self) -> DataLoader[SupervisedBatch]:
         examples = self.examples["train"]
-        batches_per_step = 1
+        shared, batches_per_step = {"num_replicas": 1, "rank": 0}, 1
         if self.trainer is not None:
-            shared = self.trainer.distributed_sampler_kwargs or {"num_replicas": 1}
-            batches_per_step = self.trainer.accumulate_grad_batches * shared["num_replicas"]
-        sampler = LengthBucketSampler([len(e) for e in examples], self.batch_size, batches_per_step, self.seed)
-        return DataLoader(examples, self.batch_size, sampler=sampler, collate_fn=self._collate)  # type: ignore[arg-type]
+            shared = self.trainer.distributed_sampler_kwargs or shared
+            batches_per_step = self.trainer.accumulate_grad_batches
+        rows = [example.token_ids for example in examples]
+        sampler = PackSampler(rows, self.batch_size, batches_per_step, **shared, seed=self.seed)
+        batches = _Batches(self, batches_per_step * shared["num_replicas"])
+        return DataLoader(batches, batch_size=None, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Example] | list[DataLoader[Example]]:
         examples = sorted(self.examples["validation"], key=len)
         if not examples:
             return []
-        return DataLoader(examples, self.batch_size, collate_fn=self._collate)  # type: ignore[arg-type]
+        return DataLoader(examples, self.batch_size, collate_fn=self.collate)  # type: ignore[arg-type]
 
-    def _collate(self, examples: Sequence[Example]) -> SupervisedBatch:
+    def num_learned(self, example: Example) -> int:
+        """Counts the tokens that are learned of a row."""
+        return len(example) - 1 if self.loss_on == "all" else sum(example.is_written[1:])
+
+    def collate(self, examples: Sequence[Example]) -> SupervisedBatch:
+        """Rows as a batch of their own."""
         token_ids = [torch.tensor(example.token_ids) for example in examples]
         masks = [torch.tensor(example.is_written) | (self.loss_on == "all") for example in examples]
         loss_mask = pad_sequence(masks, batch_first=True)
         loss_mask[:, 0] = False
-        return SupervisedBatch(pad_sequence(token_ids, batch_first=True), loss_mask)
+        return SupervisedBatch(pad_sequence(token_ids, batch_first=True), loss_mask, float(loss_mask.sum()))

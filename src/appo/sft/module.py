@@ -11,13 +11,13 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from appo.distributed import comm
 from appo.distributed.fsdp import Meshes, Sharding, amend, clip_gradients, is_sharded
 from appo.policy.loading import load_policy, load_sharded_policy, load_tokenizer
+from appo.policy.log_probs import PolicyLogProbs
 from appo.policy.saving import end_turns, save_policy
 from appo.sft.datamodule import SupervisedBatch
 from appo.sft.tiny_policy import TinyPolicy
@@ -28,6 +28,9 @@ _TIMEOUT_S = 1800.0
 
 class SupervisedModule(L.LightningModule):
     """Supervised fine-tuning (SFT): a policy learns to write what the assistant wrote in conversations.
+
+    The rows of a batch are packed, and what they begin with alike goes through the policy once, where it allows that:
+    `PolicyLogProbs`.
 
     Args:
         policy: Hugging Face model folder or name to start from.
@@ -76,6 +79,7 @@ class SupervisedModule(L.LightningModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.sharding = sharding
         self.policy: PreTrainedModel | None = None
+        self._log_probs: PolicyLogProbs | None = None
 
     def prepare_data(self) -> None:
         if self.fresh is not None:
@@ -102,6 +106,7 @@ class SupervisedModule(L.LightningModule):
             read = partial(load_policy, self.policy_folder, self.dtype_name)
             sharding = self.sharding.with_precision(str(self.trainer.precision))
             self.policy = load_sharded_policy(read, sharding, meshes, self.gradient_checkpointing).train()
+        self._log_probs = PolicyLogProbs(self.policy)
 
     def configure_optimizers(self) -> Any:
         # Lightning does not clip gradients for a fused optimizer under automatic mixed precision.
@@ -118,14 +123,15 @@ class SupervisedModule(L.LightningModule):
         return warmup * (self.min_lr_share + (1.0 - self.min_lr_share) * 0.5 * (1.0 + math.cos(math.pi * done)))
 
     def training_step(self, batch: SupervisedBatch, batch_idx: int) -> Tensor:
-        loss, accuracy = self._evaluate(batch)
-        self.log_dict({"train/loss": loss.detach(), "train/token_accuracy": accuracy}, prog_bar=True)
-        return loss
+        log_probs, entropies = self._evaluate(batch)
+        metrics = {"train/loss": -log_probs.detach().mean(), "train/entropy": entropies.mean()}
+        self.log_dict(metrics, prog_bar=True, batch_size=len(log_probs))
+        return -log_probs.sum() / batch.num_tokens
 
     def validation_step(self, batch: SupervisedBatch, batch_idx: int) -> None:
-        loss, accuracy = self._evaluate(batch)
-        metrics = {"validation/loss": loss, "validation/token_accuracy": accuracy}
-        self.log_dict(metrics, batch_size=int(batch.loss_mask.sum()), sync_dist=True)
+        log_probs, entropies = self._evaluate(batch)
+        metrics = {"validation/loss": -log_probs.mean(), "validation/entropy": entropies.mean()}
+        self.log_dict(metrics, batch_size=len(log_probs), sync_dist=True)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -144,12 +150,7 @@ class SupervisedModule(L.LightningModule):
             save_policy(self.policy, tokenizer, Path(self.save_to))
 
     def _evaluate(self, batch: SupervisedBatch) -> tuple[Tensor, Tensor]:
-        """Mean negative log-likelihood and share of right first choices over the tokens that are learned."""
-        assert self.policy is not None
-        # No mask: a causal model does not see what stands behind a token, and padding stands behind all of them.
-        output = self.policy(input_ids=batch.token_ids, use_cache=False)
-        is_learned = batch.loss_mask[:, 1:]
-        logits = output.logits[:, :-1][is_learned].float()
-        targets = batch.token_ids[:, 1:][is_learned]
-        accuracy = (logits.argmax(-1) == targets).float().mean()
-        return F.cross_entropy(logits, targets), accuracy
+        """Log-probs and entropies of the tokens that are learned, ``[N]`` each, the latter without gradient."""
+        assert self._log_probs is not None
+        log_probs, entropies = self._log_probs(batch.token_ids, batch.loss_mask)
+        return log_probs[batch.loss_mask], entropies.detach()[batch.loss_mask]
