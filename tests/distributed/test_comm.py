@@ -151,6 +151,10 @@ def total(model: nn.Module) -> None:
     comm.all_reduce(torch.ones(1))
 
 
+def begin_a_sum(model: nn.Module) -> None:
+    comm.PendingSum(torch.ones(1)).wait()
+
+
 def meet(model: nn.Module) -> None:
     pass
 
@@ -165,6 +169,6 @@ def lose_a_rank(rank: int, work: Callable[[nn.Module], None]) -> None:
             work(model)
 
 
-@pytest.mark.parametrize("work", [reduce_gradients, sum_gradients, total, meet])
+@pytest.mark.parametrize("work", [reduce_gradients, sum_gradients, total, begin_a_sum, meet])
 def test_a_collective_that_fails_names_the_process_that_has_stopped(tmp_path, work):
     as_processes(lose_a_rank, tmp_path, work)

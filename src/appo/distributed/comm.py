@@ -170,8 +170,11 @@ class PendingSum:
         """
         if self._work is not None:
             assert _world is not None
-            with _naming_lost_ranks(_world):
+            try:
                 self._work.wait()
+            except RuntimeError as error:
+                # Whatever it says: nobody's code but that of the connection runs here.
+                raise _lost(_world, error) from error
         return self._summed
 
 

@@ -41,15 +41,11 @@ class ToolTurns:
         self.syntax = syntax
         self.limits = limits
         self.stop_strings = syntax.stop_strings(tuple(runner.tools))
-        self.text = ResponseText(
-            tokenizer,
-            (*syntax.thought_tags, *_ANSWER_TAGS, *(f"<{tool}>" for tool in runner.tools)),
-            lambda result: syntax.format_results([result], "", self._render),
-        )
+        own = (*syntax.thought_tags, *_ANSWER_TAGS, *(f"<{tool}>" for tool in runner.tools))
+        self.text = ResponseText(tokenizer, own, lambda result: syntax.format_results([result], "", self._render))
         self._codec = TokenCodec(self._encode, self._decode)
         self._render = chat_renderer(tokenizer, runner)
         shown = syntax.format_results(["."], "", self._render)
-        own = (*syntax.thought_tags, *_ANSWER_TAGS, *(f"<{tool}>" for tool in runner.tools))
         self._inert = InertText(tokenizer, (*own, *(closing(tag) for tag in own), *tags_of(shown)))
         before, mark, _ = syntax.format_results([_MARK], "", self._render).partition(_MARK)
         self._result_tag = next(iter(reversed(tags_of(before))), "") if mark else ""
