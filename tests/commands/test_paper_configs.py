@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from appo.commands.bench.suites import SUITES
 from appo.commands.cli import run
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,14 @@ def test_what_the_paper_states_is_what_the_configs_have():
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_the_budget_of_the_paper(method):
     assert config(method)["rollout"]["branching"]["num_trajectories"] == 16
+
+
+@pytest.mark.parametrize("name", [*SHAPES, "sft"])
+def test_nothing_of_the_suite_is_trained_on(name):
+    data = config(name)["data"]
+    assert data["contaminated_rows"] == "remove"
+    compared = [source["init_args"]["name"] for source in data["contamination_sources"]]
+    assert sorted(compared) == sorted(SUITES["paper"])
 
 
 def unmarked(text: str) -> list[str]:

@@ -41,8 +41,9 @@ def test_rows_that_cannot_be_used_and_questions_of_benchmarks_are_left_out_with_
 
     (tmp_path / "hle.jsonl").write_text(json.dumps({"question": "Where was Ada born?", "answer": ["x"]}))
     path = write_jsonl(
-        tmp_path / "a.jsonl", talk("b?", "c"), talk("where was  Ada born", "c"), talk("b?"), talk("b?", "c " * 99)
-    )
+        tmp_path / "a.jsonl", talk("b?", "c"), talk("where was  Ada born", "c"), talk("b?"), talk("b?", "c " * 99),
+        talk("Answer in tags.\n\n**Question**: Where was Ada born?\n", "c"),
+    )  # fmt: skip
     data = SupervisedDataModule(
         FileConversations(path), str(folder), max_tokens=60, unusable_rows="skip", contaminated_rows="remove",
         contamination_sources=(BenchmarkQuestions("hle", folder=str(tmp_path)),),
@@ -52,7 +53,7 @@ def test_rows_that_cannot_be_used_and_questions_of_benchmarks_are_left_out_with_
     assert len(data.examples["train"]) == 1
     assert data.examples["validation"] == []
     assert f"train: 2 rows are left out: 1 no_response ({path}: 3), 1 too_long ({path}: 4)" in caplog.text
-    assert "train: 1 questions stand in a benchmark and are left out: 1 hle (ids 2)" in caplog.text
+    assert "train: 2 questions stand in a benchmark and are left out: 2 hle (ids 2, 5)" in caplog.text
     data = SupervisedDataModule(FileConversations(path), str(folder), max_tokens=60)
     message = (
         r"line 3 of .* must have a message of the assistant, got none; data.unusable_rows=skip would leave out .* 2 "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,6 +13,8 @@ from appo.prompts.contamination import BenchmarkIndex
 from appo.prompts.loading import CHUNK_ROWS, RowAccount
 from appo.sft.conversations import Conversation, ConversationSource, ConversationSplit
 from appo.sft.encoding import ConversationEncoder, Example, Rendered
+
+_LABEL = re.compile(r"^\W*(question|problem|query)\W*:", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class ConversationLoader:
         return loaded
 
     def _is_kept(self, conversation: Conversation, index: BenchmarkIndex, loaded: LoadedConversations) -> bool:
-        asked = [message.content for message in conversation.messages if message.role == "user"]
+        asked = [
+            text for message in conversation.messages if message.role == "user" for text in _asked(message.content)
+        ]
         found = index.find_any(asked, str(conversation.row), conversation.origin, conversation.row)
         if found is not None:
             loaded.contaminated.append(found)
@@ -92,6 +97,14 @@ class ConversationLoader:
         rule = f"must have at most data.max_tokens = {self.max_tokens} tokens, got {longest}"
         message = f"{_place(conversation)} {rule}"
         loaded.unusable.append(UnusableRow(conversation.origin, conversation.row, "too_long", message))
+
+
+def _asked(content: str) -> Iterator[str]:
+    """What a user may ask in a message: all of it, or a line among instructions."""
+    yield content
+    for line in content.splitlines():
+        if len(line.split()) > 2:
+            yield _LABEL.sub("", line)
 
 
 def _place(conversation: Conversation) -> str:
