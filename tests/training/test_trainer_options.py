@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from appo.commands import cli
 from appo.monitoring.trajectory_files import read_trajectories
@@ -228,6 +229,19 @@ def test_without_a_logger_there_are_no_metrics_and_the_config_is_kept(fit):
     assert not list(folder.rglob("metrics.csv"))
     assert (folder / "config.yaml").is_file()
     assert len(files(folder)) == 2
+
+
+def test_beside_a_logger_of_the_users_own_the_metrics_stay_and_trajectories_are_shown(fit, tmp_path, caplog):
+    caplog.set_level("INFO", logger="appo.training.callbacks.trajectory_table")
+    own = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": str(tmp_path), "name": "own"}}
+    folder = fit(*TWO, f"--trainer.logger={json.dumps([own])}", "--rollout.log_trajectories=3")
+    assert len(iterations(folder)) == 2
+    assert not (folder / "tensorboard").exists()
+    told = [record.message[:20] for record in caplog.records if record.name.endswith("trajectory_table")]
+    assert told == 3 * ["iteration 0, reward "] + 3 * ["iteration 1, reward "]
+    events = EventAccumulator(str(tmp_path / "own/version_0"), {"tensors": 0}).Reload()
+    tables = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("trajectories/text_summary")]
+    assert [table.count("    question: ") for table in tables] == [3, 3]
 
 
 @of("enable_checkpointing")

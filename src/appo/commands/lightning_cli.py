@@ -20,7 +20,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.constants import default_pg_timeout
 
@@ -205,8 +205,8 @@ class RunFolderCLI(LightningCLI):
         config.default_root_dir = config.default_root_dir or "runs/appo"
         folder = Path(config.default_root_dir)
         is_tried = bool(config.fast_dev_run or config.barebones)  # leaves nothing
-        if config.logger in (None, True) and not config.barebones:
-            config.logger = [CSVLogger(folder, name="csv"), TensorBoardLogger(folder, name="tensorboard")]
+        if not config.barebones:
+            config.logger = _loggers(config.logger, folder)
         callbacks = _callbacks(config)
         # Beside those that a user adds, or a run that is cut off could not go on.
         keeps_last = any(isinstance(callback, ModelCheckpoint) and callback.save_last for callback in callbacks)
@@ -303,3 +303,14 @@ def _callbacks(trainer: Namespace) -> list[L.Callback]:
     """Those that the options of the trainer name: one, several or none."""
     given = trainer.callbacks or ()
     return [given] if isinstance(given, L.Callback) else list(given)
+
+
+def _loggers(given: Any, folder: Path) -> Any:
+    """The loggers of a run: a CSV one is always among them, which `appo report`, `view` and `ablate` read."""
+    if given is False:
+        return False
+    csv = CSVLogger(folder, name="csv")
+    if given in (None, True):
+        return [csv, TensorBoardLogger(folder, name="tensorboard")]
+    # The first one says where the config lies.
+    return [csv, *([given] if isinstance(given, Logger) else given)]

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import yaml
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from appo.commands.parser import AppoParser
 from appo.commands.record.environment import environment
@@ -86,6 +87,9 @@ class RecordedConfig(SavedConfig):
             assert isinstance(self.parser, AppoParser)
             command = self.parser.command.removeprefix("appo ")
             RunRecord.of(command, trainer.world_size, config).write(self.folder / FILE)
+            for logger in trainer.loggers:
+                if not isinstance(logger, CSVLogger | TensorBoardLogger):  # those have it beside them
+                    logger.log_hyperparams(config)
 
 
 def files_of(config: Mapping[str, Any]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import signal
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import chain
 from time import perf_counter
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from appo.training.argument_types import AnyReward, AnyScorer, AnyTools
 from appo.training.callbacks.common import leaves_files, parts_of, trajectory_file
 from appo.training.callbacks.gain_check import warns_of_unchanged_policy
 from appo.training.callbacks.recording import write_collected
+from appo.training.callbacks.trajectory_table import log_trajectories
 from appo.training.checks import (
     check_engine_device,
     check_positions,
@@ -70,6 +72,8 @@ class RolloutCallback(L.Callback):
             end.
         save_trajectories: writes every trajectory of an iteration, with scores, to ``trajectories/`` in the run's
             folder; several processes write a file each. `brief` leaves out what the update made of each token.
+        log_trajectories: trajectories of an iteration that go into the log, and as a table to loggers that have them:
+            the best and the worst by turns, of the first process.
         rank_timeout_s: seconds that a process waits for the others of a run on several before it ends the run with an
             error: the longest that one may sample while another is ready. Until the training begins it is at least two
             minutes, or the time-out of a strategy that is given by its class.
@@ -91,11 +95,14 @@ class RolloutCallback(L.Callback):
         evaluation: EvaluationOptions = EvaluationOptions(),  # noqa: B008
         stop_after_tokens: int | None = None,
         save_trajectories: bool | Literal["brief"] = True,
+        log_trajectories: int = 0,
         rank_timeout_s: float = 1800.0,
         seed: int = 0,
     ) -> None:
         if not rank_timeout_s > 0.0:
             raise ValueError(f"rollout.rank_timeout_s must be positive, got {rank_timeout_s}")
+        if log_trajectories < 0:
+            raise ValueError(f"rollout.log_trajectories must not be negative, got {log_trajectories}")
         self.sampler = Sampler(engine or HFEngine(), tools, syntax, reward, sampling, limits, rewards)
         self.scorer, self.advantage = as_scorer(scorer), advantage
         self.branching, self.sampling = branching, sampling
@@ -103,6 +110,7 @@ class RolloutCallback(L.Callback):
         self.evaluation = evaluation
         self.stop_after_tokens = stop_after_tokens
         self.save_trajectories = save_trajectories
+        self.log_trajectories = log_trajectories
         self.rank_timeout_s = rank_timeout_s
         self.seed = seed
         self.num_generated_tokens = 0
@@ -225,6 +233,9 @@ class RolloutCallback(L.Callback):
         if self.save_trajectories and leaves_files(trainer):
             with self.sampler.timer("writing"):
                 write_collected(trajectory_file(trainer, "iteration"), collected, module.token_record)
+        if self.log_trajectories and trainer.is_global_zero:
+            pairs = (zip(data.trajectories, data.results, strict=True) for data in collected)
+            log_trajectories(trainer, chain.from_iterable(pairs), self.log_trajectories)
         self.iteration.join()
         with comm.phase("metrics"):
             metrics = rollout_metrics(collected)
