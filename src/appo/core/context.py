@@ -31,9 +31,9 @@ class BatchContext:
         generator: the only source of randomness, seeded for the iteration and, of a scorer, for the prompt.
         trajectories: the records that the batch is made of, a row each.
         tokenizer: of the policy.
-        log_probs: evaluates other sequences under the current policy, at the temperature of sampling. All processes
-            call it at the same time and equally often, also one that has no sequence; the first token of a sequence has
-            no log-prob.
+        log_probs: evaluates other sequences under the current policy, at the temperature of sampling. All processes of
+            a sharded policy call it at the same time and equally often, also one that has no sequence; the first token
+            of a sequence has no log-prob.
     """
 
     generator: torch.Generator
