@@ -31,7 +31,7 @@ _ANSWERS = [
     *("\N{MINUS SIGN}", "\N{VULGAR FRACTION ONE HALF}", "\N{SUPERSCRIPT TWO}", "\N{INFINITY}", "\N{SQUARE ROOT}"),
     *("\N{DEGREE SIGN}", "\N{EURO SIGN}", "\u200b", "\ud800", "a ", "the ", "Paris", "New York", "yes", "no", "B"),
     *("(B)", "May 5, 1999", "12:30 pm", "5 km", "10 percent", "II", "J. K.", "O'Brien", "van ", "C++", "NaCl2"),
-    *("first ", "million", "mod ", "!!", "\\infty", "(-\\infty", "\\mathbb{R}"),
+    *("first ", "million", "mod ", "!!", "\\infty", "(-\\infty", "\\mathbb{R}", "_1", "_{1", "\\vec", "\\vec "),
 ]  # fmt: skip
 
 

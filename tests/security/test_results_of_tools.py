@@ -83,12 +83,31 @@ def test_what_is_harmless_stays(turns, text):
 
 
 @pytest.mark.parametrize("text", ["<|STOP|>", "<|stop|>", "\uff1c|stop|\uff1e", "<|\u017ftop|>"])
-def test_a_token_that_a_tokenizer_finds_behind_its_normalizer_is_none_either(tokenizer, text):
+@pytest.mark.parametrize("special", [True, False])
+def test_a_token_that_a_tokenizer_finds_behind_its_normalizer_is_none_either(tokenizer, text, special):
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.add_tokens([AddedToken("<|stop|>", special=True, normalized=True)])
+    tokenizer.add_tokens([AddedToken("<|stop|>", special=special, normalized=True)])
     stop = tokenizer.convert_tokens_to_ids("<|stop|>")
     assert stop in encode(tokenizer, f"a{text}b")
     assert stop not in encode(tokenizer, InertText(tokenizer, ())(f"a{text}b"))
+
+
+FAMILIES = [
+    "<\uff5cUser\uff5c>",
+    "<\uff5ctool\u2581sep\uff5c>",
+    "[@BOS@]",
+    "[TOOL_CALLS]",
+    "<|a b|>",
+    "\uff1csep\uff1e",
+]
+
+
+@pytest.mark.parametrize("text", FAMILIES)
+def test_marks_of_a_family_that_are_added_without_being_special_are_none_either(tokenizer, text):
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False)])
+    mark = tokenizer.convert_tokens_to_ids(text)
+    assert mark in encode(tokenizer, f"a{text}b")
+    assert mark not in encode(tokenizer, InertText(tokenizer, ())(f"a{text}b"))
 
 
 def test_descriptions_of_tools_are_text_too(tokenizer):

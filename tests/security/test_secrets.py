@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
@@ -14,9 +15,12 @@ from appo.commands.cli import resolve_fit
 from appo.commands.lightning_cli import AppoCLI
 from appo.commands.saved_config import make_private
 from appo.core.secrets import refuse_secrets, refuse_secrets_in_arguments, refuse_secrets_in_url
+from appo.engines.vllm_server.answers import ServerError
 from appo.engines.vllm_server.engine import VLLMServerEngine
+from appo.engines.vllm_server.pool import ServerPool, Weights
 from appo.rewards import JudgeReward
 from appo.tools import HTTPSearch, MCPTools
+from tests.security.bombs import answering
 from tests.small_run import CONFIG, FEW_TOKENS
 
 KEY = "s3cret"
@@ -34,6 +38,10 @@ HIDDEN = [
     {"plain": "sk-abcdefghijklmnop"},
     {"plain": ["Bearer abcdefghijkl"]},
     {"X-Amz-Signature": KEY},
+    {"proxy": "Proxy-Authorization: Basic " + KEY},
+    {"lines": ["Accept: */*", "X-Api-Key: " + KEY]},
+    {"certificate": "-----BEGIN EC PRIVATE KEY-----\n" + KEY},
+    {"callback": "https://x/y?access_token=" + KEY},
 ]
 
 
@@ -55,6 +63,7 @@ def test_a_variable_stands_for_a_key_at_any_depth():
     [
         {"tokens": 3, "max_tokens": 5, "Accept-Language": "en", "keyword": "x", "author": "me", "monkey": "x"},
         {"auth": {"type": "bearer", "value": "{SOME_KEY}"}},
+        {"site": "https://x/y?page=3", "note": "the key: a word", "Accept": "text/html: q=1"},
         {
             "key": None,
             "token": True,
@@ -82,12 +91,34 @@ def test_what_is_no_key_is_let_be(fields):
         lambda: MCPTools(command=["server", "--api-key", KEY]),
         lambda: MCPTools(command=["server", f"--token={KEY}"]),
         lambda: MCPTools(command=["env", f"API_KEY={KEY}", "server"]),
+        lambda: MCPTools(command=["bridge", "http://x", "--header", f"Authorization: Bearer {KEY}"]),
+        lambda: MCPTools(command=["bridge", f"http://x?api_key={KEY}"]),
+        lambda: MCPTools(command=["bridge", f"--url=http://me:{KEY}@x"]),
+        lambda: MCPTools(command=["bridge"], env={"DATABASE": f"postgres://me:{KEY}@x/y"}),
     ],
 )
 def test_every_option_that_may_hold_a_key_is_looked_at(make):
     with pytest.raises(ValueError, match=r"must (take its value from|have no user)") as error:
         make()
     assert KEY not in str(error.value)
+
+
+def test_a_key_that_a_server_repeats_is_not_shown(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", KEY)
+
+    async def call(address: str) -> None:
+        pool = ServerPool([address], {"Authorization": "Bearer {SOME_KEY}"}, 5.0, 5.0, Weights("run-0", None))
+        await pool.servers[0].call("POST", "/inference/v1/generate", {})
+
+    for status in (401, 503):
+        # Cut in the middle of a key, half of it would be left.
+        with (
+            answering(status, {}, b"." * 497 + KEY.encode()) as (address, requests),
+            pytest.raises((ServerError, ValueError), match=rf"answered {status}: [.]+") as error,
+        ):
+            asyncio.run(call(address))
+        assert requests.get(timeout=5.0)["authorization"] == f"Bearer {KEY}"
+        assert KEY[:3] not in str(error.value)
 
 
 def test_arguments_and_addresses_without_keys_are_let_be():

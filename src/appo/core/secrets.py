@@ -23,9 +23,13 @@ _DESCRIPTIONS = frozenset({"type", "scheme", "kind", "name", "in", "user", "user
 """What may stand in the open beside a secret."""
 _LOOKS_SECRET = re.compile(
     r"(?i:bearer|basic|token)\s+\S{6,}|(?:sk|pk|rk|ghp|gho|ghs|github_pat|glpat|hf|xox[abp]|tvly|gsk|AIza|AKIA)[-_]?\w{12,}"
-    r"|eyJ[\w-]+\.[\w-]+\..+"
+    r"|eyJ[\w-]+\.[\w-]+\..+|-----BEGIN [A-Z ]*PRIVATE KEY"
 )
 """What keys of services begin with."""
+
+_ADDRESS = re.compile(r"\s*[A-Za-z][\w+.-]*://")
+_HEADER_NAME = re.compile(r"[\w-]+")
+"""Of a header that stands in one text with its value: ``Authorization: ...``."""
 
 
 def refuse_secrets(values: Any, option: str) -> None:
@@ -40,6 +44,10 @@ def refuse_secrets(values: Any, option: str) -> None:
     """
     for path, value, is_secret in _leaves(values, option, is_secret=False):
         text = value if isinstance(value, str) else str(value) if _is_number(value) and is_secret else ""
+        if not is_secret and _ADDRESS.match(text):
+            refuse_secrets_in_url(text, path)
+        name, _, rest = text.partition(":")
+        is_secret = is_secret or bool(_HEADER_NAME.fullmatch(name.strip()) and rest.strip() and _is_secret(name))
         if text and not _VARIABLE.search(text) and (is_secret or _LOOKS_SECRET.match(text.strip())):
             raise ValueError(
                 f"{path} must take its value from an environment variable ({{NAME}}), got the value itself"

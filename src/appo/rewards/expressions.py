@@ -12,6 +12,8 @@ Tree = tuple[Any, ...]
 MAX_LENGTH = 512
 MAX_DEPTH = 30
 MAX_TOKENS = 150
+_MAX_NAME = 256
+"""Longest name of a variable, in characters: each name within a name doubles the escapes of the inner one."""
 _FUNCTION_NAMES = """
 sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp sqrt max min gcd lcm det arg
 """
@@ -72,6 +74,12 @@ def _tokens(text: str) -> list[str]:
         else:
             tokens.append(token)
     return tokens
+
+
+def _named(name: str) -> Tree:
+    if len(name) > _MAX_NAME:
+        raise NotReadError("a name too long")
+    return "variable", name
 
 
 class _Reader:
@@ -201,7 +209,7 @@ class _Reader:
                 self.take()
                 tree = ("degrees", tree)
             elif operator == "_":
-                tree = ("variable", repr((tree, self.argument())))
+                tree = _named(repr((tree, self.argument())))
             elif operator == "^" and self.tokens[self.position : self.position + 3] == ["{", r"\circ", "}"]:
                 self.position += 3
                 tree = ("degrees", tree)
@@ -244,7 +252,7 @@ class _Reader:
         if name in FUNCTIONS:
             return self.function(name)
         if name in ("text", "mathrm", "mathbb", "mathbf", "overline", "vec", "hat"):
-            return "variable", f"{name} {self.atom()!r}"
+            return _named(f"{name} {self.atom()!r}")
         if token.isalpha() or (token[0] == "\\" and name.isalpha() and name not in _NOT_READ):
             return "variable", {"varphi": "phi", "varepsilon": "epsilon"}.get(name, name)
         raise NotReadError(token)

@@ -258,7 +258,7 @@ class JudgeReward(Reward):
         except BadAnswerError as error:
             raise RewardError(f"the judge at {self.address} must answer with a chat completion: {error}") from error
         # A server may repeat the key that it refuses.
-        text = without_secrets(answer.text[:500], self.headers)
+        text = without_secrets(answer.text, self.headers)[:500]
         if is_passing(answer.status):
             passing = _BrokenError if answer.status >= 500 else PassingError
             raise passing(f"status {answer.status}: {text}", retry_after_s(answer.retry_after))

@@ -93,6 +93,7 @@ def _answers(text: str, tools: Collection[str], require_think: bool) -> list[str
     is_thinking = False
     position = 0
     pattern = _tag_pattern(tuple(sorted(tools)))
+    ends: dict[str, int] = {}
     while tag := pattern.search(text, position):
         position = tag.end()
         is_closing, name = tag[1] == "/", tag[2]
@@ -111,7 +112,7 @@ def _answers(text: str, tools: Collection[str], require_think: bool) -> list[str
             answers.append(_content(text, tag, pattern))
             position += len(answers[-1]) + len("</answer>")
         else:
-            position = _end_of_call(text, tag)
+            position = _end_of_call(text, tag, ends)
     if is_thinking:
         raise FormatError("<think> must be closed")
     if require_think and not num_thoughts:
@@ -134,10 +135,18 @@ def _content(text: str, opening: re.Match[str], pattern: re.Pattern[str]) -> str
     return content
 
 
-def _end_of_call(text: str, opening: re.Match[str]) -> int:
-    """Where the text goes on after a call and its tool's output; what stands within a call is the tool's business."""
+def _end_of_call(text: str, opening: re.Match[str], ends: dict[str, int]) -> int:
+    """Where the text goes on after a call and its tool's output; what stands within a call is the tool's business.
+
+    Args:
+        text: of the response.
+        opening: the tag of the call.
+        ends: where the closing tag was that was looked for last, by name; one that lies ahead is not looked for again.
+    """
     closing = f"</{opening[2]}>"
-    end = text.find(closing, opening.end())
+    if ends.get(opening[2], -1) < opening.end():
+        ends[opening[2]] = text.find(closing, opening.end())
+    end = ends[opening[2]]
     if end < 0:
         raise FormatError(f"{opening[0]} must be closed")
     if text.find(opening[0], opening.end(), end) >= 0:

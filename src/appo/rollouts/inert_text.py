@@ -12,6 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from appo.policy.text import encode
 
 _TAG = re.compile(r"</?[A-Za-z_|][^<>\s]{0,63}>")
+_LIKE_TAG = re.compile(r"\s*[<\[\uff1c].+[>\]\uff1e]\s*")
+"""Of added tokens, those that a chat template may be made of, whatever the marks of their family are."""
 
 _REFUSED = "Error: the result holds control tokens."
 
@@ -29,12 +31,13 @@ class InertText:
         added = tokenizer.added_tokens_decoder
         controls = {str(token) for token in added.values() if token.special} | set(tokenizer.all_special_tokens)
         # Others may be what a text is made of, as runs of spaces are in some vocabularies.
-        like_tags = {text for token in added.values() if _TAG.fullmatch(text := str(token))}
+        like_tags = {text for token in added.values() if _LIKE_TAG.fullmatch(text := str(token))}
         spelled = sorted(filter(str.strip, {*controls, *like_tags, *tags}), key=len, reverse=True)
         self._active = re.compile("|".join(map(re.escape, spelled)) or r"(?!)")
         # These are found in what the tokenizer makes of a text, by writing it in small letters for one.
         self._blurred = re.compile(self._active.pattern, re.IGNORECASE)
-        self._hidden = frozenset(id_ for id_, token in added.items() if token.special and token.normalized)
+        active = controls | like_tags
+        self._hidden = frozenset(id_ for id_, token in added.items() if token.normalized and str(token) in active)
 
     def __call__(self, text: str) -> str:
         """The text with a space in whatever is active, behind its first character."""

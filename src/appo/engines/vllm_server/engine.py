@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from appo.core.secrets import fill_in, refuse_secrets, refuse_secrets_in_url
+from appo.core.secrets import refuse_secrets, refuse_secrets_in_url
 from appo.distributed import comm
 from appo.engines.base import ENGINES, FIRST_VERSION, Completion, Engine, Request, started
 from appo.engines.hf.stopping import end_token_ids, load_generation_config
@@ -86,7 +86,7 @@ class VLLMServerEngine(Engine):
         weights = Weights(f"{run}-{FIRST_VERSION}", _first_weights(policy, layout, folder))
         pool = ServerPool(
             self.addresses,
-            fill_in(self.headers, "rollout.engine.headers"),
+            self.headers,
             self.request_timeout_s,
             self.recovery_timeout_s,
             weights,

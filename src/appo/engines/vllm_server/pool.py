@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
+from appo.core.secrets import fill_in, without_secrets
 from appo.engines.vllm_server.answers import ServerError, check_tokens, reading
 from appo.workers.http import BadAnswerError, ask
 from appo.workers.retries import BackOff, is_passing
@@ -59,6 +60,8 @@ class Server:
     """Of one call."""
     tag: str | None = None
     """Of the weights it was last known to hold; None if that must be asked."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """That name environment variables, whose values no message shows: a server may repeat the key that it refuses."""
     num_running: int = 0
     last_error: str = ""
     preparing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -78,11 +81,12 @@ class Server:
             raise ServerError(f"{path} was not answered in time") from error
         except (httpx.TransportError, BadAnswerError) as error:
             raise ServerError(f"{type(error).__name__}: {error}") from error
+        text = without_secrets(answer.text, self.headers)[:500]
         if is_passing(answer.status):
-            raise ServerError(f"{path} answered {answer.status}: {answer.text[:500]}")
+            raise ServerError(f"{path} answered {answer.status}: {text}")
         if not answer.is_success:
             hint = _HINTS.get(path, "") if answer.status == 404 else ""
-            raise ValueError(f"{self.address}{path} answered {answer.status}: {answer.text[:500]}{hint}")
+            raise ValueError(f"{self.address}{path} answered {answer.status}: {text}{hint}")
         try:
             return answer.json() if answer.body else None
         except ValueError as error:
@@ -109,7 +113,7 @@ class ServerPool:
 
     Args:
         addresses: of the servers, such as ``http://localhost:8000``.
-        headers: sent with every call.
+        headers: sent with every call; keys come from environment variables.
         timeout_s: of one call.
         recovery_s: how long all servers may fail before the pool gives up.
         weights: wanted at first.
@@ -120,15 +124,18 @@ class ServerPool:
     def __init__(
         self,
         addresses: Sequence[str],
-        headers: dict[str, str],
+        headers: Mapping[str, str],
         timeout_s: float,
         recovery_s: float,
         weights: Weights,
         brings_weights: bool = True,
     ) -> None:
         limits = httpx.Limits(max_connections=None)
+        filled = fill_in(headers, "rollout.engine.headers")
         self.servers = [
-            Server(address, httpx.AsyncClient(base_url=address, headers=headers, limits=limits), timeout_s)
+            Server(
+                address, httpx.AsyncClient(base_url=address, headers=filled, limits=limits), timeout_s, None, headers
+            )
             for address in addresses
         ]
         self.recovery_s = recovery_s
