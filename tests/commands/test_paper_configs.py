@@ -19,6 +19,7 @@ SHAPES = {
     "qwen3_14b_search": "Qwen3-14B",
 }
 METHODS = ["appo", "appo_released", "grpo", "arpo", "recommended"]
+REHEARSAL = ["rehearsal", "rehearsal_sft"]
 PAGE = (ROOT / "docs/paper.md").read_text()
 
 
@@ -28,7 +29,7 @@ def config(name: str) -> dict:
 
 def test_there_is_a_config_of_every_model_and_method():
     names = {path.stem for path in (ROOT / "configs/paper").glob("*.yaml")}
-    assert names == {*SHAPES, *METHODS, "sft"}
+    assert names == {*SHAPES, *METHODS, "sft", *REHEARSAL}
 
 
 @pytest.mark.parametrize(
