@@ -127,7 +127,7 @@ $(REHEARSAL)/two/policy/config.json: $(REHEARSAL)/start/config.json
 	$(REHEARSE) fit $(PAPER) --trainer.default_root_dir two --trainer.devices 2 --trainer.strategy fsdp2
 
 $(REHEARSAL)/bench/bench.md: $(REHEARSAL)/rl/policy/config.json
-	$(REHEARSE) bench $(PAPER) --model.policy rl/policy --suite paper --out bench
+	$(REHEARSE) bench $(PAPER) --model.policy rl/policy --suite paper --out bench --rollout.evaluation.samples 1
 
 $(REHEARSAL)/rl/report.md: $(REHEARSAL)/rl/policy/config.json
 	$(REHEARSE) report --run rl
