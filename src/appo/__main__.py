@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 COMMANDS = {
@@ -26,6 +27,9 @@ COMMANDS = {
     "completion": "print the script that completes commands and options in bash or zsh",
     "recipes": "list the configs that come with the package, or print one",
 }
+
+_INTERRUPTED = 128 + signal.SIGINT
+"""Status of a run that a person has ended."""
 
 
 def main() -> None:
@@ -63,7 +67,14 @@ def main() -> None:
             return
         from appo.commands.cli import run
 
-        run(args)
+        try:
+            run(args)
+        except SystemExit as end:
+            if end.code == _INTERRUPTED:
+                from appo.training.callbacks.termination import limit_end
+
+                limit_end()  # what is left of the process may hang as well
+            raise
 
 
 def overview() -> str:

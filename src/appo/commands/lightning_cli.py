@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import inspect
 import logging
 import os
@@ -132,6 +133,8 @@ class RunFolderCLI(LightningCLI):
             if self.method == "fit" and leaves_files(self.trainer):
                 folder = Path(self.trainer.default_root_dir)
                 held.enter_context(reserved(folder, self.trainer.is_global_zero))
+            # A run that was interrupted has come to its end then.
+            held.callback(faulthandler.cancel_dump_traceback_later)
             self._run()
 
     def _run(self) -> None:

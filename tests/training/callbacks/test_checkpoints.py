@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import inspect
 import logging
 import os
 import signal
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,6 +124,20 @@ def test_a_second_interrupt_does_not_cut_off_the_end_that_the_first_one_began(tm
     assert children() <= before
 
 
+def test_an_end_that_does_not_come_is_cut_off_by_itself_and_says_where_it_stands():
+    hangs = (
+        "import threading\n"
+        "from appo.training.callbacks import termination\n"
+        "termination._END_S = 0.5\n"
+        "termination.EndOnSignal().on_exception(None, None, KeyboardInterrupt())\n"
+        "def hang(): threading.Event().wait()\n"
+        "hang()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", hangs], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 1
+    assert "in hang" in ended.stderr
+
+
 def test_an_end_that_does_not_come_is_cut_off_by_a_later_interrupt(monkeypatch, caplog):
     previous, codes = signal.getsignal(signal.SIGINT), []
     monkeypatch.setattr(termination.os, "_exit", codes.append)
@@ -135,6 +151,7 @@ def test_an_end_that_does_not_come_is_cut_off_by_a_later_interrupt(monkeypatch, 
         assert codes == [130]
     finally:
         signal.signal(signal.SIGINT, previous)
+        faulthandler.cancel_dump_traceback_later()
 
 
 SCONTROL = """#!/bin/sh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -24,6 +25,12 @@ TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
 _PATIENCE_S = 10.0
 """Seconds that a run which a person has ended may take for its end before it can be cut off."""
 
+_END_S = 120.0
+"""Seconds after which it is cut off by itself."""
+
+_STDERR = 2
+"""The descriptor, whatever has become of Python's file."""
+
 
 class EndOnSignal(L.Callback):
     """Lets the iteration come to its end on SIGTERM, so that its checkpoint is written, and then ends the training.
@@ -34,7 +41,8 @@ class EndOnSignal(L.Callback):
     wherever in the iteration it meets the process.
 
     SIGINT ends a run at once, with an end of its own: engines and tools are stopped. Lightning is deaf to further ones
-    then; here one that comes ten seconds later, or after that, cuts off an end that does not come.
+    then; here one that comes ten seconds later, or after that, cuts off an end that does not come; and `limit_end` does
+    without one.
     """
 
     def __init__(self) -> None:
@@ -71,6 +79,7 @@ class EndOnSignal(L.Callback):
         if isinstance(exception, KeyboardInterrupt):
             self._interrupted_s = time.monotonic()
             signal.signal(signal.SIGINT, self._cut_off)
+            limit_end()
 
     def _cut_off(self, number: int, frame: FrameType | None) -> None:
         left_s = _PATIENCE_S - (time.monotonic() - self._interrupted_s)
@@ -95,6 +104,15 @@ class EndOnSignal(L.Callback):
     def _restore(self) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
+
+
+def limit_end() -> None:
+    """Ends this process in two minutes, unless it has ended by then, and writes where each of its threads stands.
+
+    Something may hang that an end waits for: a tool, an engine, a connection. `faulthandler` needs nothing of Python's
+    to do so; ``faulthandler.cancel_dump_traceback_later()`` takes it back.
+    """
+    faulthandler.dump_traceback_later(_END_S, exit=True, file=_STDERR)
 
 
 def was_ended(trainer: L.Trainer) -> bool:
