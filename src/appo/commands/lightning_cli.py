@@ -260,7 +260,13 @@ class AppoCLI(RunFolderCLI):
         return super().instantiate_trainer(**kwargs)
 
     def run_callbacks(self, with_progress: bool) -> list[L.Callback]:
-        callbacks = [IterationCheckpoints(), EvaluationCallback(), ExportPolicy(), RunSummary(), EndOnSignal()]
+        callbacks = [
+            IterationCheckpoints(),
+            EvaluationCallback(),
+            ExportPolicy(),
+            RunSummary(),
+            EndOnSignal(limits_end=True),
+        ]
         return [*callbacks, HealthCheck(), *([IterationProgress()] if with_progress else [])]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

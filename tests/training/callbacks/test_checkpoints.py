@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import inspect
 import logging
 import os
@@ -129,7 +128,7 @@ def test_an_end_that_does_not_come_is_cut_off_by_itself_and_says_where_it_stands
         "import threading\n"
         "from appo.training.callbacks import termination\n"
         "termination._END_S = 0.5\n"
-        "termination.EndOnSignal().on_exception(None, None, KeyboardInterrupt())\n"
+        "termination.EndOnSignal(limits_end=True).on_exception(None, None, KeyboardInterrupt())\n"
         "def hang(): threading.Event().wait()\n"
         "hang()\n"
     )
@@ -151,7 +150,6 @@ def test_an_end_that_does_not_come_is_cut_off_by_a_later_interrupt(monkeypatch, 
         assert codes == [130]
     finally:
         signal.signal(signal.SIGINT, previous)
-        faulthandler.cancel_dump_traceback_later()
 
 
 SCONTROL = """#!/bin/sh

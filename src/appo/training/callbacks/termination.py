@@ -41,11 +41,14 @@ class EndOnSignal(L.Callback):
     wherever in the iteration it meets the process.
 
     SIGINT ends a run at once, with an end of its own: engines and tools are stopped. Lightning is deaf to further ones
-    then; here one that comes ten seconds later, or after that, cuts off an end that does not come; and `limit_end` does
-    without one.
+    then; here one that comes ten seconds later, or after that, cuts off an end that does not come.
+
+    Args:
+        limits_end: `limit_end` cuts it off without a further one: for a process that is there for the run alone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits_end: bool = False) -> None:
+        self.limits_end = limits_end
         self.has_ended = False
         """Whether the training was ended before its time."""
         self.asks_to_requeue = False
@@ -79,7 +82,8 @@ class EndOnSignal(L.Callback):
         if isinstance(exception, KeyboardInterrupt):
             self._interrupted_s = time.monotonic()
             signal.signal(signal.SIGINT, self._cut_off)
-            limit_end()
+            if self.limits_end:
+                limit_end()
 
     def _cut_off(self, number: int, frame: FrameType | None) -> None:
         left_s = _PATIENCE_S - (time.monotonic() - self._interrupted_s)
