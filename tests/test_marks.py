@@ -57,5 +57,5 @@ def test_make_runs_those_of_a_gpu_in_one_process_where_there_is_one(tmp_path, ha
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if "-m pytest" in line]
-    assert " -n 2 " in lines[0]
+    assert " -n 3 " in lines[0]
     assert [line.split("-m pytest ")[1].startswith("-m gpu") for line in lines[1:]] == [True] * has_gpu

@@ -42,6 +42,7 @@ def test_from_files_to_the_table(tmp_path, monkeypatch, capsys):
             "--model.policy=rl/policy",
             "--suite=paper",
             "--out=bench",
+            "--rollout.evaluation.samples=1",
         ]
     )
     assert json.loads(Path("bench/bench.json").read_text())["benchmarks"].keys() == set(SUITES["paper"])
