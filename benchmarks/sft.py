@@ -13,10 +13,7 @@ and in seconds of processors, which also mean something on a machine that others
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import platform
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.step import Clock, in_a_process, limit_threads, make_policy
+from benchmarks.step import Clock, in_a_process, limit_threads, make_policy, write_report
 
 _POLICIES = {
     "11M": {"vocab_size": 2048, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4},
@@ -153,15 +150,7 @@ def main() -> None:
                 print(
                     f"{shape}, {policy}:", "  ".join(f"{key} {value:.4g}" for key, value in found.items()), flush=True
                 )
-    report = {
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-        "results": results,
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "sft.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_report(options, "sft", results)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -346,6 +346,19 @@ def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.apply(function, arguments)
 
 
+def write_report(options: argparse.Namespace, name: str, results: Mapping[str, Any]) -> None:
+    """Writes figures as JSON, with the machine and the options `threads` and `rounds`, into the folder `out`."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = {
+        "threads": options.threads,
+        "rounds": options.rounds,
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "results": results,
+    }
+    (options.out / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
 def main() -> None:
     """Prints the table and writes it as JSON."""
     parser = argparse.ArgumentParser(prog="benchmarks.step", description="An optimizer step on a CPU.")
@@ -368,9 +381,7 @@ def main() -> None:
             results["memory"] = {"step_mib": step / 2**20, "plain_mib": plain / 2**20, "step / plain": step / plain}
     for title, values in results.items():
         print(f"{title:8}", "  ".join(f"{key} {value:.4g}" for key, value in values.items()))
-    options.out.mkdir(parents=True, exist_ok=True)
-    report = {"threads": options.threads, "rounds": options.rounds, "machine": platform.machine(), "results": results}
-    (options.out / "step.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_report(options, "step", results)
 
 
 if __name__ == "__main__":

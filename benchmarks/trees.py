@@ -16,9 +16,6 @@ processors, which also mean something on a machine that others use. Those of `me
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -26,7 +23,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from benchmarks.step import Clock, in_a_process, limit_threads, make_policy, peak_memory, reset_peak_memory
+from benchmarks.step import (
+    Clock,
+    in_a_process,
+    limit_threads,
+    make_policy,
+    peak_memory,
+    reset_peak_memory,
+    write_report,
+)
 
 _SIZES = {"vocab_size": 2048, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4}
 _PROMPT_LENGTH = 600
@@ -190,15 +195,7 @@ def main() -> None:
             else:
                 results[name] = in_a_process(measure_speed, folder, name, options.rounds, options.threads)
             print(f"{name:8}", "  ".join(f"{key} {value:.4g}" for key, value in results[name].items()), flush=True)
-    report = {
-        "threads": options.threads,
-        "rounds": options.rounds,
-        "machine": platform.machine(),
-        "processors": os.cpu_count(),
-        "results": results,
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "trees.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_report(options, "trees", results)
 
 
 if __name__ == "__main__":

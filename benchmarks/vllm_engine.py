@@ -12,10 +12,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -24,6 +22,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from benchmarks.step import in_a_process, write_report
 
 _VOCAB_SIZE = 1700
 _SIZES = {
@@ -266,12 +266,6 @@ def _limit_threads(threads: int) -> None:
     os.environ |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
 
 
-def _in_a_process(function, *arguments):  # type: ignore[no-untyped-def]
-    """VLLM binds itself to a process: each measurement gets a fresh one."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
-
-
 def main() -> None:
     """Prints the table and writes it as JSON."""
     parser = argparse.ArgumentParser(prog="benchmarks.vllm_engine", description="VLLMEngine on a CPU.")
@@ -282,18 +276,16 @@ def main() -> None:
     results: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
         policy = Path(name) / "policy"
-        _in_a_process(make_policy, policy, "3M")
+        in_a_process(make_policy, policy, "3M")
         results["loop / LLM.generate"] = measure_loop(str(policy), options.rounds, options.threads)
-        results["branches / whole"] = _in_a_process(measure_branches, str(policy), options.rounds, options.threads)
+        results["branches / whole"] = in_a_process(measure_branches, str(policy), options.rounds, options.threads)
         for size in _SIZES:
-            results[f"weights {size}"] = _in_a_process(
+            results[f"weights {size}"] = in_a_process(
                 measure_weights, Path(name), size, options.rounds, options.threads
             )
     for title, values in results.items():
         print(f"{title:20}", "  ".join(f"{key} {value:.4g}" for key, value in values.items()))
-    options.out.mkdir(parents=True, exist_ok=True)
-    report = {"threads": options.threads, "rounds": options.rounds, "machine": platform.machine(), "results": results}
-    (options.out / "vllm_engine.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_report(options, "vllm_engine", results)
 
 
 if __name__ == "__main__":
