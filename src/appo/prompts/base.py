@@ -122,6 +122,11 @@ class PromptSource(ABC):
         return ("train", "validation", "test")
 
     @property
+    def evaluation_splits(self) -> tuple[Split, ...]:
+        """Those whose questions, together, must not be trained on."""
+        return tuple(split for split in self.splits if split != "train")
+
+    @property
     def weights(self) -> Mapping[str, float]:
         """The parts that training questions are drawn from and how often; one part draws from all alike."""
         return {"": 1.0}

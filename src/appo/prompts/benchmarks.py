@@ -115,6 +115,10 @@ class BenchmarkQuestions(PromptSource):
     def splits(self) -> tuple[Split, ...]:
         return ("validation", "test")
 
+    @property
+    def evaluation_splits(self) -> tuple[Split, ...]:
+        return ("test",)  # the same questions are the validation split
+
     def load(self, split: Split) -> list[Question]:
         return only_usable(self.rows(split))
 

@@ -69,10 +69,7 @@ class ChatEncoder:
         self.tool_schemas: list[dict[str, Any]] | None = None
         if tool_schemas:
             if not takes_tools(tokenizer, tool_schemas, self.template_options):
-                raise ValueError(
-                    "the chat template of model.policy must take `tools` for data.tool_schemas, got one that leaves "
-                    "them out; describe the tools in the system prompt instead"
-                )
+                raise tools_left_out("data.tool_schemas")
             self.tool_schemas = [dict(schema) for schema in tool_schemas]
 
     def render(self, questions: Sequence[Question]) -> list[str]:
@@ -151,6 +148,18 @@ def takes_tools(
         for tools in (None, [dict(schema) for schema in schemas])
     )
     return bool(told != without)
+
+
+def tools_left_out(what: str) -> ValueError:
+    """The error for a chat template that does not take tools.
+
+    Args:
+        what: needs them, such as an option.
+    """
+    return ValueError(
+        f"the chat template of model.policy must take `tools` for {what}, got one that leaves them out; "
+        "describe the tools in the system prompt instead"
+    )
 
 
 def _with_addition(messages: list[dict[str, str]], addition: str) -> list[dict[str, str]]:

@@ -56,9 +56,7 @@ class BenchmarkIndex:
     def __init__(self, benchmarks: Iterable[PromptSource]) -> None:
         self._places: dict[bytes, tuple[str, int | None]] = {}
         for source in benchmarks:
-            for split in source.splits:
-                if split == "train":
-                    continue
+            for split in source.evaluation_splits:
                 for row in source.rows(split):
                     if isinstance(row, Question):
                         self._places.setdefault(_digest(row.text), (row.source or row.origin, row.row))

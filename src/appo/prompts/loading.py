@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from appo.core.trajectory import Prompt
-from appo.prompts.base import PromptSource, Question, Split, UnusableRow, refusal, summarize, usable
+from appo.prompts.base import PromptSource, Question, Split, T, UnusableRow, refusal, summarize, usable
 from appo.prompts.contamination import BenchmarkIndex, ContaminatedRow
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,21 @@ class RowAccount:
     unusable: list[UnusableRow] = field(default_factory=list)
     contaminated: list[ContaminatedRow] = field(default_factory=list)
 
+    def kept(self, rows: Iterable[T], find: Callable[[T], ContaminatedRow | None], removes: bool) -> Iterator[T]:
+        """Passes rows on, and takes in those that stand in a benchmark.
+
+        Args:
+            rows: questions, or conversations, to train on.
+            find: the record of one that stands in a benchmark; None for others.
+            removes: leaves such rows out.
+        """
+        for row in rows:
+            found = find(row)
+            if found is not None:
+                self.contaminated.append(found)
+            if found is None or not removes:
+                yield row
+
     def describe(self) -> str:
         """Counts them, with one of the reasons in full."""
         left_out = summarize(self.unusable, max_numbers=10) or "none"
@@ -129,9 +144,11 @@ class PromptLoader:
             FileNotFoundError: if a file is missing.
         """
         loaded = LoadedPrompts()
-        index = BenchmarkIndex(self.benchmarks) if split == "train" and self.benchmarks else None
         rows = source.load(split) if self.unusable_rows == "error" else source.rows(split)
-        questions = self._kept(usable(rows, loaded.unusable), index, loaded.contaminated)
+        questions = usable(rows, loaded.unusable)
+        if split == "train" and self.benchmarks:
+            find = BenchmarkIndex(self.benchmarks).find
+            questions = loaded.kept(questions, find, self.contaminated_rows == "remove")
         while chunk := list(islice(questions, CHUNK_ROWS)):
             for question, token_ids in zip(chunk, self.encode(chunk), strict=True):
                 if len(token_ids) > self.max_tokens:
@@ -143,16 +160,6 @@ class PromptLoader:
         if not loaded.prompts:
             raise ValueError(f"data.source must have a usable {split} question, got {loaded.describe()}")
         return loaded
-
-    def _kept(
-        self, questions: Iterable[Question], index: BenchmarkIndex | None, contaminated: list[ContaminatedRow]
-    ) -> Iterator[Question]:
-        for question in questions:
-            found = index.find(question) if index is not None else None
-            if found is not None:
-                contaminated.append(found)
-            if found is None or self.contaminated_rows == "report":
-                yield question
 
     def _too_long(self, question: Question, num_tokens: int) -> UnusableRow:
         message = (

@@ -12,7 +12,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from appo.policy.text import end_ids, in_the_middle, turn_end
-from appo.prompts.chat import takes_tools
+from appo.prompts.chat import takes_tools, tools_left_out
 from appo.sft.conversations import Conversation, Message
 
 _OPENING = re.compile(r"<think>\s*\Z")
@@ -89,10 +89,7 @@ class ConversationEncoder:
 
     def _check_tools(self, what: str) -> None:
         if not self._takes_tools:
-            raise ValueError(
-                f"the chat template of model.policy must take `tools` for {what}, got one that leaves them out; "
-                "describe the tools in the system prompt instead"
-            )
+            raise tools_left_out(what)
 
     def __call__(self, conversations: Iterable[Conversation]) -> list[Example]:
         """The rows of conversations that can all be rendered.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Literal
 
 from appo.prompts.base import PromptSource, UnusableRow, refusal, usable
-from appo.prompts.contamination import BenchmarkIndex
+from appo.prompts.contamination import BenchmarkIndex, ContaminatedRow
 from appo.prompts.loading import CHUNK_ROWS, RowAccount
 from appo.sft.conversations import Conversation, ConversationSource, ConversationSplit
 from appo.sft.encoding import ConversationEncoder, Example, Rendered
@@ -55,10 +56,11 @@ class ConversationLoader:
             FileNotFoundError: if a file is missing.
         """
         loaded = LoadedConversations()
-        index = BenchmarkIndex(self.benchmarks) if split == "train" and self.benchmarks else None
         conversations = usable(source.rows(split), loaded.unusable)
-        kept = (each for each in conversations if index is None or self._is_kept(each, index, loaded))
-        rendered = self._rendered(kept, loaded)
+        if split == "train" and self.benchmarks:
+            find = partial(_find, BenchmarkIndex(self.benchmarks))
+            conversations = loaded.kept(conversations, find, self.contaminated_rows == "remove")
+        rendered = self._rendered(conversations, loaded)
         while chunk := list(islice(rendered, CHUNK_ROWS)):
             examples = iter(self.encoder.tokenize([row for _, rows in chunk for row in rows]))
             for conversation, rows in chunk:
@@ -68,15 +70,6 @@ class ConversationLoader:
         if split == "train" and not loaded.examples:
             raise ValueError(f"data.source must have a usable training conversation, got {loaded.describe()}")
         return loaded
-
-    def _is_kept(self, conversation: Conversation, index: BenchmarkIndex, loaded: LoadedConversations) -> bool:
-        asked = [
-            text for message in conversation.messages if message.role == "user" for text in _asked(message.content)
-        ]
-        found = index.find_any(asked, str(conversation.row), conversation.origin, conversation.row)
-        if found is not None:
-            loaded.contaminated.append(found)
-        return found is None or self.contaminated_rows == "report"
 
     def _rendered(
         self, conversations: Iterator[Conversation], loaded: LoadedConversations
@@ -97,6 +90,11 @@ class ConversationLoader:
         rule = f"must have at most data.max_tokens = {self.max_tokens} tokens, got {longest}"
         message = f"{_place(conversation)} {rule}"
         loaded.unusable.append(UnusableRow(conversation.origin, conversation.row, "too_long", message))
+
+
+def _find(index: BenchmarkIndex, conversation: Conversation) -> ContaminatedRow | None:
+    asked = (text for message in conversation.messages if message.role == "user" for text in _asked(message.content))
+    return index.find_any(asked, str(conversation.row), conversation.origin, conversation.row)
 
 
 def _asked(content: str) -> Iterator[str]:
