@@ -21,7 +21,6 @@ _SHOWN = 600
 
 _NAME = "trajectories"
 
-
 Rewarded = tuple[Trajectory, RewardResult]
 """A trajectory and what it is worth."""
 
@@ -38,14 +37,13 @@ def log_trajectories(trainer: L.Trainer, rewarded: Iterable[Rewarded], number: i
         rewarded: all of the iteration that this process sampled.
         number: of trajectories, at most.
     """
-    rows = [_row(*pair) for pair in _chosen(rewarded, number)]
-    for row in rows:
-        told = dict(zip(COLUMNS, row, strict=True))
-        response = str(told["response"])
-        shown = response if len(response) <= _SHOWN else f"{response[:_SHOWN]}..."
-        log.info("iteration %d, reward %g: %r -> %r", trainer.current_epoch, told["reward"], told["question"], shown)
+    chosen, iteration = _chosen(rewarded, number), trainer.current_epoch
+    for trajectory, result in chosen:
+        shown = trajectory.text if len(trajectory.text) <= _SHOWN else f"{trajectory.text[:_SHOWN]}..."
+        log.info("iteration %d, reward %g: %r -> %r", iteration, result.reward, trajectory.prompt.question, shown)
+    rows = [_row(*pair) for pair in chosen]
     for logger in trainer.loggers if rows else ():
-        _log_table(logger, rows, trainer.current_epoch, trainer.global_step)
+        _log_table(logger, rows, iteration, trainer.global_step)
 
 
 def _chosen(rewarded: Iterable[Rewarded], number: int) -> list[Rewarded]:
