@@ -8,7 +8,7 @@ import pytest
 
 from appo.__main__ import COMMANDS, main
 from appo.commands.components import REGISTRIES
-from appo.commands.lightning_cli import TrainerParser
+from appo.commands.trainer_parser import TrainerParser
 
 COMPONENTS = [registry[name] for registry in REGISTRIES for name in registry]
 

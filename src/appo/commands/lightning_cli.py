@@ -1,4 +1,4 @@
-"""Commands that run Lightning's trainer: their parsers, and what every run has beside what its config says."""
+"""Commands that run Lightning's trainer, and what every run has beside what its config says."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import faulthandler
 import inspect
 import logging
 import os
-import re
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L
 import torch
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -27,12 +24,10 @@ from torch.distributed.constants import default_pg_timeout
 
 from appo import __version__
 from appo.advantages import AdvantageEstimator
-from appo.commands.components import unknown_component
 from appo.commands.errors import in_one_line
-from appo.commands.parser import AppoParser
 from appo.commands.record.record import RecordedConfig
 from appo.commands.run_folder import reserved
-from appo.commands.saved_config import without_environment
+from appo.commands.trainer_parser import TrainerParser
 from appo.distributed.checkpoint import check_whole, trust_no_checkpoint
 from appo.distributed.fsdp import OFFLOADING_BACKENDS, FSDP2Strategy
 from appo.losses import Loss
@@ -64,34 +59,6 @@ _RESTARTS = "SLURM_RESTART_COUNT"
 
 _CONNECTING_S = 120.0
 """Seconds that processes may take to connect, which is under the time-out of their collectives."""
-
-
-class TrainerParser(AppoParser, LightningArgumentParser):
-    """Says which components there are where a name is unknown, and writes configs without the environment."""
-
-    interpolated: Any = None
-    """The config before interpolations were resolved, if it had any."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        unknown = re.search(r"Expected a dot import path string: (\S+)", message)
-        key = re.search(r'key "([\w.]+)"', message)
-        if unknown and key:
-            message = f"{key[1]}: {unknown_component(key[1], unknown[1])}"
-        super().error(message, ex)
-
-    def dump(self, cfg: Any, **kwargs: Any) -> str:
-        """Writes no text that came from the environment: it stays the interpolation that it was."""
-        text: str = super().dump(cfg, **kwargs)
-        if "${" in text and kwargs.get("skip_link_targets") is False:
-            # As it is asked for before interpolations are resolved.
-            self.interpolated = yaml.safe_load(text)
-        elif self.interpolated is not None:
-            content = yaml.safe_load(text)
-            restored = without_environment(content, self.interpolated)
-            if restored != content:
-                header = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
-                text = header + str(yaml.safe_dump(restored, sort_keys=False))
-        return text
 
 
 class RunFolderCLI(LightningCLI):
