@@ -46,6 +46,7 @@ from appo.training.callbacks import (
     RolloutCallback,
     RunSummary,
 )
+from appo.training.callbacks.checkpoints import keep_in
 from appo.training.callbacks.common import leaves_files
 from appo.training.callbacks.termination import INTERRUPTED, TERMINATED, requeue_if_asked, was_ended
 from appo.training.datamodule import RolloutDataModule
@@ -181,7 +182,8 @@ class RunFolderCLI(LightningCLI):
         # Beside those that a user adds, or a run that is cut off could not go on.
         keeps_last = any(isinstance(callback, ModelCheckpoint) and callback.save_last for callback in callbacks)
         if config.enable_checkpointing is not False and not keeps_last and not is_tried:
-            callbacks.append(LastCheckpoint(folder))
+            callbacks.append(LastCheckpoint())
+        keep_in(folder, callbacks)
         has_progress = any(isinstance(callback, ProgressBar) for callback in callbacks)
         with_progress = config.enable_progress_bar is not False and not has_progress
         config.callbacks = [*callbacks, *self.run_callbacks(with_progress)]

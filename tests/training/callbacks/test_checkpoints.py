@@ -22,6 +22,7 @@ from appo.training.callbacks import EndOnSignal, IterationCheckpoints, checkpoin
 from appo.training.callbacks.checkpoints import LastCheckpoint
 from appo.training.callbacks.termination import requeue_if_asked
 from tests.leftovers import children
+from tests.slurm_job import slurm_job
 from tests.small_run import newest, run
 
 
@@ -86,13 +87,16 @@ def test_a_run_that_is_told_to_end_keeps_its_iteration_and_goes_on_as_if_nothing
 ):
     caplog.set_level(logging.INFO, "appo")
     before = signal.getsignal(signal.SIGTERM)
-    _ended(tmp_path / "told", policy_folder)
+    # Whatever its turn is: an end is saved.
+    rarely = ("--trainer.callbacks+=LastCheckpoint", "--trainer.callbacks.every_n_iterations=5")
+    _ended(tmp_path / "told", policy_folder, *rarely)
     assert signal.getsignal(signal.SIGTERM) == before
     assert torch.load(tmp_path / "told/checkpoints/last.ckpt", weights_only=True)["epoch"] == 0
     assert "told to end: the run ends behind this iteration" in caplog.text
     assert "--ckpt_path last" in caplog.messages[-1]
     options = ("--trainer.max_epochs=3", "--rollout.reward=tests.small_run.EvenTokens")
-    run("fit", tmp_path / "told", policy_folder, *options, "--ckpt_path=last")
+    run("fit", tmp_path / "told", policy_folder, *options, *rarely, "--ckpt_path=last")
+    assert [int(row["epoch"]) for row in newest(tmp_path / "told")] == [1, 2]
     run("fit", tmp_path / "whole", policy_folder, *options)
     told, whole = (load_file(tmp_path / name / "policy/model.safetensors") for name in ("told", "whole"))
     assert all(torch.equal(told[name], whole[name]) for name in whole)
@@ -152,24 +156,12 @@ def test_an_end_that_does_not_come_is_cut_off_by_a_later_interrupt(monkeypatch, 
         signal.signal(signal.SIGINT, previous)
 
 
-SCONTROL = """#!/bin/sh
-echo "$@" >> "$(dirname "$0")/asked"
-[ "$2" != 7 ] || { echo no such job >&2; exit 1; }
-"""
-
-
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """The environment of a job of one process, and a `scontrol` that writes down what it is asked."""
-    program = tmp_path / "bin/scontrol"
-    program.parent.mkdir()
-    program.write_text(SCONTROL)
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    job = {"NTASKS": 1, "JOB_NAME": "appo", "JOB_ID": 42, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
-    for name, value in job.items():
-        monkeypatch.setenv(f"SLURM_{name}", str(value))
-    return program.parent / "asked"
+    """The environment of a job, and the file of what `scontrol` is asked."""
+    for name, value in slurm_job(tmp_path / "bin").items():
+        monkeypatch.setenv(name, value)
+    return tmp_path / "bin/asked"
 
 
 def test_a_job_whose_time_is_up_ends_behind_its_iteration_and_goes_on_when_slurm_starts_it_again(
@@ -254,5 +246,24 @@ def test_a_checkpoint_has_a_phase_of_its_own_so_that_a_lost_rank_is_named(tmp_pa
 
     monkeypatch.setattr(comm, "phase", phase)
     monkeypatch.setattr(ModelCheckpoint, "on_train_epoch_end", lambda *arguments: done.append("write"))
-    LastCheckpoint(tmp_path).on_train_epoch_end(None, None)
+    LastCheckpoint().on_train_epoch_end(L.Trainer(logger=False, barebones=True), None)
     assert done == ["begin checkpoint", "write", "end checkpoint"]
+
+
+@pytest.mark.parametrize(("stops_in", "written"), [(None, [2, 5, 6]), (4, [2, 4])])
+def test_a_checkpoint_is_written_when_it_is_its_turn_and_at_the_end(monkeypatch, stops_in, written):
+    trainer, found = L.Trainer(logger=False, barebones=True, max_epochs=7), []
+    monkeypatch.setattr(
+        ModelCheckpoint, "on_train_epoch_end", lambda self, trainer, _: found.append(trainer.current_epoch)
+    )
+    for epoch in range(7 if stops_in is None else stops_in + 1):
+        trainer.fit_loop.epoch_progress.current.completed = epoch
+        trainer.fit_loop.epoch_progress.current.processed = epoch
+        trainer.should_stop = epoch == stops_in
+        LastCheckpoint(every_n_iterations=3).on_train_epoch_end(trainer, None)
+    assert found == written
+
+
+def test_a_turn_that_never_comes_is_refused():
+    with pytest.raises(ValueError, match="every_n_iterations of LastCheckpoint must be positive, got 0"):
+        LastCheckpoint(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -32,11 +33,15 @@ class LastCheckpoint(ModelCheckpoint):
     A class of its own, so that it can stand beside a `ModelCheckpoint` with the same options.
 
     Args:
-        folder: of the run.
+        every_n_iterations: how often it is written; with the last one, or where a signal ends the run, at any rate.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / _FOLDER, filename="{epoch}", save_last="link", save_on_train_epoch_end=True)
+    def __init__(self, every_n_iterations: int = 1) -> None:
+        if every_n_iterations < 1:
+            raise ValueError(f"every_n_iterations of LastCheckpoint must be positive, got {every_n_iterations}")
+        super().__init__(filename="{epoch}", save_last="link", save_on_train_epoch_end=True)
+        # Not Lightning's `every_n_epochs`, which passes over the iteration that a run ends with.
+        self.every_n_iterations = every_n_iterations
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -44,8 +49,10 @@ class LastCheckpoint(ModelCheckpoint):
             self.save_last = True  # a file that is still to be written cannot be linked
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        with comm.phase("checkpoint"):  # Lightning's own barriers name no rank that is lost
-            super().on_train_epoch_end(trainer, pl_module)
+        number = trainer.current_epoch + 1
+        if number % self.every_n_iterations == 0 or number == trainer.max_epochs or trainer.should_stop:
+            with comm.phase("checkpoint"):  # Lightning's own barriers name no rank that is lost
+                super().on_train_epoch_end(trainer, pl_module)
 
     @staticmethod
     def _link_checkpoint(trainer: L.Trainer, filepath: str, linkpath: str) -> None:
@@ -76,9 +83,9 @@ class IterationCheckpoints(L.Callback):
         self._has_warned = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        for callback in callbacks_of(trainer, ModelCheckpoint):
-            if callback.dirpath is None:
-                callback.dirpath = str(run_folder(trainer) / _FOLDER)
+        checkpoints = callbacks_of(trainer, ModelCheckpoint)
+        keep_in(run_folder(trainer), checkpoints)
+        for callback in checkpoints:
             if callback._save_on_train_epoch_end is not None:
                 continue
             if not (callback.monitor or "").startswith("validation/"):
@@ -110,11 +117,18 @@ class IterationCheckpoints(L.Callback):
         if seconds >= max(_LEAST_S, _LARGE_SHARE * self._iteration_s):
             self._has_warned = True
             log.warning(
-                "writing checkpoints took %.1f s after an iteration of %.1f s; a ModelCheckpoint of save_last=true "
-                "and every_n_epochs=N in trainer.callbacks writes every N-th alone",
+                "writing checkpoints took %.1f s after an iteration of %.1f s; LastCheckpoint with "
+                "every_n_iterations=N in trainer.callbacks writes every N-th alone",
                 seconds,
                 self._iteration_s,
             )
+
+
+def keep_in(folder: Path, callbacks: Sequence[L.Callback]) -> None:
+    """Gives every `ModelCheckpoint` without a folder that of a run, in which it is looked for before a run goes on."""
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(folder / _FOLDER)
 
 
 def _check_validation(trainer: L.Trainer, monitor: str | None) -> None:
