@@ -1,4 +1,4 @@
-"""A long run of a tiny policy with a fault in every iteration: ``python -m tests.soak --iterations 200 --endings 7``.
+"""A long run of a tiny policy with a fault in every iteration: ``python -m tests.soak --iterations 200 --endings 8``.
 
 First one process trains under faults that a run survives; what it holds must not grow. Then processes are ended one
 after the other, each in another way, and the run goes on from its last checkpoint. Called again, it goes on where it
@@ -26,12 +26,13 @@ from appo.commands.run_folder import reserved
 from appo.sft import TinyPolicy, WorldConversations
 from tests.copied_processes import run
 from tests.leftovers import children, shared_memory
+from tests.slurm_job import slurm_job
 from tests.small_run import CONFIG, FEW_TOKENS
 from tests.soak.faults import ENDING
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("results.json")
-STATUS = {"SIGTERM": 143, "SIGTERM twice": 143, "SIGINT": 130, "SIGINT twice": 130, "SIGKILL": -9}
+STATUS = {"SIGTERM": 143, "SIGTERM twice": 143, "SIGINT": 130, "SIGINT twice": 130, "SIGUSR1": 143, "SIGKILL": -9}
 """How a process ends; any other fault is an error, 1."""
 
 _WARM = 20
@@ -42,7 +43,7 @@ def main() -> None:
     """Runs the soak, and says what it has found."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--iterations", type=int, default=200, help="in one process")
-    parser.add_argument("--endings", type=int, default=7, help="processes that are ended afterwards")
+    parser.add_argument("--endings", type=int, default=len(ENDING), help="processes that are ended afterwards")
     parser.add_argument("--out", type=Path, default=ROOT / "runs/soak")
     options = parser.parse_args()
     policy = options.out / "start"
@@ -80,7 +81,7 @@ def _end_and_go_on(out: Path, policy: Path, number: int) -> list[dict[str, Any]]
         arguments = _arguments(out, policy, at + 4)
         extra = [f"--trainer.callbacks.ending={ending}", f"--trainer.callbacks.at={at}"]
         before, memory = children(), shared_memory()
-        status, output = run(appo, [*arguments, *extra], {})
+        status, output = run(appo, [*arguments, *extra], slurm_job(out / "slurm") if ending == "SIGUSR1" else {})
         checkpoint = torch.load(out / "run/checkpoints/last.ckpt", weights_only=True)
         with reserved(out / "run"):
             pass

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ import torch
 from appo.core.trajectory import RewardResult, Trajectory
 from appo.engines.vllm_server.pool import ServerPool, Weights
 from appo.losses import ClippedLoss
-from appo.tools import ToolRunner
+from appo.tools import HTTPSearch, MCPTools, ToolError, ToolRunner
 from appo.training.callbacks.evaluation import rollout_callback
 from tests.engines.vllm_server.test_faulty_servers import BODY, GARBAGE, GENERATE, RELOAD, FaultyServer, serving
 from tests.leftovers import children, shared_memory
 from tests.small_run import EvenTokens
+from tests.tools.mcp.test_tools import SERVER
+from tests.tools.search.endpoint import Reply, endpoint
 
 SURVIVED = {
     "reward raises": "reward",
@@ -42,16 +45,27 @@ SURVIVED = {
     **{f"server in sampling: {name}": "server" for name in GARBAGE},
     "server in a weight update: hang": "server",
     "server in a weight update: die": "server",
+    "MCP server dies": "mcp",
+    "MCP server hangs": "mcp",
+    "search is down": "search",
+    "search answers garbage": "search",
+    "search hangs": "search",
 }
 """Faults that a run goes on from, and what each hits."""
 
-ENDING = ("SIGTERM", "SIGTERM twice", "SIGINT", "SIGINT twice", "SIGKILL", "disk full", "memory spent")
-"""Faults that end the process; the run goes on from its last checkpoint."""
+ENDING = ("SIGTERM", "SIGTERM twice", "SIGINT", "SIGINT twice", "SIGKILL", "disk full", "memory spent", "SIGUSR1")
+"""Faults that end the process; the run goes on from its last checkpoint. SLURM sends the last one."""
 
 _CODE = {
     "tool process dies": "print(0)",
     "tool process hangs": "while True: pass",
     "tool process floods": "print('x' * 10**7)",
+}
+
+_REPLIES = {
+    "search is down": Reply(status=503),
+    "search answers garbage": Reply(body=b"<html>"),
+    "search hangs": Reply(hangs=True),
 }
 
 
@@ -133,6 +147,10 @@ class Faults(L.Callback):
             assert "1" in [_answer(tools, "print(1)") for _ in range(3)]
         if fault := NOW.take("server"):
             _ask_faulty_server(*fault.removeprefix("server in ").split(": "))
+        if fault := NOW.take("mcp"):
+            _call_lost_server(fault)
+        if fault := NOW.take("search"):
+            _search_faulty_service(fault)
         gc.collect()
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
         level = {
@@ -186,3 +204,35 @@ def _ask_faulty_server(phase: str, fault: str) -> None:
 
     with serving(FaultyServer(path, GARBAGE[fault])) as address:
         asyncio.run(talk(address))
+
+
+def _call_lost_server(fault: str) -> None:
+    """Calls a tool of an MCP server that is gone, or stands still; the next call finds it."""
+    provider = MCPTools(command=SERVER, timeout_s=1.0 if fault == "MCP server hangs" else 20.0)
+    provider.start()
+    try:
+        tools = {tool.name: tool for tool in provider.tools}
+        (process, *_) = json.loads(tools["where"](""))
+        os.kill(process, signal.SIGSTOP if fault == "MCP server hangs" else signal.SIGKILL)
+        with suppress(ToolError):
+            raise AssertionError(f"{fault}, and answered {tools['shout']('a')}")
+        if fault == "MCP server hangs":
+            os.kill(process, signal.SIGCONT)
+        tools["shout"].timeout_s = 20.0
+        assert tools["shout"]("a") == "A"
+    finally:
+        provider.stop()
+
+
+def _search_faulty_service(fault: str) -> None:
+    """Searches once more than the service is faulty."""
+    replies = [_REPLIES[fault], Reply({"results": [{"text": "found"}]})]
+    with endpoint(lambda number, _: replies[min(number, 1)]) as served:
+        backend = HTTPSearch(served.url, request_timeout_s=0.5, max_attempts=1)
+        backend.start()
+        try:
+            with suppress(ToolError):
+                raise AssertionError(f"{fault}, and found {backend.search('x', 1)}")
+            assert backend.search("x", 1) == ["found"]
+        finally:
+            backend.stop()
