@@ -172,7 +172,10 @@ class _TreeAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, output, log_sums = ctx.saved_tensors
+        *saved, log_sums = ctx.saved_tensors
+        # In float32 at least: for some hundred tokens the kernel's backward pass takes two to ten times as long in
+        # half precision, and what queries get from several segments is added up.
+        grad, query, key, value, output = (x.to(log_sums.dtype) for x in (grad, *saved))
         by_query, by_key, by_value = (torch.empty_like(x) for x in (query, key, value))
         for segment in ctx.segments:
             queries, keys = slice(segment.first, segment.stop), slice(segment.first, segment.first + len(segment))
@@ -188,7 +191,7 @@ class _TreeAttention(torch.autograd.Function):
                 by_query[:, :, queries] = of_queries
             else:
                 by_query[:, :, queries] += of_queries
-        return by_query, by_key, by_value, None, None
+        return *(x.to(saved[0].dtype) for x in (by_query, by_key, by_value)), None, None
 
 
 def _join_(output: Tensor, log_sum: Tensor, part: Tensor, log_sum_of_part: Tensor) -> None:
