@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import inspect
 import logging
 import os
@@ -48,7 +47,13 @@ from appo.training.callbacks import (
 )
 from appo.training.callbacks.checkpoints import keep_in
 from appo.training.callbacks.common import leaves_files
-from appo.training.callbacks.termination import INTERRUPTED, TERMINATED, requeue_if_asked, was_ended
+from appo.training.callbacks.termination import (
+    INTERRUPTED,
+    TERMINATED,
+    ends_when_interrupted,
+    requeue_if_asked,
+    was_ended,
+)
 from appo.training.datamodule import RolloutDataModule
 from appo.training.module import APPOModule
 from appo.training.trainer_checks import check_trainer_options
@@ -98,11 +103,10 @@ class RunFolderCLI(LightningCLI):
     def run(self) -> None:
         """Calls the method of the trainer; a training has its folder for itself."""
         with ExitStack() as held:
+            held.enter_context(ends_when_interrupted())
             if self.method == "fit" and leaves_files(self.trainer):
                 folder = Path(self.trainer.default_root_dir)
                 held.enter_context(reserved(folder, self.trainer.is_global_zero))
-            # A run that was interrupted has come to its end then.
-            held.callback(faulthandler.cancel_dump_traceback_later)
             self._run()
 
     def _run(self) -> None:
@@ -234,7 +238,7 @@ class AppoCLI(RunFolderCLI):
             EvaluationCallback(),
             ExportPolicy(),
             RunSummary(),
-            EndOnSignal(limits_end=True),
+            EndOnSignal(),
         ]
         return [*callbacks, HealthCheck(), *([IterationProgress()] if with_progress else [])]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +17,10 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from safetensors.torch import load_file
+from torch.utils.tensorboard import SummaryWriter
 
 from appo.distributed import comm
 from appo.training.callbacks import EndOnSignal, IterationCheckpoints, checkpoints, termination
@@ -129,12 +134,14 @@ def test_a_second_interrupt_does_not_cut_off_the_end_that_the_first_one_began(tm
 
 def test_an_end_that_does_not_come_is_cut_off_by_itself_and_says_where_it_stands():
     hangs = (
-        "import threading\n"
+        "import signal, threading\n"
         "from appo.training.callbacks import termination\n"
-        "termination._END_S = 0.5\n"
-        "termination.EndOnSignal(limits_end=True).on_exception(None, None, KeyboardInterrupt())\n"
         "def hang(): threading.Event().wait()\n"
-        "hang()\n"
+        "termination._END_S = 0.5\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "with termination.ends_when_interrupted():\n"
+        "    try: signal.raise_signal(signal.SIGINT)\n"
+        "    except KeyboardInterrupt: hang()\n"
     )
     ended = subprocess.run([sys.executable, "-c", hangs], capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 1
@@ -154,6 +161,31 @@ def test_an_end_that_does_not_come_is_cut_off_by_a_later_interrupt(monkeypatch, 
         assert codes == [130]
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("hears_interrupts")
+def test_an_interrupt_waits_until_a_logger_has_given_back_its_lock(tmp_path):
+    writer = SummaryWriter(tmp_path)
+
+    def interrupt(frame, event, _):
+        """As it enters what releases the lock of the writer's queue."""
+        if event == "call" and frame.f_code is threading.Condition.__exit__.__code__ and frame.f_back.f_code is put:
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
+
+    def write():
+        sys.setprofile(interrupt)
+        writer.add_scalar("reward", 1.0)
+        while True:
+            pass
+
+    put = queue.Queue.put.__code__
+    with pytest.raises(KeyboardInterrupt), termination.ends_when_interrupted():
+        write()
+    close = threading.Thread(target=writer.close, daemon=True)
+    close.start()
+    close.join(10.0)
+    assert not close.is_alive()
 
 
 @pytest.fixture
@@ -233,6 +265,24 @@ def test_a_run_that_is_killed_while_its_last_checkpoint_is_renewed_has_one(tmp_p
     LastCheckpoint._link_checkpoint(trainer, str(tmp_path / "second.ckpt"), str(link))
     assert link.read_text() == "second.ckpt"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.ckpt", "last.ckpt", "second.ckpt"]
+
+
+def test_a_checkpoint_is_removed_when_another_is_the_last_one(tmp_path, monkeypatch):
+    last, pointed_to, remove = tmp_path / "last.ckpt", [], SingleDeviceStrategy.remove_checkpoint
+
+    def watched(strategy, path):
+        remove(strategy, path)
+        pointed_to.append(last.exists() and last.resolve().name)
+
+    monkeypatch.setattr(SingleDeviceStrategy, "remove_checkpoint", watched)
+    checkpoint = LastCheckpoint()
+    checkpoint.dirpath = str(tmp_path)
+    L.Trainer(
+        max_epochs=3, limit_train_batches=1, limit_val_batches=0, callbacks=[checkpoint], accelerator="cpu", devices=1,
+        logger=False, enable_progress_bar=False, enable_model_summary=False,
+    ).fit(BoringModel())  # fmt: skip
+    assert pointed_to == ["epoch=1.ckpt", "epoch=2.ckpt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch=2.ckpt", "last.ckpt"]
 
 
 def test_a_checkpoint_has_a_phase_of_its_own_so_that_a_lost_rank_is_named(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from torch import Tensor
 
 from appo.distributed import comm
 from appo.training.callbacks.common import callbacks_of, run_folder
@@ -42,6 +43,7 @@ class LastCheckpoint(ModelCheckpoint):
         super().__init__(filename="{epoch}", save_last="link", save_on_train_epoch_end=True)
         # Not Lightning's `every_n_epochs`, which passes over the iteration that a run ends with.
         self.every_n_iterations = every_n_iterations
+        self._outdated: list[str] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -53,6 +55,15 @@ class LastCheckpoint(ModelCheckpoint):
         if number % self.every_n_iterations == 0 or number == trainer.max_epochs or trainer.should_stop:
             with comm.phase("checkpoint"):  # Lightning's own barriers name no rank that is lost
                 super().on_train_epoch_end(trainer, pl_module)
+
+    def _remove_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        """Not yet: Lightning does so while the link points to it, and a run that was cut off then would have none."""
+        self._outdated.append(filepath)
+
+    def _save_last_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        super()._save_last_checkpoint(trainer, monitor_candidates)
+        while self._outdated:
+            super()._remove_checkpoint(trainer, self._outdated.pop())
 
     @staticmethod
     def _link_checkpoint(trainer: L.Trainer, filepath: str, linkpath: str) -> None:

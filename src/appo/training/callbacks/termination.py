@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import _thread
 import faulthandler
 import logging
 import os
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -23,13 +27,18 @@ TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
 """Status of a process that ended because it was told to, and of one that a person has ended."""
 
 _PATIENCE_S = 10.0
-"""Seconds that a run which a person has ended may take for its end before it can be cut off."""
+"""Seconds that a run which a person has ended may take for its end before it can be cut off, and a logger before it."""
 
 _END_S = 120.0
 """Seconds after which it is cut off by itself."""
 
 _STDERR = 2
 """The descriptor, whatever has become of Python's file."""
+
+_WRITERS = ("lightning.pytorch.loggers", "lightning.fabric.loggers", "tensorboard", "torch.utils.tensorboard", "tqdm")
+"""Packages that take locks while they write, which are waited for when they end."""
+
+_MOMENT_S = 0.01
 
 
 class EndOnSignal(L.Callback):
@@ -42,13 +51,9 @@ class EndOnSignal(L.Callback):
 
     SIGINT ends a run at once, with an end of its own: engines and tools are stopped. Lightning is deaf to further ones
     then; here one that comes ten seconds later, or after that, cuts off an end that does not come.
-
-    Args:
-        limits_end: `limit_end` cuts it off without a further one: for a process that is there for the run alone.
     """
 
-    def __init__(self, limits_end: bool = False) -> None:
-        self.limits_end = limits_end
+    def __init__(self) -> None:
         self.has_ended = False
         """Whether the training was ended before its time."""
         self.asks_to_requeue = False
@@ -82,8 +87,6 @@ class EndOnSignal(L.Callback):
         if isinstance(exception, KeyboardInterrupt):
             self._interrupted_s = time.monotonic()
             signal.signal(signal.SIGINT, self._cut_off)
-            if self.limits_end:
-                limit_end()
 
     def _cut_off(self, number: int, frame: FrameType | None) -> None:
         left_s = _PATIENCE_S - (time.monotonic() - self._interrupted_s)
@@ -108,6 +111,53 @@ class EndOnSignal(L.Callback):
     def _restore(self) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
+
+
+@contextmanager
+def ends_when_interrupted() -> Iterator[None]:
+    """Has SIGINT end what runs within, and `limit_end` the process where that does not come to an end.
+
+    Python raises `KeyboardInterrupt` between any two of its instructions: also where a lock was just taken that nobody
+    gives back then, and the end of the run waits for it. What a logger or a progress bar writes is written first.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    deadline: float | None = None
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal deadline
+        if deadline is None:
+            deadline = time.monotonic() + _PATIENCE_S
+        if _is_writing(frame) and time.monotonic() < deadline:
+            # No `threading.Timer`: to start one takes locks that may have been taken here.
+            _thread.start_new_thread(_interrupt_again, (threading.get_ident(),))
+            return
+        deadline = None
+        limit_end()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _is_writing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if any(module == package or module.startswith(f"{package}.") for package in _WRITERS):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _interrupt_again(thread: int) -> None:
+    time.sleep(_MOMENT_S)
+    signal.pthread_kill(thread, signal.SIGINT)
 
 
 def limit_end() -> None:
