@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +26,6 @@ with reserved(Path(sys.argv[1])):
     print("reserved", flush=True)
     sys.stdin.read()
 """
-
-
-SECOND_OF_TWO = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "PROCID": "1", "LOCALID": "1", "NODEID": "0"}
 
 
 def test_a_folder_that_another_run_writes_is_refused_until_that_is_dead(tmp_path, policy_folder):
@@ -49,6 +49,19 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         reserved(tmp_path / "file/run"),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["", "run"])
+def test_a_folder_on_a_file_system_that_is_read_only_is_refused(tmp_path, name):
+    """Which keeps out even a user who may do everything."""
+    alone = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o ro none {shlex.quote(str(tmp_path))}"
+    if shutil.which("unshare") is None or subprocess.run([*alone, mount], check=False, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount")
+    hold = shlex.join([sys.executable, "-c", HOLD, str(tmp_path / name)])
+    ended = subprocess.run([*alone, f"{mount} && {hold}"], capture_output=True, text=True, timeout=120, check=False)
+    assert "default_root_dir must be a folder that can be written to" in ended.stderr
+    assert f"[Errno {errno.EROFS}]" in ended.stderr
 
 
 @pytest.mark.parametrize(

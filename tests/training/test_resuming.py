@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
+from appo.distributed.checkpoint import resume
 from appo.engines import HFEngine
 from appo.sft import TinyPolicy, WorldConversations
 from tests.small_run import run
@@ -102,3 +104,8 @@ def test_what_else_has_changed_holds_from_the_next_iteration_on(begun, policy_fo
     checkpoint = torch.load(begun / "checkpoints/epoch=1.ckpt", weights_only=True)
     if options[0].startswith("--model.optimizer.lr"):
         assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == 0.01
+
+
+def test_a_folder_of_shards_is_refused_by_a_strategy_that_does_not_shard(tmp_path):
+    with pytest.raises(ValueError, match=r"ckpt_path must be a file with a trainer\.strategy that does not shard, got"):
+        resume(SingleDeviceStrategy("cpu"), tmp_path)
