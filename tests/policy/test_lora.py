@@ -242,11 +242,12 @@ def test_a_resumed_run_ends_with_the_adapter_of_one_that_was_never_stopped(tmp_p
     assert [row["epoch"] for row in history(stopped)] == [1]
     ends = [torch.load(each / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for each in (whole, stopped)]
     torch.testing.assert_close(*ends)
-    with pytest.raises(ValueError, match="ckpt_path must hold the adapter that model"):
-        run(
-            "fit", stopped, policy_folder, "--trainer.max_epochs=3", "--ckpt_path=last", *RANK_4,
-            '--model.lora.target_modules=["q_proj"]',
-        )  # fmt: skip
+    for other, message in (
+        ('--model.lora.target_modules=["q_proj"]', r"must hold the adapter that model\.lora describes"),
+        ("--model.lora.rank=8", r"the shapes that model\.lora describes, got \[4, \d+\] for .* instead of \[8, \d+\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run("fit", stopped, policy_folder, "--trainer.max_epochs=3", "--ckpt_path=last", *RANK_4, other)
 
 
 def test_options_of_the_adapter_may_stand_in_a_file(tmp_path, policy_folder):

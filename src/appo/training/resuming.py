@@ -39,9 +39,10 @@ def check_resumed(checkpoint: Mapping[str, Any], module: APPOModule) -> None:
     own = {name: tensor.shape for name, tensor in module.state_dict().items()}
     other = [name for name, tensor in saved.items() if name in own and tensor.shape != own[name]]
     if other:
+        key = f"model.policy={module.policy_folder} has" if module.strict_loading else "model.lora describes"
         raise ValueError(
-            f"ckpt_path must hold weights of the shapes that model.policy={module.policy_folder} has, got "
-            f"{list(saved[other[0]].shape)} for {other[0]} instead of {list(own[other[0]])}, and {len(other) - 1} more"
+            f"ckpt_path must hold weights of the shapes that {key}, got {list(saved[other[0]].shape)} for {other[0]} "
+            f"instead of {list(own[other[0]])}, and {len(other) - 1} more"
         )
     before, now = checkpoint.get(_OPTIMIZER), _optimizer_name(module)
     if before not in (None, now) and module.trainer.training:
