@@ -61,6 +61,8 @@ class LastCheckpoint(ModelCheckpoint):
         self._outdated.append(filepath)
 
     def _save_last_checkpoint(self, trainer: L.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        # One name for good: Lightning takes another where a run that is gone on with finds the file.
+        self.last_model_path = self.format_checkpoint_name(monitor_candidates, self.CHECKPOINT_NAME_LAST)
         super()._save_last_checkpoint(trainer, monitor_candidates)
         while self._outdated:
             super()._remove_checkpoint(trainer, self._outdated.pop())
