@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import griffe
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from notebook_pages import notebook_page
 from reference import (
     KEYS,
     PUBLIC,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
+NOTEBOOKS = ROOT / "notebooks"
 
 OUTSIDE = {
     "README.md": "index.md",
@@ -62,9 +64,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     names = public_names(package, [module for modules in PUBLIC.values() for module in modules])
     if missing := undocumented(package, names):
         raise PluginError("public names without documentation: " + ", ".join(missing))
-    pages = {f"options/{name}.md": text for name, text in option_pages(package)}
+    pages: dict[str, str | bytes] = {f"options/{name}.md": text for name, text in option_pages(package)}
     pages |= {f"api/{name}.md": text for name, text in api_pages(package, names)}
     pages |= {page: from_root((ROOT / name).read_text(encoding="utf-8")) for name, page in OUTSIDE.items()}
+    pages |= {f"notebooks/{name}": content for name, content in notebook_files()}
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     for path in sorted(linked_files()):
@@ -78,13 +81,24 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return re.sub(rf"\]\({depth}\.\./([\w./-]+)", lambda link: f"]({depth}{place(link[1])}", markdown)
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Keeps the name of a flag in one line: a browser would break behind its hyphens."""
+    return re.sub(
+        r"<code>([^<]*--[^<]*)</code>",
+        lambda found: re.sub(r"(--[\w-]+)", r'<span class="flag">\1</span>', found[0]),
+        html,
+    )
+
+
 def from_root(text: str) -> str:
     """A page of the root as one of ``docs/``: links to that folder lose its name."""
     return re.sub(r"\]\((?!https?:|#|mailto:)([\w./-]+)", lambda link: f"]({place(link[1])}", text)
 
 
 def place(path: str) -> str:
-    """Where the site has a file of the repository."""
+    """Where the site has a file of the repository; a notebook is read there as a page."""
+    if path.startswith("notebooks/"):
+        return path.removesuffix(".ipynb") + ".md"
     return path.removeprefix("docs/") if path.startswith("docs/") else OUTSIDE.get(path, f"repository/{path}")
 
 
@@ -95,7 +109,16 @@ def linked_files() -> set[str]:
         links = re.findall(r"\]\((?!https?:|#|mailto:)([\w./-]+)", page.read_text(encoding="utf-8"))
         found |= {(page.parent / link).resolve() for link in links}
     paths = {file.relative_to(ROOT).as_posix() for file in found if file.is_file() and file.is_relative_to(ROOT)}
+    paths |= {notebook.relative_to(ROOT).as_posix() for notebook in NOTEBOOKS.glob("*.ipynb")}
     return {path for path in paths if not path.startswith("docs/")} - set(OUTSIDE)
+
+
+def notebook_files() -> Iterator[tuple[str, str | bytes]]:
+    """Pages of the notebooks, and their pictures."""
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        text, pictures = notebook_page(path)
+        yield f"{path.stem}.md", text
+        yield from pictures.items()
 
 
 def option_pages(package: griffe.Module) -> Iterator[tuple[str, str]]:
@@ -151,7 +174,8 @@ def described(cls: griffe.Class) -> Iterator[str]:
     for name, kind, default, text in rows:
         option = f"{code(name)}<br><small>{code(kind)}</small>" if kind else code(name)
         lines.append(f"| {option} | {code(default) or '*must be given*'} | {one_line(text)} |")
-    yield "\n".join(lines)
+    # The stylesheet makes blocks of the rows where a window is narrow.
+    yield '<div class="options" markdown>\n\n' + "\n".join(lines) + "\n\n</div>"
 
 
 def code(text: str) -> str:
