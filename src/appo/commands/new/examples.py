@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 Kind = Literal["function", "mathematics", "search", "mcp"]
@@ -90,39 +91,54 @@ def documents() -> list[Document]:
     ]
 
 
-def _sums(rng: random.Random) -> Iterator[Example]:
-    """Stories of two numbers, to be added or subtracted."""
-    while True:
-        name, things = rng.choice(_FIRST), rng.choice(_THINGS)
-        larger, smaller = sorted((rng.randint(10, 99), rng.randint(2, 99)), reverse=True)
-        results = {"+": larger + smaller, "-": larger - smaller}
-        right = rng.choice("+-")
-        event = f"finds {smaller} more" if right == "+" else f"gives {smaller} away"
-        taken = _strayed(rng, right, "+-")
-        yield Example(
-            f"{name} has {larger} {things} and {event}. How many are there now?",
-            str(results[right]),
-            f"{larger} {taken} {smaller}",
-            str(results[taken]),
-            str(results[taken]),
-        )
+@dataclass(frozen=True)
+class _Start:
+    """How a story of numbers begins.
+
+    Attributes:
+        text: what there is.
+        expression: what one calculates it with.
+        number: how many that are.
+        change: how many come, or go.
+        events: how they come and go, by the operation.
+    """
+
+    text: str
+    expression: str
+    number: int
+    change: int
+    events: dict[str, str]
 
 
-def _products(rng: random.Random) -> Iterator[Example]:
-    """Stories of three numbers, to be calculated in code."""
+def _owned(rng: random.Random) -> _Start:
+    """What somebody has."""
+    name, things = rng.choice(_FIRST), rng.choice(_THINGS)
+    number, change = sorted((rng.randint(10, 99), rng.randint(2, 99)), reverse=True)
+    events = {"+": f"finds {change} more", "-": f"gives {change} away"}
+    return _Start(f"{name} has {number} {things} and", str(number), number, change, events)
+
+
+def _boxed(rng: random.Random) -> _Start:
+    """What is in boxes, to be calculated in code."""
+    rows, each, change = rng.randint(3, 12), rng.randint(3, 12), rng.randint(1, 9)
+    events = {"+": f"{change} more are found", "-": f"{change} are given away"}
+    text = f"There are {rows} boxes with {each} {rng.choice(_THINGS)} each, and"
+    return _Start(text, f"{rows} * {each}", rows * each, change, events)
+
+
+def _stories(rng: random.Random, draw: Callable[[random.Random], _Start]) -> Iterator[Example]:
+    """Stories of numbers, the last of them to be added or subtracted."""
     while True:
-        rows, each, eaten = rng.randint(3, 12), rng.randint(3, 12), rng.randint(1, 9)
-        things = rng.choice(_THINGS)
+        start = draw(rng)
         right = rng.choice("+-")
-        event = f"{eaten} more are found" if right == "+" else f"{eaten} are given away"
         taken = _strayed(rng, right, "+-")
-        results = {"+": rows * each + eaten, "-": rows * each - eaten}
+        results = {"+": str(start.number + start.change), "-": str(start.number - start.change)}
         yield Example(
-            f"There are {rows} boxes with {each} {things} each, and {event}. How many are there now?",
-            str(results[right]),
-            f"{rows} * {each} {taken} {eaten}",
-            str(results[taken]),
-            str(results[taken]),
+            f"{start.text} {start.events[right]}. How many are there now?",
+            results[right],
+            f"{start.expression} {taken} {start.change}",
+            results[taken],
+            results[taken],
         )
 
 
@@ -152,8 +168,8 @@ def _strayed(rng: random.Random, right: str, choices: str | list[str]) -> str:
 
 
 _DRAWN: dict[Kind, Callable[[random.Random], Iterator[Example]]] = {
-    "function": _sums,
-    "mathematics": _products,
+    "function": partial(_stories, draw=_owned),
+    "mathematics": partial(_stories, draw=_boxed),
     "search": _lookups,
-    "mcp": _sums,
+    "mcp": partial(_stories, draw=_owned),
 }
