@@ -76,7 +76,7 @@ def test_an_installed_module_is_not_replaced_by_one_of_the_same_name(tmp_path):
         ([], []),
         (["--help"], []),
         (["--config", "a.yaml", "--config=b.yaml", "--seed_everything", "1"], ["a.yaml", "b.yaml"]),
-        (["--config"], [""]),
+        (["--config"], []),
     ],
 )
 def test_configs_are_found_in_order_and_a_command_may_have_no_options(args, configs):

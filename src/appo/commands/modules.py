@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
 from pathlib import Path
 
 
@@ -22,10 +21,19 @@ def search_folders(args: Sequence[str]) -> None:
             sys.path.append(str(folder))
 
 
-def configs_of(args: Sequence[str]) -> Iterator[str]:
+def configs_of(args: Sequence[str]) -> list[str]:
     """The files that ``--config`` names, in order."""
-    for arg, following in zip_longest(args, args[1:], fillvalue=""):
-        if arg == "--config":
-            yield following
-        elif arg.startswith("--config="):
-            yield arg.removeprefix("--config=")
+    return [config for _, config in options_of(args) if config is not None]
+
+
+def options_of(args: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """The options of a command in order, each beside the config that it names, or None.
+
+    Args:
+        args: of a command; ``--config FILE`` comes as ``--config=FILE``.
+    """
+    rest = iter(args)
+    for arg in rest:
+        name, equals, value = arg.partition("=")
+        config = None if name != "--config" else value if equals else next(rest, None)
+        yield arg if config is None else f"--config={config}", config

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from appo.commands.errors import refuse
-from appo.commands.modules import configs_of
+from appo.commands.modules import configs_of, options_of
 from appo.core.registry import did_you_mean
 
 PREFIX = "recipe:"
@@ -43,15 +43,7 @@ def config_path(config: str) -> str:
 
 def with_paths(args: Sequence[str]) -> list[str]:
     """The options of a command, with the paths of the recipes that ``--config`` names."""
-    paths, follows = [], False
-    for arg in args:
-        if follows:
-            arg = config_path(arg)
-        elif arg.startswith(f"--config={PREFIX}"):
-            arg = f"--config={config_path(arg.removeprefix('--config='))}"
-        paths.append(arg)
-        follows = arg == "--config"
-    return paths
+    return [arg if config is None else f"--config={config_path(config)}" for arg, config in options_of(args)]
 
 
 def recipes(name: str = "") -> str:
@@ -95,15 +87,14 @@ def check_start(args: Sequence[str]) -> None:
 def _policy(args: Sequence[str]) -> str | None:
     """What a command line says last of `model.policy`, if it is plain to read."""
     policy: Any = None
-    for index, arg in enumerate(args):
-        name, equals, value = arg.partition("=")
-        if not equals and index + 1 < len(args):
-            value = args[index + 1]
-        if name == "--config" and Path(value).is_file():
-            section = _content(Path(value)).get("model")
+    follows = False
+    for arg, config in options_of(args):
+        if config is not None and Path(config).is_file():
+            section = _content(Path(config)).get("model")
             policy = section.get("policy", policy) if isinstance(section, dict) else policy
-        elif name == "--model.policy":
-            policy = value
+        elif follows or arg.startswith("--model.policy="):
+            policy = arg.removeprefix("--model.policy=")
+        follows = arg == "--model.policy"
     return policy if isinstance(policy, str) else None
 
 

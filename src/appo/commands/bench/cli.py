@@ -20,6 +20,7 @@ from appo.commands.bench.panel import Panel, order_digest
 from appo.commands.bench.suites import PHRASES, SUITES, configs_of
 from appo.commands.errors import in_one_line
 from appo.commands.lightning_cli import AppoCLI
+from appo.commands.modules import options_of
 from appo.commands.specified_folder import decisive_options, weights_digest
 from appo.prompts import BenchmarkQuestions
 from appo.rewards import Reward
@@ -156,11 +157,6 @@ def check_files(sources: Mapping[str, Namespace]) -> None:
 
 def split_configs(args: Sequence[str]) -> tuple[list[str], list[str]]:
     """The parts of a command line that name configs, and all others, each in their order."""
-    configs: list[str] = []
-    others: list[str] = []
-    follows = False
-    for arg in args:
-        is_config = arg == "--config" or arg.startswith("--config=")
-        (configs if is_config or follows else others).append(arg)
-        follows = arg == "--config"
-    return configs, others
+    options = list(options_of(args))
+    configs = [arg for arg, config in options if config is not None]
+    return configs, [arg for arg, config in options if config is None]
