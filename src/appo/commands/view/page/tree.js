@@ -24,7 +24,6 @@ function Tree({ page, selected, value, matches, onSelect }) {
   const x = (place) => LEFT + (Math.max(1, width - LEFT - RIGHT) * place) / longest;
   const scale = useMemo(() => rewardScale(page.trajectories), [page]);
   return html`<div class="tree" ref=${ref} style=${{ height: `${height}px` }}>
-    <${Strips} page=${page} width=${width} height=${height} x=${x} value=${value} />
     ${width > 0 &&
     html`<svg width=${width} height=${height} role="tree" aria-label="trajectories of the question">
       ${page.order.map((node) => html`<${Drop} key=${`d${node.id}`} node=${node} x=${x} scale=${scale} />`)}
@@ -42,6 +41,7 @@ function Tree({ page, selected, value, matches, onSelect }) {
           />`,
       )}
     </svg>`}
+    <${Strips} page=${page} width=${width} height=${height} x=${x} value=${value} />
   </div>`;
 }
 
@@ -124,7 +124,7 @@ function Strips({ page, width, height, x, value }) {
     for (const node of page.order) {
       const column = node.values[value.name];
       if (!column) continue;
-      const y = middleOf(node) - ROW / 2 + 2;
+      const y = middleOf(node) - ROW / 2 + 1;
       for (const cell of cells(node, column, x, value)) {
         paper.fillStyle = wash(cell.value, value, full) || 'transparent';
         paper.fillRect(cell.from, y, Math.max(1, cell.to - cell.from), 6);
