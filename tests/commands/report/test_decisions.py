@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from appo.commands.report.decisions import OTHER, Trees, decision_blocks, kinds_of_tokens
+from appo.commands.report.decisions import OTHER, Decisions, Trees, kinds_of_tokens
+from appo.commands.report.records import RunRecords
 from appo.environments.base import Decision
 from appo.environments.gates import GateDemonstrations, GateProblems
 from appo.monitoring.trajectory_files import TrajectoryWriter
@@ -31,6 +32,8 @@ def record(row, demonstration, parent=None, position=None, advantage=0.5):
         "token_ids": token_ids,
         "response_mask": [int(value) for value in sampled],
         "advantages": [advantage * value for value in sampled],
+        "tool_calls": [],
+        "finish_reason": "eos",
     }
 
 
@@ -49,7 +52,9 @@ def test_right_turns_are_counted_gate_by_gate(tmp_path):
     write_run(tmp_path / "before", DEMONSTRATIONS, "test_00000")
     write_run(tmp_path / "after", BETTER, "test_00000")
     write_run(tmp_path, DEMONSTRATIONS, "iteration_00000")
-    shares, _, trees = decision_blocks(tmp_path, (tmp_path / "before", tmp_path / "after"), decode)
+    decisions = Decisions.of(tmp_path, decode)
+    RunRecords.read(tmp_path, decisions.add)
+    shares, _, trees = decisions.blocks((tmp_path / "before", tmp_path / "after"))
     of_gate = {name: (before, after) for name, before, after in shares.rows}
     for gate in (1, 2, 3):
         before, after = of_gate[f"gate {gate}"]
@@ -77,15 +82,16 @@ def test_branches_count_where_their_first_token_stands_and_credit_once():
             "advantages": [advantage * value for value in mask],
         }
 
-    rows = [
+    first = [
         saved(0, [9, 9, 9, 1, 9, 9], 0.25),
         saved(1, [9, 9, 9, 0, 9, 9], -1.0, 0, 2),
         saved(2, [9, 9, 9, 0, 9, 9], 0.0, 1, 4),
-        saved(0, [9, 9, 9, 1, 9, 9], 0.5),  # the next iteration
-        saved(1, [9, 9, 8, 1, 9, 9], 1.0, 0, 1),
     ]
-    assert kinds_of_tokens(rows[1], find) == [None, OTHER, OTHER, "gate 1, wrong", None, "gate 2, right"]
-    trees = Trees.of(rows, find)
+    second = [saved(0, [9, 9, 9, 1, 9, 9], 0.5), saved(1, [9, 9, 8, 1, 9, 9], 1.0, 0, 1)]
+    assert kinds_of_tokens(first[1], find) == [None, OTHER, OTHER, "gate 1, wrong", None, "gate 2, right"]
+    trees = Trees()
+    trees.add(first, find)
+    trees.add(second, find)
     assert trees.branched == {"gate 1, right": 1, "gate 2, right": 1, OTHER: 1}
     assert trees.sampled == {OTHER: 2 + 0 + 0 + 2 + 1, "gate 1, right": 3, "gate 1, wrong": 1, "gate 2, right": 5}
     assert trees.advantages["gate 1, wrong"] == [-1.0]
@@ -94,16 +100,16 @@ def test_branches_count_where_their_first_token_stands_and_credit_once():
 
 def test_a_source_that_knows_no_decisions_has_no_blocks(tmp_path):
     write_config(tmp_path, "appo.prompts.WorldQuestions")
-    assert decision_blocks(tmp_path, None, decode) == []
+    assert Decisions.of(tmp_path, decode).blocks(None) == []
 
 
 def test_a_source_that_is_not_to_be_had_is_named_and_leaves_the_rest_of_the_report(tmp_path):
     write_config(tmp_path, "nowhere.Questions")
-    (reason,) = decision_blocks(tmp_path, None, decode)
+    (reason,) = Decisions.of(tmp_path, decode).blocks(None)
     assert reason.text.startswith("The tokens that decide are not known, since data.source of ")
     assert "must be a source of questions" in reason.text
 
 
 def test_a_folder_without_a_config_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^run must be the folder of an appo fit: no config\.yaml of a run in"):
-        decision_blocks(tmp_path, None, decode)
+        Decisions.of(tmp_path, decode)

@@ -8,7 +8,7 @@ from pathlib import Path
 from appo.commands.inert import inert
 from appo.commands.report.charts import curves_section
 from appo.commands.report.comparison import comparison_section, sides_of
-from appo.commands.report.decisions import decision_blocks
+from appo.commands.report.decisions import Decisions
 from appo.commands.report.document import Block, Document, Section, Text
 from appo.commands.report.examples import Decode, examples
 from appo.commands.report.facts import branches_section, failures_section, health_section, training_section
@@ -66,8 +66,9 @@ def report_of(run: Path, before: Path | None, after: Path | None, page: str) -> 
     from appo.commands.view.texts import tokenizer_of_run
     from appo.policy.text import decode
 
-    records = RunRecords.read(run)
     decode_ids: Decode = partial(decode, tokenizer_of_run(run, config, None))
+    decisions = Decisions.of(run, decode_ids)
+    records = RunRecords.read(run, decisions.add)
     folders = [side.folder for side in sides or () if side.folder is not None]
     tests = (folders[0], folders[1]) if len(folders) == 2 else None
     shown: list[Block] = [*examples(records.last, decode_ids, records.last_step, page)]
@@ -80,7 +81,7 @@ def report_of(run: Path, before: Path | None, after: Path | None, page: str) -> 
             comparison_section(sides),
             health_section(history),
             curves_section(history, records),
-            branches_section(records, decision_blocks(run, tests, decode_ids)),
+            branches_section(records, decisions.blocks(tests)),
             failures_section(records.summary, sides),
             Section(f"Trajectories of {records.last_step.replace('-', ' ') or 'the run'}", shown),
         ],

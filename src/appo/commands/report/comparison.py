@@ -133,7 +133,7 @@ def _table(before: Side, after: Side) -> Table:
                     label,
                     _interval(before.means[name], before.estimate(name)),
                     _interval(after.means[name], after.estimate(name)),
-                    f"{change:+.3g}" if difference is None else _signed(difference),
+                    _number(change, "+") if difference is None else _signed(difference),
                 )
             )
     return Table(["", before.name, after.name, "change"], rows)
@@ -148,12 +148,18 @@ def _difference(before: Side, after: Side, name: str) -> Estimate | None:
 
 def _interval(mean: float, found: Estimate | None) -> str:
     if found is None or isnan(found.low):
-        return f"{mean:.3g}"
-    return f"{found.mean:.3g} [{found.low:.3g}, {found.high:.3g}]"
+        return _number(mean)
+    return f"{_number(found.mean)} [{_number(found.low)}, {_number(found.high)}]"
 
 
 def _signed(found: Estimate) -> str:
-    return f"{found.mean:+.3g}" + ("" if isnan(found.low) else f" [{found.low:+.3g}, {found.high:+.3g}]")
+    interval = "" if isnan(found.low) else f" [{_number(found.low, '+')}, {_number(found.high, '+')}]"
+    return _number(found.mean, "+") + interval
+
+
+def _number(value: float, sign: str = "") -> str:
+    """Three digits, and no more than three behind the point; nothing here is measured more finely."""
+    return f"{round(value, 3) + 0.0:{sign}.3g}"
 
 
 def _p(p: float) -> str:

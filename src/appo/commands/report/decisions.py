@@ -21,44 +21,74 @@ Find = Callable[[SavedTrajectory], Sequence[Decision]]
 """The decisions of a trajectory."""
 
 
-def decision_blocks(run: Path, tests: tuple[Path, Path] | None, decode: Decode) -> list[Block]:
-    """Right decisions before and after, where branches left, and the credit that they earned.
+@dataclass
+class Decisions:
+    """What is known of the tokens that decide.
 
-    Args:
-        run: folder of an ``appo fit``.
-        tests: folders of an ``appo test`` of the policy it started from, and of the one it ended with; None if there
-            are none.
-        decode: by the policy's tokenizer.
-
-    Returns:
-        Nothing where the source knows no decisions; where it cannot be had, such as that of a module of the user's that
-        lies elsewhere, the reason.
-
-    Raises:
-        FileNotFoundError: if the run has no config.
+    Attributes:
+        find: tells the decisions of a trajectory; None where the source of the questions knows none.
+        unknown: why they cannot be told; empty if they can, or if there are none.
+        trees: what became of them, of the iterations that were added.
     """
-    path, config = config_of_run([run], "run must be the folder of an appo fit")
-    PROMPT_SOURCES.load_plugins()
-    try:
-        source: PromptSource = instantiate(path, config, "data.source", PromptSource, "a source of questions")
-    except ValueError as error:
-        return [Text(f"The tokens that decide are not known, since {str(error).partition(chr(10))[0]}")]
-    if type(source).decisions is PromptSource.decisions:
-        return []
 
-    @cache
-    def text_of(token_id: int) -> str:
-        return decode([token_id])
+    find: Find | None = None
+    unknown: str = ""
+    trees: Trees = field(default_factory=lambda: Trees())
 
-    def find(trajectory: SavedTrajectory) -> Sequence[Decision]:
-        tokens = [text_of(token_id) for token_id in trajectory["token_ids"]]
-        mask = [bool(sampled) for sampled in trajectory["response_mask"]]
-        return source.decisions(trajectory["prompt"]["question"], tokens, mask)
+    @classmethod
+    def of(cls, run: Path, decode: Decode) -> Decisions:
+        """Those of the folder of an ``appo fit``, of no iteration yet.
 
-    blocks: list[Block] = []
-    if tests is not None:
-        blocks.append(_share_table(*(right_shares(_read(folder, "test"), find) for folder in tests)))
-    return [*blocks, Text(_EXPLANATION), _tree_table(Trees.of(_read(run, "iteration"), find))]
+        Args:
+            run: the folder.
+            decode: by the policy's tokenizer.
+
+        Raises:
+            FileNotFoundError: if the run has no config.
+        """
+        path, config = config_of_run([run], "run must be the folder of an appo fit")
+        PROMPT_SOURCES.load_plugins()
+        try:
+            source: PromptSource = instantiate(path, config, "data.source", PromptSource, "a source of questions")
+        except ValueError as error:  # such as a module of the user's that lies elsewhere
+            return cls(
+                unknown=f"The tokens that decide are not known, since {str(error).partition(chr(10))[0]}",
+            )
+        if type(source).decisions is PromptSource.decisions:
+            return cls()
+
+        @cache
+        def text_of(token_id: int) -> str:
+            return decode([token_id])
+
+        def find(trajectory: SavedTrajectory) -> Sequence[Decision]:
+            tokens = [text_of(token_id) for token_id in trajectory["token_ids"]]
+            mask = [bool(sampled) for sampled in trajectory["response_mask"]]
+            return source.decisions(trajectory["prompt"]["question"], tokens, mask)
+
+        return cls(find)
+
+    def add(self, trajectories: Sequence[SavedTrajectory]) -> None:
+        """Counts those of an iteration."""
+        if self.find is not None:
+            self.trees.add(trajectories, self.find)
+
+    def blocks(self, tests: tuple[Path, Path] | None) -> list[Block]:
+        """Right decisions before and after, where branches left, and the credit that they earned.
+
+        Args:
+            tests: folders of an ``appo test`` of the policy that a run started from, and of the one it ended with; None
+                if there are none.
+
+        Returns:
+            Nothing where the source knows no decisions; where they cannot be told, the reason.
+        """
+        if self.find is None:
+            return [Text(self.unknown)] if self.unknown else []
+        blocks: list[Block] = []
+        if tests is not None:
+            blocks.append(_share_table(*(right_shares(_tested(folder), self.find) for folder in tests)))
+        return [*blocks, Text(_EXPLANATION), _tree_table(self.trees)]
 
 
 def right_shares(trajectories: Iterable[SavedTrajectory], find: Find) -> dict[str, float]:
@@ -87,10 +117,8 @@ class Trees:
     branched: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     advantages: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    @classmethod
-    def of(cls, trajectories: Iterable[SavedTrajectory], find: Find) -> Trees:
-        """Counts; within an iteration records follow their parents, and take the place of those of earlier ones."""
-        trees = cls()
+    def add(self, trajectories: Iterable[SavedTrajectory], find: Find) -> None:
+        """Counts those of an iteration, in which records follow their parents."""
         kinds: dict[int, list[str | None]] = {}
         for trajectory in trajectories:
             of_token = kinds[trajectory["id"]] = kinds_of_tokens(trajectory, find)
@@ -98,13 +126,12 @@ class Trees:
             if trajectory["parent_id"] is not None:
                 first_own = trajectory["branch_position"] + 1
                 taken = kinds[trajectory["parent_id"]][first_own : first_own + 1]
-                trees.branched[(taken or [None])[0] or OTHER] += 1
+                self.branched[(taken or [None])[0] or OTHER] += 1
             for kind, advantage in zip(of_token[first_own:], trajectory["advantages"][first_own:], strict=True):
                 if kind is not None:
-                    trees.sampled[kind] += 1
+                    self.sampled[kind] += 1
                     if advantage:
-                        trees.advantages[kind].append(advantage)
-        return trees
+                        self.advantages[kind].append(advantage)
 
 
 def kinds_of_tokens(trajectory: SavedTrajectory, find: Find) -> list[str | None]:
@@ -143,7 +170,7 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "-"
 
 
-def _read(folder: Path, stage: str) -> Iterator[SavedTrajectory]:
+def _tested(folder: Path) -> Iterator[SavedTrajectory]:
     for step in steps_in(folder):
-        if step.stage == stage:
+        if step.stage == "test":
             yield from records_of(step)

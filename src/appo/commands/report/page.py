@@ -8,6 +8,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from functools import cache
 from html import escape
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from appo.commands.view.page import PALETTE, policy_of, source_hash
 
 _HERE = Path(__file__).parent
 _INCHES = (5.2, 2.9)
+_MANY = 5
+"""Columns that a narrow window holds at the common size."""
 _PAPERS = {"light": "#1c2024", "dark": "#e6e8eb"}
 """Ink on each kind of paper, as in the palette of pages."""
 
@@ -52,10 +55,12 @@ def write_html(document: Document, path: Path) -> Path:
 
 
 def _grouped(blocks: Sequence[Block]) -> Iterator[str]:
-    """Blocks in order; those of a kind that follow each other stand side by side where there is room."""
+    """Blocks in order; those of a kind that follow each other, or a picture and its table, stand side by side."""
     kind = ""
-    for block in blocks:
+    for block, following in zip_longest(blocks, blocks[1:]):
         new = {Table: "tables", Figure: "figures", Example: "examples"}.get(type(block), "")
+        if isinstance(block, Figure) and isinstance(following, Table):
+            new = "tables"
         if new != kind:
             yield ("</div>\n" if kind else "") + (f'<div class="{new}">\n' if new else "")
             kind = new
@@ -83,7 +88,7 @@ def _table(table: Table) -> str:
         for tag, cells in [("th", table.columns), *(("td", row) for row in table.rows)]
     ]
     head, *body = (f"<tr>{line}</tr>\n" for line in lines)
-    size = "prose" if table.num_words > 2 else "plain"
+    size = "prose" if table.num_words > 2 else "plain many" if len(table.columns) > _MANY else "plain"
     return (
         f'<div class="wide"><table class="{size}"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>\n'
     )
@@ -108,8 +113,9 @@ def _example(example: Example) -> str:
 
 
 def _with_code(text: str) -> str:
-    """Escaped; what stands between backticks is code."""
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
+    """Escaped; what stands between backticks is code, and an interval stays in one line."""
+    text = re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
+    return re.sub(r"\[[-+\d.e]+, [-+\d.e]+\]", r'<span class="interval">\g<0></span>', text)
 
 
 def _picture(figure: Figure, paper: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +13,9 @@ from appo.commands.view.steps import Step, records_of, steps_of
 
 SavedTrajectory = dict[str, Any]
 """A line of a file of trajectories."""
+
+Visit = Callable[[Sequence[SavedTrajectory]], None]
+"""Counts what it wants to know of an iteration."""
 
 Values = dict[str, dict[str, float]]
 """The mean of a metric over the trajectories of a question, by the name of the metric and the id of the question."""
@@ -97,12 +100,18 @@ class RunRecords:
     last_step: str = ""
 
     @classmethod
-    def read(cls, run: Path) -> RunRecords:
-        """Of the folder of a run; empty if it kept none."""
+    def read(cls, run: Path, visit: Visit = lambda records: None) -> RunRecords:
+        """Of the folder of a run; empty if it kept none.
+
+        Args:
+            run: the folder.
+            visit: is given the trajectories of each iteration, which are not kept.
+        """
         found = cls()
         iterations = [step for step in steps_in(run) if step.stage == "iteration"]
         for step in iterations:
             records = list(records_of(step))
+            visit(records)
             found.values[step.number] = question_values(records)
             found.branches += branches_of(records)
             for record in records:
