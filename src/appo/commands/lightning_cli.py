@@ -287,6 +287,16 @@ def _callbacks(trainer: Namespace) -> list[L.Callback]:
     return [given] if isinstance(given, L.Callback) else list(given)
 
 
+def writes_nothing(trainer: Namespace) -> None:
+    """Leaves out what a trainer writes and shows by itself, for a command that does so in its own way.
+
+    Args:
+        trainer: its options, callbacks that the config of a training names among them.
+    """
+    trainer.logger = trainer.enable_checkpointing = trainer.enable_progress_bar = False
+    trainer.callbacks = [callback for callback in _callbacks(trainer) if not isinstance(callback, ModelCheckpoint)]
+
+
 def _loggers(given: Any, folder: Path) -> Any:
     """The loggers of a run: a CSV one is always among them, which `appo report`, `view` and `ablate` read."""
     if given is False:

@@ -19,7 +19,7 @@ from appo.commands.bench.page import write_results
 from appo.commands.bench.panel import Panel, order_digest
 from appo.commands.bench.suites import PHRASES, SUITES, configs_of
 from appo.commands.errors import in_one_line
-from appo.commands.lightning_cli import AppoCLI
+from appo.commands.lightning_cli import AppoCLI, writes_nothing
 from appo.commands.modules import options_of
 from appo.commands.specified_folder import decisive_options, weights_digest
 from appo.prompts import BenchmarkQuestions
@@ -109,7 +109,7 @@ class BenchCLI(AppoCLI):
         config.default_root_dir = str(self.config.out)
         # The bars are the callback's own, one a benchmark.
         self._shows_progress = config.enable_progress_bar is not False
-        config.logger = config.enable_checkpointing = config.enable_progress_bar = False
+        writes_nothing(config)
         return super().instantiate_trainer(**kwargs)
 
     def run_callbacks(self, with_progress: bool) -> list[L.Callback]:

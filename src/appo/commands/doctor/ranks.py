@@ -184,6 +184,9 @@ def _as_rank(args: Sequence[str], log: Path, environment: Mapping[str, str]) -> 
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    # A copy makes torch's pool of threads anew when it is first asked for; of two threads that ask at once, one finds
+    # none ("Invalid thread pool").
+    torch.set_num_threads(1)
     try:
         with in_one_line():
             cli.run([*args])

@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser
 
 from appo.commands.errors import in_one_line
-from appo.commands.lightning_cli import AppoCLI
+from appo.commands.lightning_cli import AppoCLI, writes_nothing
 from appo.commands.pilot.callback import PilotCallback
 from appo.commands.pilot.options import StudyOptions, check_vocabulary
 from appo.commands.pilot.page import write_study
@@ -79,7 +79,7 @@ class PilotCLI(AppoCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self.config_init.trainer
         config.default_root_dir = str(self.options.out)
-        config.logger = config.enable_checkpointing = config.enable_progress_bar = False
+        writes_nothing(config)
         trainer = super().instantiate_trainer(**kwargs)
         if trainer.world_size != 1:
             raise ValueError(f"trainer.devices must be 1 for a pilot study, got {trainer.world_size} processes")
