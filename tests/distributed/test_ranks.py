@@ -167,7 +167,6 @@ def newest(folder: Path) -> list[dict[str, float]]:
         (fit_by_command, "--rollout.reward=tests.distributed.failing_parts.KilledInSampling", "ddp", "sampling"),
         (fit, "--model.loss=tests.distributed.failing_parts.KilledInUpdate", "fsdp2", "update"),
         (fit_by_command, "--model.loss=tests.distributed.failing_parts.HangingInUpdate", "fsdp2", "update"),
-        (fit, "--model.loss=tests.distributed.failing_parts.HangingInUpdate", "tensor", "update"),
         (fit, "--rollout.engine=tests.distributed.failing_parts.HangingEngine", "ddp", "weights"),
     ],
 )
