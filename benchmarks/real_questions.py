@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from appo.tools import BM25Search
+from benchmarks.rehearsal import write_lines
 
 SYSTEM = (
     "Solve the question step by step. Think between <think> and </think>. <python> code </python> computes and "
@@ -53,8 +54,7 @@ def looked_up(row: dict[str, Any], search: BM25Search) -> str:
     parts = []
     for title in dict.fromkeys(row["supporting_facts"]["title"]):
         (passage,) = search.search(title, 1)
-        found = " ".join(passage.split()[:_PASSAGE_WORDS])
-        parts.append(f"<think> {title} </think><search> {title} </search> <result>\nPage 1: {found}\n</result>")
+        parts.append(f"<think> {title} </think><search> {title} </search> <result>\nPage 1: {passage}\n</result>")
     return "".join(parts) + f"<answer> \\boxed{{ {row['answer']} }} </answer>"
 
 
@@ -77,7 +77,7 @@ def write_all(out: Path, gsm8k: Path, hotpotqa: Path) -> None:
     """
     data = out / "data"
     maths, facts = _read(gsm8k), _read(hotpotqa)
-    _write(data / "corpus.jsonl", passages(facts))
+    write_lines(data / "corpus.jsonl", passages(facts))
     search = BM25Search(corpus=str(data / "corpus.jsonl"))
     search.start()
     try:
@@ -89,11 +89,11 @@ def write_all(out: Path, gsm8k: Path, hotpotqa: Path) -> None:
     conversations = [
         {"messages": [*_asked(row), {"role": "assistant", "content": response}]} for row, response in shown if response
     ]
-    _write(data / "start.jsonl", conversations)
+    write_lines(data / "start.jsonl", conversations)
     trained = [*_part(maths, MEASURED + SHOWN, 1.0), *_part(facts, MEASURED + SHOWN, 1.0)]
-    _write(data / "train.jsonl", [_question(row) for row in trained])
-    _write(data / "benchmarks/gsm8k.jsonl", _part(maths, 0.0, MEASURED))
-    _write(data / "benchmarks/hotpotqa.jsonl", [_question(row) for row in _part(facts, 0.0, MEASURED)])
+    write_lines(data / "train.jsonl", [_question(row) for row in trained])
+    write_lines(data / "benchmarks/gsm8k.jsonl", _part(maths, 0.0, MEASURED))
+    write_lines(data / "benchmarks/hotpotqa.jsonl", [_question(row) for row in _part(facts, 0.0, MEASURED)])
 
 
 def _asked(row: dict[str, Any]) -> list[dict[str, str]]:
@@ -110,11 +110,6 @@ def _part(rows: list[dict[str, Any]], begin: float, end: float) -> list[dict[str
 
 def _read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def main() -> None:

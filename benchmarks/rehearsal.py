@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def write_benchmarks(folder: Path, num_questions: int) -> None:
     """Writes every benchmark; none asks what another does."""
     for number, (name, (make, row)) in enumerate(BENCHMARKS.items()):
         exercises = [make(number * num_questions + i) for i in range(num_questions)]
-        _write_lines(folder / name, [row(exercise, i) for i, exercise in enumerate(exercises)])
+        write_lines(folder / name, [row(exercise, i) for i, exercise in enumerate(exercises)])
 
 
 def training_rows(exercises: Sequence[Exercise], source: str) -> Iterator[dict[str, Any]]:
@@ -141,18 +141,19 @@ def write_all(out: Path, num_questions: int, tokenizer: Path | None) -> None:
     # Behind those of the benchmarks, apart from the first, which must be found and left out.
     free = [exercise for i in range(asked, asked + 3 * num_questions) for exercise in (sum_of(i), fact(i))]
     write_benchmarks(data / "benchmarks", num_questions)
-    _write_lines(data / "corpus.jsonl", [{"text": passage(i)} for i in range(asked + 3 * num_questions)])
+    write_lines(data / "corpus.jsonl", [{"text": passage(i)} for i in range(asked + 3 * num_questions)])
     questions = [sum_of(0), *free[: 2 * num_questions]]
     for name, source in (("train_10k", "DR_grpo_mix"), ("hard_search_1k", "hard_search")):
         pq.write_table(pa.Table.from_pylist([*training_rows(questions, source)]), data / f"{name}.parquet")
     shown = [sum_of(0), *free[2 * num_questions :]]
     conversations = data / "final_5w4_still.jsonl"
     turns = [[{"from": "human", "value": one.question}, {"from": "gpt", "value": one.solution}] for one in shown]
-    _write_lines(conversations, [{"conversations": turn, "system": SYSTEM} for turn in turns])
+    write_lines(conversations, [{"conversations": turn, "system": SYSTEM} for turn in turns])
     _write_policy(out / "model", conversations, tokenizer)
 
 
-def _write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes rows as JSON lines, into a folder that need not be there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
