@@ -91,8 +91,13 @@ def measure(options: dict[str, Any]) -> dict[str, Any]:
     return {"rounds": rounds[1:]}
 
 
-def make_policy(folder: Path) -> None:
-    """A random Qwen2 with nothing that ends a response, and the tokenizer of the tiny policy."""
+def make_policy(folder: Path, mean_length: float | None = None) -> None:
+    """A random Qwen2, and the tokenizer of the tiny policy.
+
+    Args:
+        folder: to save it in.
+        mean_length: of its responses, whose lengths are geometric; None gives it nothing that ends one.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -111,11 +116,38 @@ def make_policy(folder: Path) -> None:
         num_key_value_heads=2,
         max_position_embeddings=4096,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=None,
+        eos_token_id=None if mean_length is None else tokenizer.eos_token_id,
         bos_token_id=None,
     )
+    model = AutoModelForCausalLM.from_config(config)
+    if mean_length is None:
+        drop_ends(tokenizer)
+    else:
+        _end_after(model, tokenizer.eos_token_id, mean_length)
+    save_policy(model, tokenizer, folder)
+
+
+def drop_ends(tokenizer: Any) -> None:
+    """Leaves the tiny policy's tokenizer nothing that ends a response: not what ends a turn of its chat template."""
+    tokenizer.chat_template = tokenizer.chat_template.replace(tokenizer.eos_token, "")
     tokenizer.eos_token = None
-    save_policy(AutoModelForCausalLM.from_config(config), tokenizer, folder)
+
+
+def _end_after(model: Any, end: int, mean_length: float) -> None:
+    """Makes the end token about equally likely everywhere: the first channel is a bias that no layer writes to."""
+    import torch
+
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:, 0] = 1.0
+        for layer in decoder.layers:
+            layer.self_attn.o_proj.weight[0] = 0.0
+            layer.mlp.down_proj.weight[0] = 0.0
+        head.weight[:, 0] = 0.0
+        head.weight[end] = 0.0
+        hidden = decoder(torch.randint(len(head.weight), (4, 256)), use_cache=False)[0]
+        others = (head(hidden).exp().sum(-1) - 1.0).log().mean()
+        head.weight[end, 0] = (others - math.log(mean_length - 1.0)) / hidden[..., 0].mean()
 
 
 def _weights(folder: Path) -> Any:

@@ -21,7 +21,9 @@ Each side has a process of its own, and they take turns; figures are medians ove
 processor seconds, which also mean something on a machine that others use. A round that does not count comes first.
 
 ``--policy FOLDER`` takes any policy, whose responses then end when it ends them; ``--medium`` a random one of about 12
-million parameters without an end token, of which the model and not Python is what costs.
+million parameters without an end token, of which the model and not Python is what costs. ``--mean-length`` gives that
+one an end token that is equally likely everywhere: lengths are geometric, and ``--tokens`` of 3.5 times the mean cut
+them at five times their median.
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.branching import drop_ends
 from benchmarks.branching import make_policy as make_medium_policy
 from benchmarks.step import Clock, in_a_process, limit_threads
 
@@ -99,7 +103,8 @@ def make_policy(folder: Path) -> None:
     tiny = TinyPolicy(WorldConversations())
     tokenizer = tiny.build_tokenizer()
     model = tiny.build_model(tokenizer)
-    tokenizer.eos_token = model.config.eos_token_id = model.generation_config.eos_token_id = None
+    drop_ends(tokenizer)
+    model.config.eos_token_id = model.generation_config.eos_token_id = None
     save_policy(model, tokenizer, folder)
 
 
@@ -125,7 +130,10 @@ class Side:
 
 
 def serve_iterations(pipe: Any, setting: Setting) -> None:
-    """A fit, one iteration a turn; answers with seconds, the seconds of its phases, and the plan of what it did."""
+    """A fit, one iteration a turn.
+
+    Answers with seconds, sampled tokens, the seconds of its phases, and the plan of what it did.
+    """
     limit_threads(setting.threads)
     import lightning as L
 
@@ -150,7 +158,8 @@ def serve_iterations(pipe: Any, setting: Setting) -> None:
                 names = [name for name in trainer.callback_metrics if name.startswith("rollout/")]
                 phases = {name[8:]: float(trainer.callback_metrics[name]) for name in names if name.endswith("_s")}
                 records = list(read_trajectories(path))
-                pipe.send((seconds, phases, _plan(records, trains_branches=setting.train_on != "roots")))
+                plan = _plan(records, trains_branches=setting.train_on != "roots")
+                pipe.send((seconds, plan.num_tokens, phases, plan))
 
     module, data, rollout = _parts(setting)
     trainer = L.Trainer(
@@ -353,7 +362,7 @@ def serve_model(pipe: Any, setting: Setting) -> None:
 
 
 def serve_trl(pipe: Any, setting: Setting, rows_at_once: int) -> None:
-    """A training with ``GRPOTrainer``, one step a turn; answers with seconds."""
+    """A training with ``GRPOTrainer``, one step a turn; answers with seconds and sampled tokens."""
     limit_threads(setting.threads)
     import torch
     from datasets import Dataset
@@ -363,15 +372,17 @@ def serve_trl(pipe: Any, setting: Setting, rows_at_once: int) -> None:
     class Turns(TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             pipe.recv()
+            lengths.clear()
             self.clock = Clock()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            pipe.send(self.clock.read())
+            pipe.send((self.clock.read(), sum(lengths)))
 
     data, num_rows = _data(setting), setting.prompts * (setting.initial + setting.branches)
     data.setup("fit")
     tokenizer = AutoTokenizer.from_pretrained(setting.policy)
-    # Texts encode to the very prompts; the end token has an id that the model does not have, so that none ends early.
+    lengths: list[int] = []
+    # Texts encode to the very prompts; where nothing ends a response, the end token has an id that the model lacks.
     texts = [
         tokenizer.decode(prompt.token_ids)
         for number in range(setting.rounds + 1)
@@ -400,7 +411,8 @@ def serve_trl(pipe: Any, setting: Setting, rows_at_once: int) -> None:
     )
 
     def even_tokens(completion_ids: list[list[int]], **_: Any) -> list[float]:
-        assert not never_ends or {len(ids) for ids in completion_ids} == {setting.tokens}
+        lengths.extend(map(len, completion_ids))
+        assert not never_ends or {*lengths} == {setting.tokens}
         return [sum(i % 2 == 0 for i in ids) / len(ids) for ids in completion_ids]
 
     trainer = GRPOTrainer(
@@ -446,7 +458,7 @@ def measure_overhead(setting: Setting) -> dict[str, float]:
     times = {name: Times() for name in names}
     phases: list[dict[str, float]] = []
     for number in range(setting.rounds + 1):
-        seconds, its_phases, plan = sides[0].turn()
+        seconds, _, its_phases, plan = sides[0].turn()
         taken = [seconds, *sides[1].turn(plan), *sides[2].turn(plan.rows)]
         if number:
             phases.append(its_phases)
@@ -485,15 +497,18 @@ def measure_trl(setting: Setting, rows_at_once: int) -> dict[str, float]:
 
 def _measure_in_turn(sides: dict[str, Side], rounds: int) -> dict[str, float]:
     times = {name: Times() for name in sides}
+    num_tokens: dict[str, list[int]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, side in sides.items():
-            answer = side.turn()
+            seconds, sampled, *_ = side.turn()
             if number:
-                times[name].taken.append(answer[0] if len(answer) == 3 else answer)
+                times[name].taken.append(seconds)
+                num_tokens[name].append(sampled)
     for side in sides.values():
         side.stop()
     below, *others = sides
-    return _medians(times, {f"{above} / {below}": ([above], [below]) for above in others})
+    tokens = {f"{name}_tokens": statistics.median(values) for name, values in num_tokens.items()}
+    return tokens | _medians(times, {f"{above} / {below}": ([above], [below]) for above in others})
 
 
 def main() -> None:
@@ -503,6 +518,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["overhead", "scaling", "trl"], help="measures one of the three")
     parser.add_argument("--policy", type=Path, help="model folder in the place of the tiny policy")
     parser.add_argument("--medium", action="store_true", help="a policy of 12 million parameters in its place")
+    parser.add_argument("--mean-length", type=float, help="of the responses of that one, which then end by themselves")
     parser.add_argument("--prompts", type=int, default=16, help="of an iteration")
     parser.add_argument("--initial", type=int, default=8, help="initial trajectories of a prompt")
     parser.add_argument("--branches", type=int, default=8, help="of a prompt")
@@ -514,13 +530,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="threads of every process")
     parser.add_argument("--trl-rows", type=int, default=32, help="rows that GRPOTrainer trains at once")
     options = parser.parse_args()
+    if options.mean_length is not None and not options.medium:
+        parser.error(f"--mean-length is that of --medium, got {options.mean_length} without it")
     figures = [options.only] if options.only else ["overhead", "scaling", "trl"]
     if "trl" in figures and not importlib.util.find_spec("trl"):
         parser.error("trl must be installed for its figure (pip install trl==1.16.0); --only takes another one")
     with tempfile.TemporaryDirectory() as name:
         policy = options.policy or Path(name) / "policy"
         if options.policy is None:
-            in_a_process(make_medium_policy if options.medium else make_policy, policy)
+            make = partial(make_medium_policy, mean_length=options.mean_length) if options.medium else make_policy
+            in_a_process(make, policy)
         setting = Setting(
             str(policy),
             options.prompts,
@@ -543,6 +562,7 @@ def main() -> None:
             report = {
                 **vars(setting),
                 "policy": str(options.policy or ("medium" if options.medium else "tiny")),
+                "mean_length": options.mean_length,
                 "machine": platform.machine(),
             }
             (options.out / f"iteration_{figure}.json").write_text(

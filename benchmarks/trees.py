@@ -7,10 +7,11 @@
   way round, is what looking for shared tokens costs.
 - `memory`: largest resident memory above the model and its optimizer of the update of `branches`.
 
-The policy is a random Qwen2 of 11 million parameters, a seventh of them its LM head: with the vocabulary of a large
-model, a policy so small would be little but its head, which sees every trained token either way. Both sides run in one
-process and take turns; figures are medians over rounds of their ratios, in seconds on the clock and in seconds of
-processors, which also mean something on a machine that others use. Those of `memory` have a process of their own each.
+Policies are random Qwen2 of 11 and of 26 million parameters with few words: with the vocabulary of a large model,
+policies so small would be little but their head, which sees every trained token either way. The wider one gives less of
+its time to attention, of which a tree spares less than of the rest. Both sides run in one process and take turns;
+figures are medians over rounds of their ratios, in seconds on the clock and in seconds of processors, which also mean
+something on a machine that others use. Those of `memory` have a process of their own each.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ from benchmarks.step import (
     write_report,
 )
 
-_SIZES = {"vocab_size": 2048, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4}
+_VOCAB_SIZE = 2048
+_POLICIES = {
+    "11M": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4},
+    "26M": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 4},
+}
 _PROMPT_LENGTH = 600
 _MAX_TOKENS = 16384
 _SIDES = {"flat": False, "tree": True}
@@ -68,7 +73,7 @@ def _batch(rows: list[list[tuple[str, int]]], prompt_length: int = _PROMPT_LENGT
     generator = torch.Generator().manual_seed(0)
 
     def tokens(length: int) -> torch.Tensor:
-        return torch.randint(1, _SIZES["vocab_size"], (length,), generator=generator)
+        return torch.randint(1, _VOCAB_SIZE, (length,), generator=generator)
 
     prompt, runs = tokens(prompt_length), dict[str, torch.Tensor]()
     ids, masks, trained = [], [], []
@@ -183,19 +188,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="measured runs of each side")
     parser.add_argument("--threads", type=int, default=2, help="threads of every process")
     parser.add_argument("--only", nargs="+", choices=[*_SHAPES, "memory"], help="measures some of them")
+    parser.add_argument("--policies", nargs="+", choices=_POLICIES, default=[*_POLICIES], help="with some of them")
     options = parser.parse_args()
-    names = options.only or [*_SHAPES, "memory"]
-    results: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        in_a_process(make_policy, Path(folder), _SIZES)
-        for name in names:
-            if name == "memory":
-                flat, tree = (in_a_process(measure_memory, folder, s, options.threads) / 2**20 for s in (False, True))
-                results[name] = {"flat_mib": flat, "tree_mib": tree, "tree / flat": tree / flat}
-            else:
-                results[name] = in_a_process(measure_speed, folder, name, options.rounds, options.threads)
-            print(f"{name:8}", "  ".join(f"{key} {value:.4g}" for key, value in results[name].items()), flush=True)
+    results: dict[str, dict[str, dict[str, float]]] = {}
+    for policy in options.policies:
+        with tempfile.TemporaryDirectory() as folder:
+            in_a_process(make_policy, Path(folder), {"vocab_size": _VOCAB_SIZE, **_POLICIES[policy]})
+            results[policy] = {name: _measure(folder, name, options) for name in options.only or [*_SHAPES, "memory"]}
+        for name, values in results[policy].items():
+            print(policy, f"{name:8}", "  ".join(f"{key} {value:.4g}" for key, value in values.items()), flush=True)
     write_report(options, "trees", results)
+
+
+def _measure(folder: str, name: str, options: argparse.Namespace) -> dict[str, float]:
+    if name != "memory":
+        speed: dict[str, float] = in_a_process(measure_speed, folder, name, options.rounds, options.threads)
+        return speed
+    flat, tree = (in_a_process(measure_memory, folder, shares, options.threads) / 2**20 for shares in (False, True))
+    return {"flat_mib": flat, "tree_mib": tree, "tree / flat": tree / flat}
 
 
 if __name__ == "__main__":
