@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import product
+from itertools import permutations, product
 from math import prod
 
 import pytest
 import torch
 
-from appo.functional import bootstrap_variance, reward_variance
+from appo.functional import bootstrap_variance, influence_p_values, reward_variance
 
 
 def test_the_influence_by_hand():
@@ -151,3 +151,38 @@ def test_intervals_of_a_bootstrap_cover_the_truth_about_as_often_as_they_say():
         assert samples.shape == (200, 400)
         low, high = samples.nanquantile(torch.tensor([0.025, 0.975]).double(), dim=0)
         assert 0.85 < float(((low <= truth) & (truth <= high)).double().mean()) < 0.99
+
+
+def test_p_values_are_shares_of_all_permutations():
+    rewards = torch.tensor([[1.0, 1.0, 0.5, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 1.0, 0.0, 1.0]], dtype=torch.float64)
+    tokens = torch.tensor([[7, 7, 7, 9, 9, 5], [1, 1, 2, 2, 3, 3]])
+    observed = reward_variance(rewards, tokens).influence
+    orders = torch.tensor([*permutations(range(6))])
+    expected = []
+    for row in range(2):
+        permuted = reward_variance(rewards[row][orders], tokens[row].expand(len(orders), -1)).influence
+        expected.append(float((permuted >= observed[row] - 1e-12).double().mean()))
+    estimated = influence_p_values(rewards, tokens, 4000, torch.Generator().manual_seed(0))
+    assert estimated.tolist() == pytest.approx(expected, abs=0.02)
+    assert expected[0] < 0.2 < expected[1]
+
+
+def test_p_values_of_noise_are_small_no_more_often_than_they_say():
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(3, (2000, 16), generator=generator)
+    rewards = (torch.rand(tokens.shape, generator=generator, dtype=torch.float64) < 0.4).double()
+    p_values = influence_p_values(rewards, tokens, 99, generator)
+    for level in (0.01, 0.05, 0.2):
+        # Three standard errors.
+        assert float((p_values <= level).double().mean()) <= level + 3 * (level * (1 - level) / 2000) ** 0.5
+    decided = influence_p_values((tokens == 0).double(), tokens, 99, generator)
+    # A token that was drawn once is no evidence.
+    assert (decided <= 0.05).double().mean() > 0.9
+
+
+def test_a_p_value_is_one_where_nothing_can_be_decided_and_unknown_where_all_tokens_differ():
+    rewards = torch.tensor([[0.0, 1.0, 1.0], [0.3, 0.3, 0.3], [0.0, 1.0, 1.0]])
+    tokens = torch.tensor([[4, 4, 4], [1, 1, 2], [1, 2, 3]])
+    first, second, unknown = influence_p_values(rewards, tokens, 9, torch.Generator()).tolist()
+    assert first == second == 1.0
+    assert unknown != unknown

@@ -6,7 +6,7 @@ from appo.functional.credit import prefix_credit, shared_prefix_mean
 from appo.functional.divergence import kl_estimate
 from appo.functional.forks import Segment, segments, softmax_mean
 from appo.functional.groups import Std, group_standardize, standardize_by
-from appo.functional.influence import RewardVariance, bootstrap_variance, reward_variance
+from appo.functional.influence import RewardVariance, bootstrap_variance, influence_p_values, reward_variance
 from appo.functional.linear_log_probs import LogitTransform, chunk_bytes, linear_log_probs
 from appo.functional.log_probs import predicting_positions, scatter_scored, token_log_probs
 from appo.functional.masked import masked_mean, masked_standardize, masked_std
@@ -51,6 +51,7 @@ __all__ = [
     "future_likelihood_gain",
     "future_likelihood_weight",
     "group_standardize",
+    "influence_p_values",
     "kl_estimate",
     "linear_log_probs",
     "masked_mean",

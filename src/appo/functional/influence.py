@@ -81,6 +81,37 @@ def reward_variance(rewards: Tensor, tokens: Tensor) -> RewardVariance:
     return RewardVariance(mean.squeeze(-1) + rewards[..., 0], total, influence)
 
 
+def influence_p_values(rewards: Tensor, tokens: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+    """How often rewards that have nothing to do with the token would come out with at least this influence.
+
+    A permutation test: continuations keep their tokens and exchange their rewards. It holds for every number of them
+    and every distribution of rewards.
+
+    Args:
+        rewards: ``[P, K]``, as `reward_variance` takes them.
+        tokens: ``[P, K]`` int64, likewise.
+        num_samples: `S`, permutations; the smallest value is ``1 / (S + 1)``.
+        generator: draws them.
+
+    Returns:
+        ``[P]`` in (0, 1], 1 where one token was drawn or all rewards are equal; NaN where all tokens differ.
+    """
+    _, total, influence = reward_variance(rewards, tokens)
+    p_values = torch.ones_like(influence).where(~influence.isnan(), float("nan"))
+    # The others cannot come out otherwise.
+    differs = [(values != values[:, :1]).any(-1) for values in (rewards, tokens)]
+    rows = (differs[0] & differs[1] & ~influence.isnan()).nonzero()[:, 0]
+    rewards, tokens = rewards[rows], tokens[rows]
+    # Sums in another order differ in the last digits.
+    least = influence[rows] - 1e-9 * total[rows]
+    exceeding = torch.zeros_like(least)
+    for _ in range(num_samples):
+        order = torch.rand(rewards.shape, generator=generator).argsort(-1)
+        exceeding += reward_variance(rewards.gather(-1, order), tokens).influence >= least
+    p_values[rows] = (exceeding + 1.0) / (num_samples + 1.0)
+    return p_values
+
+
 def bootstrap_variance(
     rewards: Tensor, tokens: Tensor, num_samples: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from appo.commands.pilot.scoring import ScorerSet
 from appo.core.trajectory import Prompt
 from appo.engines import SamplingParams
 from appo.environments.gates import GateProblems, GateSearch, influence, success
+from appo.functional import rank_correlation
 from appo.rewards import AnswerReward, RewardRunner
 from appo.rollouts import AgentLoop, Limits, Policy
 from appo.scorers import Oracle
@@ -39,9 +40,10 @@ OPTIONS = StudyOptions(
 
 
 def evaluate(batch):
-    """The policy that samples is the one that is trained; nobody reads its entropies here."""
+    """The policy that samples is the one that is trained; of its entropies it is read whether there is any."""
     rows = (~batch.is_evaluated).nonzero()[:, 0]
-    return batch.evaluated(rows, batch.behavior_log_probs[rows], torch.zeros(len(rows), batch.token_ids.shape[1]), 0)
+    log_probs = batch.behavior_log_probs[rows]
+    return batch.evaluated(rows, log_probs, -log_probs, 0)
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +77,15 @@ def measured(tokenizer) -> list[Measures]:  # noqa: F811
             Prompt(problem.id, problem.text, tuple(tokenizer.encode(problem.text)), (problem.answer,))
             for problem in PROBLEMS.draw("test")
         ]
-        return [Measures.of(question) for question in study(prompts)]
+        return Measures.of(study(prompts))
     finally:
         runner.stop()
 
 
-def columns(measured: list[Measures]) -> tuple[torch.Tensor, torch.Tensor]:
+def columns(measured: list[Measures], of=lambda each: each.whole.influence) -> tuple[torch.Tensor, torch.Tensor]:
     """Estimates and exact values of all decisions, those that roots share once."""
     decisions = [decision for each in measured for decision in each.question.decisions]
-    estimates = torch.cat([each.influence for each in measured])
+    estimates = torch.cat([of(each) for each in measured])
     known = torch.tensor([decision.known for decision in decisions], dtype=torch.float64)
     first = {}
     for row, decision in enumerate(decisions):
@@ -109,6 +111,15 @@ def test_the_influence_of_turns_is_the_exact_one_on_average(measured):
     assert abs(float(errors.mean())) < 3 * float(errors.std()) / len(errors) ** 0.5
 
 
+def test_turns_stand_in_the_order_of_their_exact_influence(measured):
+    """Sixteen continuations a decision in the mean; those of which the policy is sure take fewer than the others."""
+    evident, known = columns(measured, lambda each: each.whole.evident)
+    assert float(rank_correlation(evident, known)) > 0.9
+    drawn = [len(decision.rewards) for each in measured for decision in each.question.decisions]
+    assert min(drawn) < OPTIONS.continuations < max(drawn)
+    assert sum(each.question.num_continuations for each in measured) <= OPTIONS.continuations * len(drawn)
+
+
 def test_words_around_a_turn_have_no_influence_on_average(measured):
     estimates, known = columns(measured)
     others = estimates[known == 0]
@@ -129,7 +140,7 @@ def test_the_mean_reward_before_the_first_turn_is_the_chance_to_end_right(measur
         assert each.question.id == problem.id
         decisions = each.question.decisions
         first = min((d.depth, row) for row, d in enumerate(decisions) if d.known > 0)[1]
-        errors.append(float(each.mean[first]) - success(problem.route, PROBLEMS.world, RIGHT_TURN))
+        errors.append(float(each.whole.mean[first]) - success(problem.route, PROBLEMS.world, RIGHT_TURN))
     # The standard error of a share is at most a half over the root of the number.
     assert abs(sum(errors) / len(errors)) < 3 * 0.5 / (len(errors) * OPTIONS.continuations) ** 0.5
 

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
-from appo.commands.pilot.positions import choose_decisions, depths, parts_of
+from appo.commands.pilot.positions import SURE, choose_decisions, depths, parts_of, share_continuations
 
 
 def split(*pieces: tuple[str, str, bool]) -> tuple[list[str], list[bool], list[str]]:
@@ -75,3 +76,21 @@ def test_known_influence_comes_first_and_the_largest_of_it():
     mask = torch.ones(3, 60, dtype=torch.bool)
     assert {(0, 50), (1, 7), (2, 8)} <= {*choose_decisions(mask, known, 10, torch.Generator())}
     assert choose_decisions(mask, known, 2, torch.Generator()) == [(1, 7), (2, 8)]
+
+
+def test_unsure_decisions_get_half_of_all_continuations_on_top():
+    assert share_continuations([0.0, 2.0, SURE, 0.0, 0.7, 0.0], 16) == [8, 32, 8, 8, 32, 8]
+
+
+@pytest.mark.parametrize("entropies", [[0.0] * 5, [1.0] * 5])
+def test_all_decisions_are_drawn_alike_where_the_policy_is_sure_of_all_or_of_none(entropies):
+    assert share_continuations(entropies, 16) == [16] * 5
+
+
+@pytest.mark.parametrize("num", [4, 5, 16, 33])
+def test_continuations_stay_within_what_there_is_and_within_four_times_the_mean(num):
+    for num_unsure in range(41):
+        numbers = share_continuations([1.0] * num_unsure + [0.0] * (40 - num_unsure), num)
+        assert sum(numbers) <= 40 * num
+        assert min(numbers) >= max(4, num // 2)
+        assert max(numbers) <= 4 * num

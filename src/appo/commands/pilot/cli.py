@@ -42,8 +42,9 @@ class PilotCLI(AppoCLI):
         )
         parser.add_argument(
             "--continuations", type=int, default=16,
-            help="Trajectories that draw a decision, and what follows, anew. Questions x positions x continuations is "
-            "what a study costs: 49,152 by default.",
+            help="Trajectories that draw a decision, and what follows, anew, in the mean: half of them go to the "
+            "decisions of which the policy is not sure. Questions x positions x continuations is what a study costs: "
+            "49,152 by default.",
         )  # fmt: skip
         parser.add_argument("--split", type=Split, default="test", help="Where the questions are from.")
         parser.add_argument(

@@ -93,8 +93,8 @@ def draw_depth(measured: Sequence[Measures], paths: Sequence[Path]) -> None:
     with _figure((7, 3.6), paths) as figure:
         axes = figure.add_subplot()
         for color, label, values in (
-            (_INFLUENCE, "Var_a Q, what this token decides", torch.cat([each.influence for each in measured])),
-            (_TOTAL, "Var R, all that is open", torch.cat([each.total for each in measured])),
+            (_INFLUENCE, "Var_a Q, what this token decides", torch.cat([each.whole.influence for each in measured])),
+            (_TOTAL, "Var R, all that is open", torch.cat([each.whole.total for each in measured])),
         ):
             known = [number for number in range(_BINS) if (bins == number).any()]
             means = [float(values[bins == number].nanmean()) for number in known]
@@ -110,8 +110,8 @@ def draw_depth(measured: Sequence[Measures], paths: Sequence[Path]) -> None:
 def _ranked(measured: Sequence[Measures], name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """``[N]`` ranks in [0, 1] and influences of the decisions that have both."""
     scored = [each for each in measured if name in each.question.scores]
-    ranks = [average_ranks(order(each.question.scores[name])) / len(each.influence) for each in scored]
-    influence = torch.cat([each.influence for each in scored])
+    ranks = [average_ranks(order(each.question.scores[name])) / len(each.whole.influence) for each in scored]
+    influence = torch.cat([each.whole.influence for each in scored])
     return torch.cat(ranks)[~influence.isnan()], influence[~influence.isnan()]
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from appo.commands.pilot.records import Decision, Question, ScoreColumn
-from appo.functional import RewardVariance, average_ranks, bootstrap_variance, rank_correlation, reward_variance
+from appo.functional import average_ranks, bootstrap_variance, influence_p_values, rank_correlation, reward_variance
 
 LEVEL = 0.95
 """Of all intervals."""
@@ -18,39 +19,74 @@ EVEN, ODD = slice(0, None, 2), slice(1, None, 2)
 """Halves of the continuations of a decision."""
 
 _SAMPLES = 400
-"""Of every bootstrap."""
+"""Of every bootstrap and permutation test."""
+
+EVIDENT = 0.05
+"""The p-value up to which an influence is told from 0."""
+
+
+class Variances(NamedTuple):
+    """Estimates of decisions, ``[P]`` each.
+
+    Attributes:
+        mean: of the reward.
+        total: ``Var R``.
+        influence: ``Var_a Q``, without bias; NaN where all tokens drawn differ.
+        evident: the same where a permutation test tells it from 0, else 0: what ranks go by. Of tokens that decide
+            nothing, the estimates themselves lie above and below those of tokens that are certain, which are 0.
+    """
+
+    mean: Tensor
+    total: Tensor
+    influence: Tensor
+    evident: Tensor
+
+    @staticmethod
+    def of(decisions: Sequence[Decision], part: slice = slice(None)) -> Variances:
+        """Estimates by some of the continuations of each decision."""
+        generator = torch.Generator().manual_seed(0)
+
+        def estimate(rewards: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+            mean, total, influence = reward_variance(rewards, tokens)
+            p_values = influence_p_values(rewards, tokens, _SAMPLES, generator)
+            is_evident = p_values <= EVIDENT
+            return mean, total, influence, influence.where(is_evident | influence.isnan(), 0.0)
+
+        return Variances(*_of_all(decisions, part, estimate))
+
+    def split(self, sizes: Sequence[int]) -> Iterator[Variances]:
+        """Those of the decisions of one question after the other."""
+        return map(Variances._make, zip(*(values.split(list(sizes)) for values in self), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class Measures:
-    """Of the decisions of one question, ``[P]`` each.
+    """Of the decisions of one question.
 
     Attributes:
         question: what was measured.
-        mean: of the reward.
-        total: ``Var R``.
-        influence: ``Var_a Q``; NaN where all tokens drawn differ.
-        halves: the same by the even and by the odd continuations, which are independent of each other.
+        whole: by all continuations.
+        halves: by the even and by the odd ones, which are independent of each other.
     """
 
     question: Question
-    mean: Tensor
-    total: Tensor
-    influence: Tensor
-    halves: tuple[RewardVariance, RewardVariance]
+    whole: Variances
+    halves: tuple[Variances, Variances]
 
     @staticmethod
-    def of(question: Question) -> Measures:
-        """Estimates everything."""
-        tokens, rewards = _columns(question.decisions)
-        whole = reward_variance(rewards, tokens)
-        even, odd = (reward_variance(rewards[:, half], tokens[:, half]) for half in (EVEN, ODD))
-        return Measures(question, whole.mean, whole.total, whole.influence, (even, odd))
+    def of(questions: Sequence[Question]) -> list[Measures]:
+        """Estimates everything, of all questions at once."""
+        decisions = [decision for question in questions for decision in question.decisions]
+        sizes = [len(question.decisions) for question in questions]
+        parts = (Variances.of(decisions, part).split(sizes) for part in (slice(None), EVEN, ODD))
+        return [
+            Measures(question, whole, (even, odd)) for question, whole, even, odd in zip(questions, *parts, strict=True)
+        ]
 
     @property
     def is_open(self) -> bool:
-        """Whether the decisions differ in their influence, so that there is something to find."""
-        known = self.influence[~self.influence.isnan()]
+        """Whether the decisions differ evidently in their influence, so that there is something to find."""
+        known = self.whole.evident[~self.whole.evident.isnan()]
         return len(known) > 1 and bool((known != known[0]).any())
 
 
@@ -64,15 +100,33 @@ class Intervals:
     @staticmethod
     def of(questions: Sequence[Question]) -> Intervals:
         """Draws continuations with replacement, the same ones in every call."""
-        tokens, rewards = _columns([decision for question in questions for decision in question.decisions])
+        decisions = [decision for question in questions for decision in question.decisions]
         generator = torch.Generator().manual_seed(0)
-        influence, total = bootstrap_variance(rewards, tokens, _SAMPLES, generator)
+        influence, total = _of_all(
+            decisions, slice(None), lambda rewards, tokens: bootstrap_variance(rewards, tokens, _SAMPLES, generator)
+        )
         return Intervals(_ends(influence), _ends(total))
 
 
-def _columns(decisions: Sequence[Decision]) -> tuple[Tensor, Tensor]:
-    tokens = torch.tensor([decision.tokens for decision in decisions])
-    return tokens, torch.tensor([decision.rewards for decision in decisions], dtype=torch.float64)
+def _of_all(
+    decisions: Sequence[Decision], part: slice, estimate: Callable[[Tensor, Tensor], Sequence[Tensor]]
+) -> list[Tensor]:
+    """Estimates in the order of the decisions, those together that have equally many continuations.
+
+    Args:
+        decisions: ``P`` of them.
+        part: of the continuations of each.
+        estimate: makes ``[..., P']`` tensors of ``[P', K]`` rewards and tokens.
+    """
+    rows: dict[int, list[int]] = {}
+    for row, decision in enumerate(decisions):
+        rows.setdefault(len(decision.rewards), []).append(row)
+    found = []
+    for members in rows.values():
+        rewards = torch.tensor([decisions[row].rewards[part] for row in members], dtype=torch.float64)
+        found.append(estimate(rewards, torch.tensor([decisions[row].tokens[part] for row in members])))
+    order = torch.tensor([row for members in rows.values() for row in members]).argsort()
+    return [torch.cat(columns, -1)[..., order] for columns in zip(*found, strict=True)]
 
 
 def _ends(samples: Tensor) -> tuple[Tensor, Tensor]:

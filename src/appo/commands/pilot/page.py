@@ -12,7 +12,7 @@ import torch
 
 from appo.commands.markdown import markdown_table
 from appo.commands.pilot.figures import draw_depth, draw_scatter, draw_spearman
-from appo.commands.pilot.measures import LEVEL, Estimate, Measures, mean_over_questions
+from appo.commands.pilot.measures import EVIDENT, LEVEL, Estimate, Measures, mean_over_questions
 from appo.commands.pilot.options import StudyOptions
 from appo.commands.pilot.positions import PARTS
 from appo.commands.pilot.ranking import Criterion, controls, gains, rank_scorers, reliability
@@ -59,7 +59,7 @@ def write_study(folder: StudyFolder, options: StudyOptions, num_branches: int) -
     Returns:
         The path of the page.
     """
-    measured = [Measures.of(question) for question in folder.read()[: options.questions]]
+    measured = Measures.of(folder.read()[: options.questions])
     criteria, others = rank_scorers(measured, num_branches), controls(measured, num_branches)
     write_positions(folder.path / "positions.csv", measured)
     pictures = {name: [folder.path / f"{name}.{kind}" for kind in ("png", "svg")] for name in _FIGURES}
@@ -86,22 +86,22 @@ _FIGURES = ("spearman", "scores", "depth")
 
 
 def _summary(measured: Sequence[Measures], folder: StudyFolder, options: StudyOptions, num_branches: int) -> list[str]:
-    num_decisions = sum(len(each.influence) for each in measured)
+    num_decisions = sum(len(each.whole.influence) for each in measured)
     num_open = sum(each.is_open for each in measured)
-    influence = mean_over_questions([float(each.influence.nanmean()) for each in measured])
-    total = mean_over_questions([float(each.total.mean()) for each in measured])
+    influence = mean_over_questions([float(each.whole.influence.nanmean()) for each in measured])
+    total = mean_over_questions([float(each.whole.total.mean()) for each in measured])
     rewards = mean_over_questions(
         [sum(each.question.root_rewards) / len(each.question.root_rewards) for each in measured]
     )
     agreement = reliability(measured)
-    num_unknown = sum(int(each.influence.isnan().sum()) for each in measured)
+    num_unknown = sum(int(each.whole.influence.isnan().sum()) for each in measured)
     lines = [
         "# Pilot study",
         "",
         f"Policy `{folder.specification['model.policy']}`: {len(measured)} questions of the {options.split} split, "
-        f"{options.roots} roots each, {num_decisions:,} of their sampled tokens (*decisions*), each drawn anew "
-        f"{options.continuations} times with all that follows. Intervals are {LEVEL:.0%} bootstrap intervals over "
-        "questions.",
+        f"{options.roots} roots each, {num_decisions:,} of their sampled tokens (*decisions*), drawn anew with all "
+        f"that follows, {options.continuations} times in the mean, more often where the policy was not sure. Intervals "
+        f"are {LEVEL:.0%} bootstrap intervals over questions.",
         "",
         "| | mean over questions |",
         "|---|---:|",
@@ -110,19 +110,18 @@ def _summary(measured: Sequence[Measures], folder: StudyFolder, options: StudyOp
         f"| `Var_a Q`, the part of it that the next token decides | {_with_interval(influence, 4)} |",
         f"| agreement of `Var_a Q` with a second measurement | {_with_interval(agreement)} |",
         "",
-        f"In {num_open} of {len(measured)} questions the influence differs between decisions; the others say nothing "
-        "about scorers.",
+        f"In {num_open} of {len(measured)} questions the influence differs evidently between decisions; the others say "
+        "nothing about scorers.",
     ]
     if not agreement.low > _LEAST_AGREEMENT:
         lines.append(
-            "The estimates hardly agree with a second measurement, and ranks of noise mislead: of uncertain tokens "
-            "that decide nothing, most estimates lie below 0, some far above. Go by `Var_a Q` of the top "
-            f"{num_branches}, which has no bias, or measure with more continuations."
+            "The estimates hardly agree with a second measurement, and ranks of noise mislead. Go by `Var_a Q` of the "
+            f"top {num_branches}, which has no bias, or measure with more continuations."
         )
     if num_unknown:
         lines.append(
-            f"Of {num_unknown} decisions all {options.continuations} tokens differ, which leaves their influence "
-            "unknown: they are left out where it is asked for."
+            f"Of {num_unknown} decisions all tokens drawn differ, which leaves their influence unknown: they are left "
+            "out where it is asked for."
         )
     return [*lines, ""]
 
@@ -157,10 +156,11 @@ def _scorer_table(criteria: Sequence[Criterion], others: Sequence[Criterion], nu
         "",
         "- *Spearman*: rank correlation of the score with the influence of the decision, and with the variance of the "
         "reward behind it, among the decisions of a question, averaged over questions. *pooled*: `Var_a Q` among all "
-        "decisions.",
+        f"decisions. Ranks go by the influence that a permutation test tells from 0 (p up to {EVIDENT}); other "
+        "decisions count as 0.",
         f"- *top {num_branches}*: share of the {num_branches} best-scored decisions of a question, as many as a prompt "
         "has branches, that are among those of the largest `Var_a Q`; ties are broken by chance. *`Var_a Q` of top "
-        f"{num_branches}*: its mean over them.",
+        f"{num_branches}*: its mean over them, evident or not.",
     ]
     if ks:
         text.append(
@@ -209,7 +209,7 @@ def places_of(measured: Sequence[Measures], kind: Callable[[Decision], str]) -> 
     """
     kinds = [kind(decision) for each in measured for decision in each.question.decisions]
     influence, total = (torch.cat([values(each) for each in measured]) for values in (_influence, _total))
-    has_influence = mean_over_questions([float(each.influence.nanmean()) for each in measured]).low > 0.0
+    has_influence = mean_over_questions([float(each.whole.influence.nanmean()) for each in measured]).low > 0.0
     found = {}
     for name in {*kinds}:
         is_one = torch.tensor([each == name for each in kinds])
@@ -224,11 +224,11 @@ def third(depth: float) -> int:
 
 
 def _influence(measures: Measures) -> torch.Tensor:
-    return measures.influence
+    return measures.whole.influence
 
 
 def _total(measures: Measures) -> torch.Tensor:
-    return measures.total
+    return measures.whole.total
 
 
 def _skipped(measured: Sequence[Measures]) -> list[str]:

@@ -11,6 +11,15 @@ from torch import Tensor
 PARTS = ("thought", "call", "answer", "other")
 """Parts of a response, each with its tags."""
 
+SURE = 0.05
+"""Entropy in nats up to which a policy counts as sure of a token: about one of a hundred draws is another one."""
+
+_LEAST_DRAWS = 4
+"""Of a decision; each half of them has a variance then."""
+
+_MOST_TIMES = 4
+"""The number of continuations is exceeded by for a decision, at most."""
+
 _OTHER_SIDE = "\0"
 """Stands for each token that was not sampled."""
 _SPANS = (
@@ -56,6 +65,25 @@ def depths(response_mask: Tensor) -> Tensor:
     """``[B, T]`` share of a row's sampled tokens that come before a position, in [0, 1); 0 on others."""
     before = response_mask.cumsum(-1) - 1
     return (before / response_mask.sum(-1, keepdim=True).double()).where(response_mask, 0.0)
+
+
+def share_continuations(entropies: Sequence[float], num: int) -> list[int]:
+    """How often each decision is drawn anew: `num` times in the mean, or fewer.
+
+    All get one half of the continuations alike. The other half goes to the decisions of which the policy is not sure,
+    since a token that is drawn every time has no influence, however often that is. Where it is sure of all, or of none,
+    all get the same. Nothing depends on a reward, so estimates keep what they are without: no bias.
+
+    Args:
+        entropies: of the policy at each decision, in nats.
+        num: at least 4.
+    """
+    least = max(_LEAST_DRAWS, num // 2)
+    is_unsure = [entropy > SURE for entropy in entropies]
+    if not any(is_unsure):
+        is_unsure = [True] * len(entropies)
+    more = min((num - least) * len(entropies) // max(1, sum(is_unsure)), _MOST_TIMES * num - least)
+    return [least + more * gets_more for gets_more in is_unsure]
 
 
 def choose_decisions(

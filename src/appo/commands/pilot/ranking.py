@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -9,10 +10,19 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from appo.commands.pilot.measures import EVEN, ODD, Estimate, Measures, correlation, mean_over_questions, order
+from appo.commands.pilot.measures import (
+    EVEN,
+    ODD,
+    Estimate,
+    Measures,
+    Variances,
+    correlation,
+    mean_over_questions,
+    order,
+)
 from appo.commands.pilot.records import ScoreColumn
 from appo.commands.pilot.scoring import LATER
-from appo.functional import RewardVariance, top_precision, top_shares
+from appo.functional import top_precision, top_shares
 from appo.monitoring.evaluation_metrics import pass_at_k
 
 RANDOM, BY_INFLUENCE, BY_TOTAL = "a random decision", "oracle: Var_a Q", "oracle: Var R"
@@ -27,10 +37,10 @@ class Criterion:
 
     Attributes:
         name: of the scorer, or what chooses.
-        influence: Spearman's coefficient of its order with ``Var_a Q`` among the decisions of a question.
+        influence: Spearman's coefficient of its order with evident ``Var_a Q`` among the decisions of a question.
         total: the same with ``Var R``.
-        pooled: with ``Var_a Q`` among all decisions of all questions.
-        precision: share of its first `B` decisions that are among the `B` of the largest ``Var_a Q``.
+        pooled: with evident ``Var_a Q`` among all decisions of all questions.
+        precision: share of its first `B` decisions that are among the `B` of the largest evident ``Var_a Q``.
         reached: mean ``Var_a Q`` of its first `B` decisions; without bias, however coarse the measurement.
         passes: pass@k of continuations of its first decision, by `k`; empty where the reward does not tell.
     """
@@ -80,7 +90,9 @@ def reliability(measured: Sequence[Measures]) -> Estimate:
     Args:
         measured: a question each.
     """
-    values = [correlation(*(half.influence for half in each.halves)) for each in measured if each.is_open]
+    values = [correlation(*(half.evident for half in each.halves)) for each in measured if each.is_open]
+    # What only one half tells from 0 is no agreement.
+    values = [0.0 if math.isnan(value) else value for value in values]
     half = mean_over_questions(values)
     mean, low, high = (2.0 * r / (1.0 + r) for r in (half.mean, half.low, half.high))
     return Estimate(mean, low, high, half.num)
@@ -114,7 +126,7 @@ def gains(measured: Sequence[Measures]) -> list[Gain]:
     for later in names:
         name = later.removesuffix(LATER)
         pairs = [
-            tuple(correlation(order(each.question.scores[key]), each.influence) for key in (name, later))
+            tuple(correlation(order(each.question.scores[key]), each.whole.evident) for key in (name, later))
             for each in measured
             if name in each.question.scores and later in each.question.scores
         ]
@@ -129,7 +141,7 @@ def _criterion(name: str, measured: Sequence[Measures], num_branches: int) -> Cr
     orders = [order(each.question.scores[name]) for each in scored]
     pairs = list(zip(orders, scored, strict=True))
     precisions = [
-        float(top_precision(ranks, _known(each.influence), num_branches))
+        float(top_precision(ranks, _known(each.whole.evident), num_branches))
         for ranks, each in pairs
         if each.is_open and _has_room(each, num_branches)
     ]
@@ -140,13 +152,13 @@ def _criterion(name: str, measured: Sequence[Measures], num_branches: int) -> Cr
     )
     return Criterion(
         name=name,
-        influence=mean_over_questions([correlation(ranks, each.influence) for ranks, each in pairs]),
-        total=mean_over_questions([correlation(ranks, each.total) for ranks, each in pairs]),
-        pooled=correlation(order(joined), torch.cat([each.influence for each in scored])),
+        influence=mean_over_questions([correlation(ranks, each.whole.evident) for ranks, each in pairs]),
+        total=mean_over_questions([correlation(ranks, each.whole.total) for ranks, each in pairs]),
+        pooled=correlation(order(joined), torch.cat([each.whole.evident for each in scored])),
         precision=mean_over_questions(precisions),
         reached=mean_over_questions(
             [
-                _mean_of_top(ranks, each.influence, num_branches)
+                _mean_of_top(ranks, each.whole.influence, num_branches)
                 for ranks, each in pairs
                 if _has_room(each, num_branches)
             ]
@@ -160,16 +172,14 @@ def _criterion(name: str, measured: Sequence[Measures], num_branches: int) -> Cr
 
 def _chance(measured: Sequence[Measures], num_branches: int) -> Criterion:
     roomy = [each for each in measured if _has_room(each, num_branches)]
-    shares = [num_branches / len(each.influence) for each in roomy if each.is_open]
-    means = [float(each.influence.nanmean()) for each in roomy]
+    shares = [num_branches / len(each.whole.influence) for each in roomy if each.is_open]
+    means = [float(each.whole.influence.nanmean()) for each in roomy]
     passes = {k: mean_over_questions([float(_pass_rates(each, k).mean()) for each in measured]) for k in _ks(measured)}
     precision, reached = mean_over_questions(shares), mean_over_questions(means)
     return Criterion(RANDOM, _NOTHING, _NOTHING, float("nan"), precision, reached, passes)
 
 
-def _oracle(
-    name: str, measured: Sequence[Measures], num_branches: int, by: Callable[[RewardVariance], Tensor]
-) -> Criterion:
+def _oracle(name: str, measured: Sequence[Measures], num_branches: int, by: Callable[[Variances], Tensor]) -> Criterion:
     """Chooses by one half of the continuations and counts the other, both ways round."""
     reached = [
         fmean(
@@ -194,7 +204,7 @@ def _oracle(
 
 def _has_room(measures: Measures, num_branches: int) -> bool:
     """Whether there are more decisions than branches."""
-    return 0 < num_branches < len(measures.influence)
+    return 0 < num_branches < len(measures.whole.influence)
 
 
 def _mean_of_top(x: Tensor, influence: Tensor, num: int) -> float:

@@ -22,7 +22,7 @@ class Decision:
         token_id: that the root has there.
         text: of that token; empty where the prompt is not public.
         known: its influence, where an environment can tell.
-        tokens: ``K`` that were drawn in its place.
+        tokens: ``K`` that were drawn in its place; more of them where the policy was not sure.
         rewards: ``K`` of the trajectories that they began.
         right: ``K``, whether the answer was right; empty where the reward does not tell.
     """

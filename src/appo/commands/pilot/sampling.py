@@ -9,7 +9,7 @@ from time import perf_counter
 import torch
 
 from appo.commands.pilot.options import StudyOptions
-from appo.commands.pilot.positions import choose_decisions, depths, parts_of
+from appo.commands.pilot.positions import choose_decisions, depths, parts_of, share_continuations
 from appo.commands.pilot.records import Decision, Question, ScoreColumn
 from appo.commands.pilot.scoring import ScorerSet
 from appo.core.batch import TrajectoryBatch
@@ -144,13 +144,16 @@ class Study:
         """Those of every decision; where roots begin alike, one of them stands for all."""
         requests: dict[_Prefix, list[RolloutRequest]] = {}
         for roots in all_roots:
+            places: dict[_Prefix, tuple[int, int]] = {}
             for row, position in roots.chosen:
-                key = roots.prefix(row, position)
-                if key not in requests:
-                    requests[key] = self._requests(roots, row, position)
+                places.setdefault(roots.prefix(row, position), (row, position))
+            entropies = [float(roots.batch.entropies[place]) for place in places.values()]
+            numbers = share_continuations(entropies, self.options.continuations)
+            for (key, place), num in zip(places.items(), numbers, strict=True):
+                requests[key] = self._requests(roots, *place, num)
         return requests
 
-    def _requests(self, roots: _Roots, row: int, position: int) -> list[RolloutRequest]:
+    def _requests(self, roots: _Roots, row: int, position: int, num: int) -> list[RolloutRequest]:
         """A branch shares the positions up to its point: the token is drawn anew behind the one before it."""
         point = BranchPoint(roots.trajectories[row], position - 1, 0.0)
         return [
@@ -160,7 +163,7 @@ class Study:
                 point,
                 self.may_call_tools,
             )
-            for number in range(self.options.continuations)
+            for number in range(num)
         ]
 
     def _question(
@@ -200,7 +203,7 @@ class Study:
             decisions=tuple(decisions),
             scores={name: _column(of_scorer, roots.chosen) for name, of_scorer in scores.items()},
             skipped=skipped,
-            num_continuations=len({roots.prefix(*place) for place in roots.chosen}) * self.options.continuations,
+            num_continuations=sum(len(by_prefix[key]) for key in {roots.prefix(*place) for place in roots.chosen}),
             num_tokens=0.0,
         )
 

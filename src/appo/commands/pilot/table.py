@@ -20,6 +20,7 @@ _COLUMNS = (
     "part",
     "token_id",
     "token",
+    "continuations",
     "tokens_drawn",
     "reward_mean",
     "var_r",
@@ -28,6 +29,7 @@ _COLUMNS = (
     "influence",
     "influence_low",
     "influence_high",
+    "evident_influence",
     "known_influence",
 )
 
@@ -53,8 +55,8 @@ def _rows(measured: Sequence[Measures], names: Sequence[str]) -> Iterator[list[o
         columns = [each.question.scores.get(name) for name in names]
         for number, decision in enumerate(each.question.decisions):
             total_low, total_high, low, high = next(ends)
-            total, influence = float(each.total[number]), float(each.influence[number])
-            numbers = (float(each.mean[number]), total, total_low, total_high, influence, low, high, decision.known)
+            mean, total, influence, evident = (float(values[number]) for values in each.whole)
+            numbers = (mean, total, total_low, total_high, influence, low, high, evident, decision.known)
             yield [
                 each.question.id,
                 each.question.source,
@@ -64,6 +66,7 @@ def _rows(measured: Sequence[Measures], names: Sequence[str]) -> Iterator[list[o
                 decision.part,
                 decision.token_id,
                 decision.text,
+                len(decision.tokens),
                 len({*decision.tokens}),
                 *map(_cell, numbers),
                 *(_cell(None if column is None else column.values[number]) for column in columns),
