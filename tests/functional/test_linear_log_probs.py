@@ -23,9 +23,9 @@ class HeadCase:
         bias = torch.randn(self.vocab_size, **options) if self.has_bias else None
         return hidden, weight, bias, torch.randint(0, self.vocab_size, (self.num_tokens,), generator=generator)
 
-    def chunked(self, hidden, weight, bias, token_ids) -> tuple[torch.Tensor, torch.Tensor]:
+    def chunked(self, hidden, weight, bias, token_ids, **options) -> tuple[torch.Tensor, torch.Tensor]:
         two_tokens = 2 * 2 * self.vocab_size * hidden.element_size()
-        return linear_log_probs(hidden, weight, bias, token_ids, self.transform, max_bytes=two_tokens)
+        return linear_log_probs(hidden, weight, bias, token_ids, self.transform, max_bytes=two_tokens, **options)
 
     def plain(self, hidden, weight, bias, token_ids) -> tuple[torch.Tensor, torch.Tensor]:
         """By the definition, all logits at once."""
@@ -64,6 +64,19 @@ def test_chunks_give_the_values_and_gradients_of_all_logits_at_once(case):
         ]
         for value, right in zip(*grads, strict=True):
             torch.testing.assert_close(value, right)
+
+
+@each_head
+def test_entropies_that_nobody_reads_change_nothing_else(case):
+    tensors = case.tensors()
+    inputs = [tensor for tensor in tensors[:3] if tensor is not None]
+    expected, _ = case.chunked(*tensors)
+    log_probs, entropies = case.chunked(*tensors, with_entropies=False)
+    assert torch.equal(log_probs, expected)
+    assert not entropies.requires_grad
+    assert (entropies == 0.0).all()
+    for ours, right in zip(*(torch.autograd.grad(each.sum(), inputs) for each in (log_probs, expected)), strict=True):
+        assert torch.equal(ours, right)
 
 
 @each_head

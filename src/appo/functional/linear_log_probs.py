@@ -63,6 +63,7 @@ def linear_log_probs(
     token_ids: Tensor,
     transform: LogitTransform = _PLAIN,
     max_bytes: int | None = None,
+    with_entropies: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """`token_log_probs` from hidden states and a linear LM head, never with the logits of all tokens at once.
 
@@ -76,6 +77,7 @@ def linear_log_probs(
         token_ids: ``[N]`` int64.
         transform: from the head's outputs to logits.
         max_bytes: memory of a chunk, at least of one token; None takes 128 MiB on a CPU and 1 GiB elsewhere.
+        with_entropies: computes them too, which goes through all logits two times more; else they are 0.
 
     Returns:
         ``[N]`` log-probs and ``[N]`` entropies in nats; float64 for hidden states in float64, else float32.
@@ -92,7 +94,7 @@ def linear_log_probs(
     most = max(1, (max_bytes or _most_bytes(device)) // _bytes_per_token(len(weight), hidden.dtype))
     with torch.autocast(device, enabled=False):
         log_probs, entropies = _LinearLogProbs.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, bias, token_ids, transform, most
+            hidden, weight, bias, token_ids, transform, most, with_entropies
         )
     return log_probs, entropies
 
@@ -133,10 +135,11 @@ class _LinearLogProbs(torch.autograd.Function):
         token_ids: Tensor,
         transform: LogitTransform,
         most: int,
+        with_entropies: bool,
     ) -> tuple[Tensor, Tensor]:
         chunks = list(_chunks(len(hidden), most))
         dtype = at_least_single(hidden.dtype)
-        log_probs, entropies, normalizers = (hidden.new_empty(len(hidden), dtype=dtype) for _ in range(3))
+        log_probs, entropies, normalizers = (hidden.new_zeros(len(hidden), dtype=dtype) for _ in range(3))
         buffers = _buffers(chunks, weight, dtype)
         log_softmax = buffers[0]
         for chunk in chunks:
@@ -147,10 +150,13 @@ class _LinearLogProbs(torch.autograd.Function):
             log_probs[chunk] = log_softmax.gather(-1, index).squeeze(-1)
             # Logit minus log-prob, of whichever token: what turns the logits of the backward pass into a log-softmax.
             normalizers[chunk] = logits.gather(-1, index).squeeze(-1) - log_probs[chunk]
-            entropies[chunk] = torch.exp(log_softmax, out=logits).mul_(log_softmax).sum(-1).neg_()
+            if with_entropies:
+                entropies[chunk] = torch.exp(log_softmax, out=logits).mul_(log_softmax).sum(-1).neg_()
         # The backward pass begins with the last chunk, and need not compute that again.
         kept = log_softmax if any(ctx.needs_input_grad) else None
         ctx.set_materialize_grads(False)
+        if not with_entropies:
+            ctx.mark_non_differentiable(entropies)
         ctx.save_for_backward(hidden, weight, bias, token_ids, entropies, normalizers, kept)
         ctx.transform, ctx.chunks = transform, chunks
         return log_probs, entropies
@@ -190,7 +196,7 @@ class _LinearLogProbs(torch.autograd.Function):
                 torch.mm(grad, weight, out=grad_hidden[chunk])
             if grad_weight is not None:
                 _add_product_(grad_weight, grad.t(), hidden[chunk])
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
 def _chunks(num_tokens: int, most: int) -> Iterator[slice]:

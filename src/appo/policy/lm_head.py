@@ -24,10 +24,13 @@ class LMHead:
     linear: nn.Linear
     transform: LogitTransform
 
-    def log_probs(self, hidden: Tensor, token_ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def log_probs(
+        self, hidden: Tensor, token_ids: Tensor, temperature: float, with_entropies: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Computes log-probs and entropies in nats, ``[N]`` each, from the ``[N, H]`` states that predict tokens."""
         transform = replace(self.transform, temperature=temperature)
-        return linear_log_probs(hidden, self.linear.weight, self.linear.bias, token_ids, transform)
+        weight, bias = self.linear.weight, self.linear.bias
+        return linear_log_probs(hidden, weight, bias, token_ids, transform, with_entropies=with_entropies)
 
 
 @torch.no_grad()

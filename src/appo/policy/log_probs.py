@@ -36,12 +36,20 @@ class PolicyLogProbs:
         model: the policy or the reference; its attention may be exchanged for one that does not see other sequences.
         temperature: divides the logits, as it did in sampling.
         tensor: the tensor-parallel group, each process of which puts some of the tokens through the LM head.
+        with_entropies: whether anybody reads them; else they are 0 where that saves work.
     """
 
-    def __init__(self, model: PreTrainedModel, temperature: float = 1.0, tensor: DeviceMesh | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        temperature: float = 1.0,
+        tensor: DeviceMesh | None = None,
+        with_entropies: bool = True,
+    ) -> None:
         self.model = model
         self.temperature = temperature
         self.tensor = tensor
+        self.with_entropies = with_entropies
         if is_sharded(model):
             # Layers are called one by one, and the head is read: they need the weights that `forward` would gather.
             setattr(model, _FORWARD, self._evaluate)
@@ -101,9 +109,10 @@ class PolicyLogProbs:
         if self._head is None:
             return token_log_probs(outputs, token_ids, self.temperature)
         if self.tensor is None:
-            return self._head.log_probs(outputs, token_ids, self.temperature)
+            return self._head.log_probs(outputs, token_ids, self.temperature, self.with_entropies)
         tokens = TokenSplit(self.tensor, len(outputs))
-        own = self._head.log_probs(tokens.shard(outputs), tokens.shard(token_ids), self.temperature)
+        outputs, token_ids = tokens.shard(outputs), tokens.shard(token_ids)
+        own = self._head.log_probs(outputs, token_ids, self.temperature, self.with_entropies)
         return [tokens.all_gather(values) for values in own]
 
 

@@ -134,10 +134,11 @@ class APPOModule(L.LightningModule):
             return log_probs
         reference = self._load(self.reference_folder)
         reference.eval().requires_grad_(False)
-        return self._evaluator(reference)
+        return self._evaluator(reference, with_entropies=False)
 
-    def _evaluator(self, model: PreTrainedModel) -> PolicyLogProbs:
-        return PolicyLogProbs(model, self.temperature, None if self._meshes is None else self._meshes.tensor)
+    def _evaluator(self, model: PreTrainedModel, with_entropies: bool = True) -> PolicyLogProbs:
+        tensor = None if self._meshes is None else self._meshes.tensor
+        return PolicyLogProbs(model, self.temperature, tensor, with_entropies)
 
     @property
     def _sharding(self) -> Sharding:
