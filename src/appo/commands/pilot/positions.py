@@ -15,10 +15,10 @@ SURE = 0.05
 """Entropy in nats up to which a policy counts as sure of a token: about one of a hundred draws is another one."""
 
 _LEAST_DRAWS = 4
-"""Of a decision; each half of them has a variance then."""
+"""Continuations of a decision: each half of them has a variance then."""
 
 _MOST_TIMES = 4
-"""The number of continuations is exceeded by for a decision, at most."""
+"""Continuations of a decision at most, in multiples of the mean."""
 
 _OTHER_SIDE = "\0"
 """Stands for each token that was not sampled."""
@@ -72,7 +72,7 @@ def share_continuations(entropies: Sequence[float], num: int) -> list[int]:
 
     All get one half of the continuations alike. The other half goes to the decisions of which the policy is not sure,
     since a token that is drawn every time has no influence, however often that is. Where it is sure of all, or of none,
-    all get the same. Nothing depends on a reward, so estimates keep what they are without: no bias.
+    all get the same. Nothing depends on a reward, so that no estimate gets a bias from it.
 
     Args:
         entropies: of the policy at each decision, in nats.
