@@ -121,7 +121,8 @@ def _owned(rng: random.Random) -> _Start:
 def _boxed(rng: random.Random) -> _Start:
     """What is in boxes, to be calculated in code."""
     rows, each, change = rng.randint(3, 12), rng.randint(3, 12), rng.randint(1, 9)
-    events = {"+": f"{change} more are found", "-": f"{change} are given away"}
+    verb = "is" if change == 1 else "are"
+    events = {"+": f"{change} more {verb} found", "-": f"{change} {verb} given away"}
     text = f"There are {rows} boxes with {each} {rng.choice(_THINGS)} each, and"
     return _Start(text, f"{rows} * {each}", rows * each, change, events)
 
