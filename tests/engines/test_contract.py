@@ -217,7 +217,7 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_sampled_from_the_res
     for version, (sent, message) in enumerate(unfit, start=1):
         with pytest.raises(ValueError, match=message):
             engine.update_weights(sent.items(), version)
-        with pytest.raises(RuntimeError, match="must be updated before it is sampled"):
+        with pytest.raises(RuntimeError, match="weights must be updated before a request"):
             engine.submit(Request(0, (5,), max_tokens=1))
         engine.update_weights(weights.items(), version)
         assert len(run(engine, [Request(0, (5,), max_tokens=1)])) == 1

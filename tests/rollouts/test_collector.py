@@ -303,7 +303,7 @@ def test_update_epochs_repeat_the_batches_without_sampling(tokenizer, runner):
 def test_the_engine_sleeps_as_soon_as_all_is_sampled(tokenizer, runner, num_branches, events):
     engine = ScriptedEngine(tokenizer, SCRIPT)
     seen: list[str] = []
-    engine.sleep = lambda: seen.append(f"sleep at {len(engine.requests)}")
+    engine.sleep = lambda weights_follow: seen.append(f"sleep at {len(engine.requests)}")
 
     def evaluate(batch: TrajectoryBatch) -> TrajectoryBatch:
         seen.append(f"evaluate {len(batch)}")

@@ -15,6 +15,7 @@ from appo.policy.evaluation import evaluate_batch
 from appo.policy.log_probs import PolicyLogProbs
 from appo.rollouts import EngineMismatchError, WeightProbe, WeightSync, default_tolerance
 from tests.distributed.processes import as_processes
+from tests.engines.dropping_engine import DroppingEngine
 
 TOLERANCE = 0.1
 
@@ -29,9 +30,9 @@ def started(policy) -> HFEngine:
     return engine
 
 
-def weight_sync(policy, errors: Iterator[tuple[int, float]]) -> WeightSync:
+def weight_sync(policy, errors: Iterator[tuple[int, float]], engine: HFEngine | None = None) -> WeightSync:
     """A check of the weights whose trainer is off as `errors` say, at one attempt after the other."""
-    model, engine = AutoModelForCausalLM.from_pretrained(policy), started(policy)
+    model, engine = AutoModelForCausalLM.from_pretrained(policy), engine or started(policy)
     log_probs = PolicyLogProbs(model)
 
     def evaluate(batch):
@@ -54,6 +55,17 @@ def test_equal_weights_agree(sync):
     checked = sync(EXACT)
     checked(0)
     assert 0.0 < checked.worst.mean <= checked.worst.largest < 1e-4
+
+
+def test_an_engine_that_has_dropped_its_weights_gets_the_same_version_again(policy_folder):
+    engine = DroppingEngine(device="cpu")
+    engine.start(str(policy_folder))
+    checked = weight_sync(policy_folder, iter([EXACT] * 3), engine)
+    for version in (0, 0, 1):
+        checked(version)
+        assert engine.has_weights
+        engine.sleep(weights_follow=True)
+    assert checked.worst.largest < 1e-4
 
 
 def test_a_single_token_that_is_far_off_is_warned_of_once_and_passes(sync, caplog):

@@ -159,11 +159,19 @@ class Engine(ABC):
             ValueError: if a name or shape does not fit the policy, or one is missing.
         """
 
-    def sleep(self) -> None:  # noqa: B027 - an engine may well have nothing to give back
+    def sleep(self, weights_follow: bool = False) -> None:  # noqa: B027 - an engine may well have nothing to give back
         """Gives back the memory that only sampling needs, until the next request or update; does nothing by default.
 
         Called when sampling is over for a while, with nothing in flight. A prefix cache need not survive it.
+
+        Args:
+            weights_follow: whether an update comes before the next request, so that an engine may drop its weights.
         """
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it can be asked: not so after a `sleep` that dropped the weights, until an update brings them."""
+        return True
 
     @property
     @abstractmethod

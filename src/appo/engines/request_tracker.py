@@ -17,7 +17,7 @@ class RequestTracker:
         max_length: tokens of a sequence, prompt and continuation, at most.
         vocab_size: of the policy, padding included.
         version: of the weights that sample.
-        has_weights: False once an update failed half way, until another succeeds.
+        has_weights: False once an update failed half way or the weights were dropped, until an update succeeds.
         in_flight: requests submitted and not yet returned, by id.
     """
 
@@ -32,10 +32,12 @@ class RequestTracker:
 
         Raises:
             ValueError: if it can never be served.
-            RuntimeError: if the weights are those of two policies.
+            RuntimeError: if there are no weights, or those of two policies.
         """
         if not self.has_weights:
-            raise RuntimeError("the last update_weights failed: the policy must be updated before it is sampled")
+            raise RuntimeError(
+                "weights must be updated before a request: the last update failed, or they were dropped while asleep"
+            )
         if request.id in self.in_flight:
             raise ValueError(f"id must be unique among the requests in flight, got {request.id}")
         self._check(request)
@@ -47,11 +49,11 @@ class RequestTracker:
 
         Raises:
             RuntimeError: if requests are in flight.
-            ValueError: if the version does not rise.
+            ValueError: if the version does not rise; to an engine without weights the present one may come again.
         """
         if self.in_flight:
             raise RuntimeError(f"weights must not be updated with requests in flight, got {len(self.in_flight)}")
-        if version <= self.version:
+        if version < self.version or (version == self.version and self.has_weights):
             raise ValueError(f"version must be higher than the present {self.version}, got {version}")
         self.has_weights = False
         yield

@@ -157,10 +157,10 @@ class AgentLoop:
         costs, self.costs = self.costs, SamplingCosts()
         return costs
 
-    def sleep(self) -> None:
+    def sleep(self, weights_follow: bool) -> None:
         """As `Agent.sleep`."""
         if not self._open:
-            self.engine.sleep()
+            self.engine.sleep(weights_follow)
 
     def _close_if_over(self, number: int) -> None:
         batch, episode = self._open[number]

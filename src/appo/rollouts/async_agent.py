@@ -114,7 +114,7 @@ class AsyncAgent:
             engine = type(self._loop.engine).__name__
             log.warning("a step of %s has not ended within %g s; it is left behind", engine, _STOP_S)
 
-    def sleep(self) -> None:
+    def sleep(self, weights_follow: bool) -> None:
         """Does nothing: an asynchronous engine takes no memory from the trainer."""
 
     @property

@@ -56,6 +56,7 @@ class Collector:
         in_lockstep: takes every step with all prompts at once, as processes must that evaluate or sample together.
             Otherwise a prompt is branched as soon as its roots have ended and been rewarded.
         deterministic: what is sampled together does not depend on how fast rewards are.
+        weights_follow: whether the engine gets new weights before it is asked for anything once it was sent to sleep.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Collector:
         truncated: OnTruncation = "penalize",
         in_lockstep: bool = False,
         deterministic: bool = False,
+        weights_follow: bool = False,
     ) -> None:
         self.agent = agent
         self.policy = policy
@@ -83,6 +85,7 @@ class Collector:
         self.seed = seed
         self.truncated = truncated
         self.in_lockstep, self.deterministic = in_lockstep, deterministic
+        self.weights_follow = weights_follow
         self.requests = RequestMaker(branching, seed)
         self.timer = timer
         self.rewards = reward
@@ -107,7 +110,7 @@ class Collector:
             self._grow_together(trees, iteration)
         else:
             Growth(self, trees, iteration, self.deterministic).run()
-        self.agent.sleep()
+        self.sleep()
         trajectories = in_order(trees, self.num_rounds)
         scored = {id(t): each for tree in trees for t, each in zip(tree.trajectories, tree.scored, strict=True)}
         results = self.rewards.results([scored[id(trajectory)] for trajectory in trajectories], trajectories)
@@ -212,19 +215,23 @@ class Collector:
         for tree in trees:
             tree.trajectories += [root for begun in tree.begun for root in self.agent.finish(begun)]
             tree.begun.clear()
-        self.agent.sleep()
+        self.sleep()
 
     def sample_roots(self, prompts: Sequence[Prompt], iteration: int) -> list[Trajectory]:
         """The trajectories that begin at some prompts, prompt by prompt."""
         roots = self.agent.run(self.requests.roots(prompts, iteration), self.sampling)
         if not self.branching.num_branches:
             # Else the engine stays awake, to keep the prefixes that roots and branches share.
-            self.agent.sleep()
+            self.sleep()
         return roots
 
     def begin_roots(self, prompts: Sequence[Prompt], iteration: int) -> Any:
         """Begins them, for `Agent.finish` to end: they are sampled along with what is sampled next."""
         return self.agent.begin(self.requests.roots(prompts, iteration), self.sampling)
+
+    def sleep(self) -> None:
+        """Lets the engine give back memory, unless something is in flight."""
+        self.agent.sleep(self.weights_follow)
 
     def _generator(self, use: str, roots: Sequence[Trajectory], *numbers: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.seed, use, numbers[0], roots[0].prompt.id, *numbers[1:]))

@@ -114,7 +114,7 @@ class IterationRunner:
         begun, self._begun = self._begun, None
         if begun is not None:
             self.pending += self._counted(self.agent.finish(begun))
-            self.agent.sleep()
+            self.collector.sleep()
 
     def abandon(self) -> None:
         """Forgets what is sampled ahead, where the run ends before it is there."""

@@ -81,8 +81,8 @@ class Agent(Protocol):
     def run(self, requests: Sequence[RolloutRequest], sampling: SamplingParams) -> list[Trajectory]:
         """Samples one trajectory a request, in the order of the requests."""
 
-    def sleep(self) -> None:
-        """Lets the engine give back memory for a while, unless something is in flight."""
+    def sleep(self, weights_follow: bool) -> None:
+        """Lets the engine give back memory for a while, as `Engine.sleep`, unless something is in flight."""
 
     def pop_costs(self) -> SamplingCosts:
         """What sampling took since the last call; with nothing in flight."""

@@ -57,9 +57,9 @@ class WeightSync:
         Raises:
             EngineMismatchError: if log-probs of the engine and of the trainer do not agree afterwards.
         """
-        if version == self._version:
+        if version == self._version and self.engine.has_weights:
             return
-        if version > 0:
+        if version > 0 or not self.engine.has_weights:
             self.engine.update_weights(self.weights(), version)
         mismatch = self.probe(version)
         if any(comm.all_gather(not mismatch.mean <= self.tolerance)):

@@ -16,8 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from appo.commands import cli
 from appo.commands.record.repeat import compared
 from appo.monitoring.trajectory_files import read_trajectories
+from tests.engines.dropping_engine import DroppingEngine
 from tests.rollouts.chat import TEMPLATE
 from tests.small_run import run
+
+DROPPING = "--rollout.engine=tests.engines.dropping_engine.DroppingEngine"
 
 
 def history(folder: Path) -> list[dict[str, float]]:
@@ -41,10 +44,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     ],
 )
 def test_every_epoch_trains_on_rollouts_of_its_own(tmp_path, policy_folder, branch_when, lag, versions):
+    DroppingEngine.num_dropped = 0
     folder = run(
         "fit", tmp_path, policy_folder, "--trainer.max_epochs=2", "--rollout.reward=tests.small_run.EvenTokens",
-        f"--rollout.branching.when={branch_when}", f"--rollout.sampling.lag={lag}",
+        f"--rollout.branching.when={branch_when}", f"--rollout.sampling.lag={lag}", DROPPING,
     )  # fmt: skip
+    assert DroppingEngine.num_dropped >= (2 if branch_when == "iteration" else 4)
     rows = history(folder)
     assert [row["epoch"] for row in rows] == [0, 1]
     for row in rows:
@@ -62,6 +67,16 @@ def test_every_epoch_trains_on_rollouts_of_its_own(tmp_path, policy_folder, bran
     assert (folder / "checkpoints/last.ckpt").resolve() == folder / "checkpoints/epoch=1.ckpt"
 
 
+def test_an_engine_keeps_its_weights_where_prompts_may_yet_be_replaced(tmp_path, policy_folder):
+    DroppingEngine.num_dropped = 0
+    folder = run(
+        "fit", tmp_path, policy_folder, "--trainer.max_epochs=1", "--rollout.sampling.replacement_rounds=2",
+        "--rollout.reward=tests.small_run.EveryOtherFlat", DROPPING,
+    )  # fmt: skip
+    assert history(folder)[0]["rollout/prompts_replaced"] > 0
+    assert DroppingEngine.num_dropped == 0
+
+
 @pytest.mark.slow
 def test_the_reward_rises_on_a_toy_task(tmp_path, policy_folder):
     folder = run(
@@ -75,7 +90,7 @@ def test_the_reward_rises_on_a_toy_task(tmp_path, policy_folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(("lag", "rounds"), [(0, 1), (1, 2)])
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(tmp_path, policy_folder, lag, rounds):
-    """With a lag it stops with roots whose trees are yet to grow."""
+    """With a lag it stops with roots whose trees are yet to grow. Nor does it matter what the engine does meanwhile."""
     options = [
         "--rollout.reward=tests.small_run.EvenTokens", f"--rollout.sampling.lag={lag}",
         f"--rollout.branching.rounds={rounds}", f"--rollout.branching.num_trajectories={4 + 2 * rounds}",
@@ -85,7 +100,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(tmp_path, policy_folde
     # Stopped after the first iteration by its budget of tokens, as a user would stop it.
     run("fit", stopped, policy_folder, "--trainer.max_epochs=3", "--rollout.stop_after_tokens=1", *options)
     assert len(history(stopped)) == 1
-    run("fit", stopped, policy_folder, "--trainer.max_epochs=3", "--ckpt_path=last", *options)
+    run("fit", stopped, policy_folder, "--trainer.max_epochs=3", "--ckpt_path=last", DROPPING, *options)
     assert [row["epoch"] for row in history(stopped)] == [1, 2]
     assert compared(whole, stopped) == [
         "all metrics of 3 iterations are equal, times and memory aside",

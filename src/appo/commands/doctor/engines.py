@@ -124,13 +124,18 @@ def _drawn(engine: Engine, requests: Sequence[Request]) -> list[tuple[int, ...]]
 def _check_updates(
     machine: Machine, figures: Figures, engine: Engine, tokens: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    """Many updates, each of which must arrive: log-probs agree after it as the check in training wants, not before."""
+    """Many updates, each of which must arrive: log-probs agree after it as the check in training wants, not before.
+
+    Every other one comes to an engine that has dropped its weights.
+    """
     model = on_device(machine).eval()
     probe = WeightProbe(engine, _evaluate(machine, model, dtype), tokens, 1.0)
     stale, synced, seconds = [], [probe(0)], []
     for version in range(1, _UPDATES + 1):
         _perturb(model, version)
         stale.append(probe(version, 1))
+        if version % 2:
+            engine.sleep(weights_follow=True)
         started = perf_counter()
         engine.update_weights(named_weights(model), version)
         seconds.append(perf_counter() - started)

@@ -59,7 +59,7 @@ def _changes(size: PolicySize, run: RunSettings) -> Iterator[tuple[str, Change]]
     """Lists what may be set, the cheapest first."""
     if run.engine.kind == "vllm" and not run.engine.sleeps:
         yield (
-            "rollout.engine.sleep_while_training=true",
+            "rollout.engine.sleep_level=2",
             lambda run: replace(run, engine=replace(run.engine, sleeps=True)),
         )
     if not run.checkpointing:

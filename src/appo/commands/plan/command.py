@@ -250,6 +250,6 @@ def _engine(engine: Engine, stored_bytes: int) -> EngineSettings:
         tensor_parallel=engine.tensor_parallel_size,
         memory_share=engine.gpu_memory_utilization,
         cache_bytes=None if engine.cache_gib is None else int(engine.cache_gib * GIB),
-        sleeps=engine.sleep_while_training,
+        sleeps=engine.sleep_level > 0,
         **shared,
     )

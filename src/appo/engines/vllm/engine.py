@@ -69,8 +69,9 @@ class VLLMEngine(Engine):
     pack_weights: bool = True
     """On a CPU, keeps a copy of the weights as its matrix kernels like them best: samples faster, above all many
     sequences at once, but takes as much memory again and makes the copy anew at every update."""
-    sleep_while_training: bool = True
-    """Leaves the GPU's memory to the trainer while it updates: weights move to the host, the cache is dropped."""
+    sleep_level: int = 2
+    """What leaves the GPU while the trainer updates: with 1 the cache is dropped, and the weights move to the host;
+    2 drops them as well where new ones follow, and is 1 elsewhere; with 0 all stays."""
     _session: VLLMSession | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
@@ -83,6 +84,8 @@ class VLLMEngine(Engine):
             raise ValueError(f"dtype must be auto, float32, bfloat16 or float16, got {self.dtype!r}")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise ValueError(f"gpu_memory_utilization must lie in (0, 1], got {self.gpu_memory_utilization}")
+        if self.sleep_level not in (0, 1, 2):
+            raise ValueError(f"sleep_level must be 0, 1 or 2, got {self.sleep_level}")
         if self.cache_gib is not None and not self.cache_gib > 0.0:
             raise ValueError(f"cache_gib must be positive, got {self.cache_gib}")
 
@@ -151,11 +154,12 @@ class VLLMEngine(Engine):
             if not session.core.reset_prefix_cache():
                 raise RuntimeError("vLLM refused to reset its prefix cache after an update of the weights")
 
-    def sleep(self) -> None:
-        session = started(self._session)
-        if session.can_sleep and not session.asleep:
-            session.core.sleep(level=1)
-            session.asleep = {"weights", "kv_cache"}
+    def sleep(self, weights_follow: bool = False) -> None:
+        started(self._session).sleep(drops_weights=weights_follow and self.sleep_level == 2)
+
+    @property
+    def has_weights(self) -> bool:
+        return started(self._session).tracker.has_weights
 
     @property
     def is_shared(self) -> bool:
@@ -201,7 +205,7 @@ class VLLMEngine(Engine):
             # The processes are there already, and connected: vLLM makes groups of its own among them.
             "distributed_executor_backend": "external_launcher" if comm.num_ranks() > 1 else None,
             "enforce_eager": self.enforce_eager or on_cpu,
-            "enable_sleep_mode": self.sleep_while_training and not on_cpu,
+            "enable_sleep_mode": self.sleep_level > 0 and not on_cpu,
             "enable_prefix_caching": True,
             "logprobs_mode": "processed_logprobs",
             # Sampling parameters come with each request; a checkpoint's own defaults must not mix in.

@@ -36,10 +36,6 @@ class VLLMSession:
     asleep: set[str] = field(default_factory=set)
     """Parts of vLLM's memory that are given back at present."""
 
-    @property
-    def can_sleep(self) -> bool:
-        return bool(self.core.model_config.enable_sleep_mode)
-
     def add(self, key: str, request: Request) -> None:
         """Hands a request to vLLM under a name."""
         self.wake("weights", "kv_cache")
@@ -80,7 +76,15 @@ class VLLMSession:
         if self.packs:
             self.core.apply_model(pack)
 
+    def sleep(self, drops_weights: bool) -> None:
+        """Gives the memory back if vLLM was started such that it can, and is awake."""
+        if self.core.model_config.enable_sleep_mode and not self.asleep:
+            self.core.sleep(level=2 if drops_weights else 1)
+            self.asleep = {"weights", "kv_cache"}
+            self.tracker.has_weights = not drops_weights
+
     def wake(self, *parts: str) -> None:
+        """Takes back the memory of some parts; weights that were dropped are not in it until they are loaded."""
         tags = [part for part in parts if part in self.asleep]
         if tags:
             self.core.wake_up(tags)

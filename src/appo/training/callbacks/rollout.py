@@ -178,6 +178,7 @@ class RolloutCallback(L.Callback):
             truncated=self.truncated,
             in_lockstep=must_branch_together(module, self.sampler.engine),
             deterministic=self.sampling.deterministic,
+            weights_follow=not self.sampling.replacement_rounds,  # prompts in the place of others are sampled at once
         )
         self._iteration = IterationRunner(
             collector,
