@@ -6,11 +6,13 @@ import json
 import re
 from copy import deepcopy
 
+import lightning as L
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from appo.commands import cli
+from appo.functional import linear_log_probs
 from appo.losses import ClippedLoss
 from appo.policy.loading import load_policy
 from appo.policy.log_probs import PolicyLogProbs
@@ -178,6 +180,23 @@ def test_the_base_is_the_reference_unless_another_is_named(llama, tmp_path, monk
     monkeypatch.setattr("appo.training.module.load_policy", lambda *a, **o: loaded.append(a) or load_policy(*a, **o))
     APPOModule(llama, ClippedLoss(kl_coef=0.1), reference=folder, lora=LoRA()).configure_model()
     assert len(loaded) == num_loaded
+
+
+@pytest.mark.parametrize("lora", [None, LoRA()])
+def test_of_a_reference_only_log_probs_are_computed(llama, tmp_path, monkeypatch, lora):
+    asked = []
+    monkeypatch.setattr(
+        "appo.policy.lm_head.linear_log_probs",
+        lambda *args, **options: asked.append(options["with_entropies"]) or linear_log_probs(*args, **options),
+    )
+    module = APPOModule(llama, ClippedLoss(kl_coef=0.1), lora=lora)
+    module.trainer = L.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    module.configure_model()
+    batch = ragged_batch(5)
+    found = module.reference_log_probs(batch)[batch.response_mask]
+    expected = log_probs(load_policy(llama, "float32"), batch)[batch.response_mask]
+    torch.testing.assert_close(found, expected.detach())
+    assert asked == [False]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])

@@ -25,6 +25,7 @@ def evaluate_batch(
     max_tokens: int,
     device: torch.device,
     precision: Callable[[], AbstractContextManager[None]],
+    with_entropies: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Computes log-probs and entropies of the sampled tokens of a batch, without gradient.
 
@@ -35,6 +36,7 @@ def evaluate_batch(
             counted once if the model computes it once; a longer sequence goes alone.
         device: of the model.
         precision: context of the training step, or an importance ratio would not begin at 1.
+        with_entropies: as `PolicyLogProbs` takes it.
 
     Returns:
         ``[B, T]`` log-probs and ``[B, T]`` entropies in nats, on the CPU; 0 on tokens that were not sampled.
@@ -51,11 +53,11 @@ def evaluate_batch(
         assert joined is not None
         part = joined.select(bucket)
         with precision():
-            values = evaluate(part.token_ids.to(device), part.response_mask.to(device))
+            values = evaluate(part.token_ids.to(device), part.response_mask.to(device), with_entropies)
         for column, value in zip((log_probs, entropies), values, strict=True):
             column[bucket, : value.shape[1]] = value.to(column)
     for _ in range(num_dummies):
-        evaluate(torch.zeros(1, 2, dtype=torch.int64, device=device), _SECOND.to(device))
+        evaluate(torch.zeros(1, 2, dtype=torch.int64, device=device), _SECOND.to(device), with_entropies)
     evaluate.model.train(was_training)
     width = 0 if batch is None else batch.token_ids.shape[1]
     return log_probs[own, :width], entropies[own, :width]

@@ -36,20 +36,12 @@ class PolicyLogProbs:
         model: the policy or the reference; its attention may be exchanged for one that does not see other sequences.
         temperature: divides the logits, as it did in sampling.
         tensor: the tensor-parallel group, each process of which puts some of the tokens through the LM head.
-        with_entropies: whether anybody reads them; else they are 0 where that saves work.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        temperature: float = 1.0,
-        tensor: DeviceMesh | None = None,
-        with_entropies: bool = True,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, temperature: float = 1.0, tensor: DeviceMesh | None = None) -> None:
         self.model = model
         self.temperature = temperature
         self.tensor = tensor
-        self.with_entropies = with_entropies
         if is_sharded(model):
             # Layers are called one by one, and the head is read: they need the weights that `forward` would gather.
             setattr(model, _FORWARD, self._evaluate)
@@ -75,44 +67,45 @@ class PolicyLogProbs:
         """Whether tokens that rows begin with alike are computed once; processes of a sharded model ask together."""
         return self._sequences.packs and self._sequences.shares
 
-    def __call__(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, token_ids: Tensor, mask: Tensor, with_entropies: bool = True) -> tuple[Tensor, Tensor]:
         """Evaluates the tokens that `mask` selects.
 
         Args:
             token_ids: ``[B, T]`` int64, right-padded.
             mask: ``[B, T]`` bool, tokens to score; position 0 has no prediction and must be False.
+            with_entropies: whether anybody reads them; else they are 0 where that saves work.
 
         Returns:
             ``[B, T]`` log-probs and ``[B, T]`` entropies in nats, float32 at least, both with gradient; 0 elsewhere.
         """
         if not is_sharded(self.model):
-            return self._evaluate(token_ids, mask)
+            return self._evaluate(token_ids, mask, with_entropies)
         _ = self._sequences  # made before the weights are unsharded for it
-        log_probs, entropies = getattr(self.model, _FORWARD)(token_ids, mask)
+        log_probs, entropies = getattr(self.model, _FORWARD)(token_ids, mask, with_entropies)
         return log_probs, entropies
 
-    def _evaluate(self, token_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, token_ids: Tensor, mask: Tensor, with_entropies: bool) -> tuple[Tensor, Tensor]:
         is_predicting = predicting_positions(mask)
         tree = self._sequences.tree(token_ids, is_predicting)
         if tree is None:
-            values = self._score(self._sequences(token_ids, is_predicting), token_ids[mask])
+            values = self._score(self._sequences(token_ids, is_predicting), token_ids[mask], with_entropies)
         else:
             # A token that rows share, with all that it follows, is scored once for all of them.
             places, scored, of_row = _distinct(tree.places[is_predicting.cpu()], token_ids[mask])
             outputs = self._sequences.over_tree(token_ids, tree)[places]
-            values = [each[of_row] for each in self._score(outputs, scored)]
+            values = [each[of_row] for each in self._score(outputs, scored, with_entropies)]
         log_probs, entropies = (scatter_scored(each, mask) for each in values)
         return log_probs, entropies
 
-    def _score(self, outputs: Tensor, token_ids: Tensor) -> Sequence[Tensor]:
+    def _score(self, outputs: Tensor, token_ids: Tensor, with_entropies: bool) -> Sequence[Tensor]:
         """Log-probs and entropies of tokens, ``[N]`` each, from what the decoder, or the model, says before them."""
         if self._head is None:
             return token_log_probs(outputs, token_ids, self.temperature)
         if self.tensor is None:
-            return self._head.log_probs(outputs, token_ids, self.temperature, self.with_entropies)
+            return self._head.log_probs(outputs, token_ids, self.temperature, with_entropies)
         tokens = TokenSplit(self.tensor, len(outputs))
         outputs, token_ids = tokens.shard(outputs), tokens.shard(token_ids)
-        own = self._head.log_probs(outputs, token_ids, self.temperature, self.with_entropies)
+        own = self._head.log_probs(outputs, token_ids, self.temperature, with_entropies)
         return [tokens.all_gather(values) for values in own]
 
 

@@ -134,11 +134,10 @@ class APPOModule(L.LightningModule):
             return log_probs
         reference = self._load(self.reference_folder)
         reference.eval().requires_grad_(False)
-        return self._evaluator(reference, with_entropies=False)
+        return self._evaluator(reference)
 
-    def _evaluator(self, model: PreTrainedModel, with_entropies: bool = True) -> PolicyLogProbs:
-        tensor = None if self._meshes is None else self._meshes.tensor
-        return PolicyLogProbs(model, self.temperature, tensor, with_entropies)
+    def _evaluator(self, model: PreTrainedModel) -> PolicyLogProbs:
+        return PolicyLogProbs(model, self.temperature, None if self._meshes is None else self._meshes.tensor)
 
     @property
     def _sharding(self) -> Sharding:
@@ -236,14 +235,16 @@ class APPOModule(L.LightningModule):
         if reference is self._log_probs:
             assert self.adapter is not None
             with self.adapter.off():
-                return self._evaluate(reference, batch)[0]
+                return self._evaluate(reference, batch, with_entropies=False)[0]
         if not is_sharded(reference.model):
             nn.Module.to(reference.model, self.device)
-        return self._evaluate(reference, batch)[0]
+        return self._evaluate(reference, batch, with_entropies=False)[0]
 
-    def _evaluate(self, model: PolicyLogProbs, batch: TrajectoryBatch | None) -> tuple[Tensor, Tensor]:
+    def _evaluate(
+        self, model: PolicyLogProbs, batch: TrajectoryBatch | None, with_entropies: bool = True
+    ) -> tuple[Tensor, Tensor]:
         precision = self.trainer.precision_plugin.forward_context
-        return evaluate_batch(model, batch, self.max_tokens_per_microbatch, self.device, precision)
+        return evaluate_batch(model, batch, self.max_tokens_per_microbatch, self.device, precision, with_entropies)
 
     def training_step(self, batch: TrajectoryBatch, batch_idx: int) -> None:
         """One optimizer step; rows that no policy has evaluated have the log-probs of this one as old ones."""
