@@ -186,3 +186,45 @@ def test_a_p_value_is_one_where_nothing_can_be_decided_and_unknown_where_all_tok
     first, second, unknown = influence_p_values(rewards, tokens, 9, torch.Generator()).tolist()
     assert first == second == 1.0
     assert unknown != unknown
+
+
+def ragged(
+    num_positions: int, most: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rewards, tokens and mask of positions with 2 to `most` continuations; padding holds anything."""
+    numbers = torch.randint(2, most + 1, (num_positions, 1), generator=generator)
+    tokens = torch.randint(3, (num_positions, most), generator=generator)
+    rewards = torch.rand(num_positions, most, generator=generator, dtype=torch.float64)
+    return rewards, tokens, torch.arange(most) < numbers
+
+
+def test_positions_with_fewer_continuations_are_what_they_are_alone():
+    rewards, tokens, mask = ragged(60, 9, torch.Generator().manual_seed(3))
+    alone = [
+        reward_variance(rewards[row : row + 1, is_in], tokens[row : row + 1, is_in]) for row, is_in in enumerate(mask)
+    ]
+    together = reward_variance(rewards, tokens, mask)
+    for name in together._fields:
+        expected = torch.cat([getattr(each, name) for each in alone])
+        torch.testing.assert_close(getattr(together, name), expected, equal_nan=True)
+
+
+def test_padding_changes_no_p_value_and_no_interval():
+    generator = torch.Generator().manual_seed(4)
+    rewards, tokens, mask = ragged(12, 7, generator)
+    expected = []
+    for reward, token, is_in in zip(rewards, tokens, mask, strict=True):
+        row = reward[is_in][None], token[is_in][None]
+        samples = bootstrap_variance(*row, 1000, generator)[1]
+        expected.append([*influence_p_values(*row, 1000, generator), samples.mean(), samples.std()])
+    samples = bootstrap_variance(rewards, tokens, 1000, generator, mask)[1]
+    found = torch.stack(
+        [influence_p_values(rewards, tokens, 1000, generator, mask), samples.mean(0), samples.std(0)], -1
+    )
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), equal_nan=True, atol=0.06, rtol=0.1)
+
+
+def test_a_position_with_one_continuation_is_refused():
+    mask = torch.tensor([[True, True], [True, False]])
+    with pytest.raises(ValueError, match="rewards must be of at least 2 continuations a position, got 1"):
+        reward_variance(torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.int64), mask)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from appo.monitoring.rollout_metrics import column_metrics, rollout_columns
+from tests.rollouts.byte_tokenizer import EOS
 from tests.rollouts.collecting import collect, make_branching, make_collector, make_prompts
-from tests.rollouts.conftest import EOS, ScriptedEngine, runner, tokenizer  # noqa: F401 - fixtures
+from tests.rollouts.conftest import ScriptedEngine, runner, tokenizer  # noqa: F401 - fixtures
 
 
 def test_branches_and_trees_are_told_apart(tokenizer, runner):  # noqa: F811

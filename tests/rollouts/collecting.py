@@ -16,7 +16,8 @@ from appo.rollouts import AgentLoop, Branching, CandidateFilter, Collector, Iter
 from appo.rollouts.tree import Tree
 from appo.scorers import BatchContext, Scorer, Scores
 from appo.tools import TagSyntax, ToolRunner
-from tests.rollouts.conftest import EOS, ScriptedEngine
+from tests.rollouts.byte_tokenizer import EOS
+from tests.rollouts.conftest import ScriptedEngine
 
 # Prompt "P" is answered "aab c" every time; its best candidate under the rules below decides what a branch is sent.
 SCRIPT = {"P": f"aab c{EOS}", "Q": f"bbb{EOS}", "Paab c": f"a{EOS}", "Paab": f"xa{EOS}", "Qbbb": f"ba{EOS}", "Qbb": EOS}

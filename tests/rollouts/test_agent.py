@@ -15,7 +15,8 @@ from appo.policy.log_probs import PolicyLogProbs
 from appo.rollouts import AgentLoop, Limits, RolloutRequest
 from appo.scorers import BatchContext, BranchingScore
 from appo.tools import PythonTool, SearchBackend, SearchTool, TagSyntax, Tool, ToolError, ToolRunner
-from tests.rollouts.conftest import EOS, ScriptedEngine
+from tests.rollouts.byte_tokenizer import EOS
+from tests.rollouts.conftest import ScriptedEngine
 
 LIMITS = Limits(max_response_tokens=500, max_tool_calls=4, max_result_tokens=50)
 

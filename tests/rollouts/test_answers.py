@@ -12,7 +12,8 @@ from appo.engines import SamplingParams
 from appo.rollouts import AgentLoop, Limits, RolloutRequest
 from appo.rollouts.answers import AnswersInStep
 from appo.tools import TagSyntax, Tool, ToolAnswer, ToolRunner
-from tests.rollouts.conftest import EOS, ScriptedEngine
+from tests.rollouts.byte_tokenizer import EOS
+from tests.rollouts.conftest import ScriptedEngine
 
 NUM_CALLS = 4
 

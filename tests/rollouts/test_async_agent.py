@@ -12,7 +12,8 @@ from appo.engines import Completion, SamplingParams
 from appo.rollouts import AgentLoop, AsyncAgent, Limits, RolloutRequest
 from appo.rollouts.agent import RequestBatch
 from appo.tools import TagSyntax, Tool, ToolRunner
-from tests.rollouts.conftest import EOS, ScriptedEngine
+from tests.rollouts.byte_tokenizer import EOS
+from tests.rollouts.conftest import ScriptedEngine
 
 LIMITS = Limits(max_response_tokens=500, max_tool_calls=4, max_result_tokens=50)
 CALL, RESULT = "<python>1</python>", " <result>\n2\n</result>"

@@ -9,7 +9,7 @@ from appo.core.batch import TrajectoryBatch
 from appo.core.collate import collate
 from appo.core.trajectory import NOT_SAMPLED, Prompt, Trajectory
 from appo.rollouts import Branching, CandidateFilter
-from tests.rollouts.conftest import EOS
+from tests.rollouts.byte_tokenizer import EOS
 
 CALL = "so <python>a+b</python>"
 RESULT = " <result> <b>x</b> </result>"

@@ -21,6 +21,7 @@ from appo.rollouts import (
 from appo.rollouts.data import mini_batches
 from appo.rollouts.tree import Tree
 from appo.scorers import TreeUniform
+from tests.rollouts.byte_tokenizer import EOS
 from tests.rollouts.collecting import (
     SCRIPT,
     Later,
@@ -30,7 +31,7 @@ from tests.rollouts.collecting import (
     make_collector,
     make_prompts,
 )
-from tests.rollouts.conftest import EOS, ScriptedEngine
+from tests.rollouts.conftest import ScriptedEngine
 
 
 def _twin(prompt: Prompt) -> Prompt:

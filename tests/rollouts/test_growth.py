@@ -40,8 +40,9 @@ from appo.scorers import BranchingScore, RandomPosition, Scorer
 from appo.tools import TagSyntax, ToolRunner
 from tests.distributed.processes import as_processes
 from tests.engines.tiny_policy import make_model, make_tokenizer
+from tests.rollouts.byte_tokenizer import EOS
 from tests.rollouts.collecting import CountLetters, collect, make_branching, make_collector, make_prompts
-from tests.rollouts.conftest import EOS, ScriptedEngine
+from tests.rollouts.conftest import ScriptedEngine
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from appo.rollouts import AgentLoop, Branching, CandidateFilter, Collector, Limi
 from appo.rollouts.tree import Tree
 from appo.scorers import BatchContext, as_scorer
 from appo.tools import TagSyntax, ToolRunner
-from tests.rollouts.conftest import EOS, ScriptedEngine
+from tests.rollouts.byte_tokenizer import EOS
+from tests.rollouts.conftest import ScriptedEngine
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,9 @@ from appo.rollouts import Branching, IterationRunner, Policy, RolloutRequest
 from appo.rollouts.branching import choose_branch_points
 from appo.rollouts.tree import Tree
 from appo.scorers import BatchContext, RandomPosition, Scorer, Scores
+from tests.rollouts.byte_tokenizer import EOS
 from tests.rollouts.collecting import Later, collect, make_branching, make_collector, make_prompts
-from tests.rollouts.conftest import EOS, ScriptedEngine
+from tests.rollouts.conftest import ScriptedEngine
 
 
 class Answering(ScriptedEngine):

@@ -9,8 +9,9 @@ import pytest
 from appo.core.trajectory import BranchPoint, Trajectory
 from appo.rollouts import AgentLoop, Limits, RolloutRequest
 from appo.tools import ChatTemplateSyntax, TagSyntax, Tool, ToolError, ToolRunner
+from tests.rollouts.byte_tokenizer import EOS
 from tests.rollouts.chat import make_chat_tokenizer
-from tests.rollouts.conftest import EOS, ScriptedEngine
+from tests.rollouts.conftest import ScriptedEngine
 from tests.rollouts.test_chat_calls import END, answered, ask, called
 
 TOTAL = "Error: the limit of {} tool calls is reached."

@@ -30,7 +30,7 @@ class RewardVariance(NamedTuple):
     influence: Tensor
 
 
-def reward_variance(rewards: Tensor, tokens: Tensor) -> RewardVariance:
+def reward_variance(rewards: Tensor, tokens: Tensor, mask: Tensor | None = None) -> RewardVariance:
     """Estimates the variance of the reward, and the part of it that the token decides.
 
     One-way analysis of variance with random effects, by the method of moments; continuations of one token are a group.
@@ -53,35 +53,62 @@ def reward_variance(rewards: Tensor, tokens: Tensor) -> RewardVariance:
 
     Args:
         rewards: ``[P, K]`` of the continuations.
-        tokens: ``[P, K]`` int64, the token that each of them began with; equal ones are the same choice.
+        tokens: ``[P, K]`` int64, the token that each of them drew; equal ones are the same choice.
+        mask: ``[P, K]`` bool, False on the right where a position has fewer than `K` continuations; None: all have `K`.
 
     Raises:
-        ValueError: if there are fewer than two continuations.
+        ValueError: if a position has fewer than two continuations.
     """
-    num = rewards.shape[-1]
-    if num < 2:
-        raise ValueError(f"rewards must be of at least 2 continuations a position, got {num}")
-    is_same = (tokens.unsqueeze(-1) == tokens.unsqueeze(-2)).to(rewards.dtype)
-    sizes = is_same.sum(-1)
+    mask = _checked(mask, tokens)
+    return _variance(rewards, _group_ids(tokens, mask), mask)
+
+
+def _checked(mask: Tensor | None, tokens: Tensor) -> Tensor:
+    mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
+    if (fewest := int(mask.sum(-1).min())) < 2:
+        raise ValueError(f"rewards must be of at least 2 continuations a position, got {fewest}")
+    return mask
+
+
+def _group_ids(tokens: Tensor, mask: Tensor) -> Tensor:
+    """``[P, K]`` numbers, equal where position and token are; padding has a number of its own at each position."""
+    distinct, of_token = tokens.unique(return_inverse=True)
+    of_token = of_token.where(mask, len(distinct))
+    rows = torch.arange(len(tokens)).unsqueeze(-1)
+    ids: Tensor = (rows * (len(distinct) + 1) + of_token).unique(return_inverse=True)[1]
+    return ids
+
+
+def _variance(rewards: Tensor, ids: Tensor, mask: Tensor) -> RewardVariance:
+    """`reward_variance` of continuations whose tokens are told apart by `_group_ids`."""
+    zeros = rewards.new_zeros(int(ids.max()) + 1)
+
+    def group_sums(values: Tensor) -> Tensor:
+        return zeros.index_add(0, ids.flatten(), values.flatten())[ids]
+
+    is_there = mask.to(rewards.dtype)
+    num = is_there.sum(-1, keepdim=True)
+    sizes = group_sums(is_there).clamp(min=1.0)
     # Counted from the first reward: the mean of equal floats may differ from them in the last bit.
-    shifted = rewards - rewards[..., :1]
-    mean = shifted.mean(-1, keepdim=True)
-    q = (is_same @ shifted.unsqueeze(-1)).squeeze(-1) / sizes
+    shifted = (rewards - rewards[:, :1]).where(mask, 0.0)
+    mean = shifted.sum(-1, keepdim=True) / num
+    q = group_sums(shifted) / sizes
     squares = (shifted - q).square()
     # Each continuation stands for its share of its token: sums over tokens become sums over continuations.
-    num_tokens = (1.0 / sizes).sum(-1, keepdim=True).round()
+    num_tokens = (is_there / sizes).sum(-1, keepdim=True).round()
     pooled = squares.sum(-1, keepdim=True) / (num - num_tokens)
-    own = (is_same @ squares.unsqueeze(-1)).squeeze(-1) / (sizes - 1.0)
-    noise = torch.where(sizes > 1, own, pooled)
-    between = (q - mean).square().sum(-1)
-    influence = (between - (noise * (1.0 / sizes - 1.0 / num)).sum(-1)) / (num - 1)
-    # Not what rounding leaves of it: ranks would tell decisions apart by that.
-    influence = influence.where(num_tokens.squeeze(-1) > 1, 0.0)
-    total = (shifted - mean).square().sum(-1) / (num - 1)
-    return RewardVariance(mean.squeeze(-1) + rewards[..., 0], total, influence)
+    noise = torch.where(sizes > 1, group_sums(squares) / (sizes - 1.0), pooled)
+    between = ((q - mean).square() * is_there).sum(-1, keepdim=True)
+    owed = (noise * (1.0 / sizes - 1.0 / num) * is_there).sum(-1, keepdim=True)
+    # Of one token it is 0, not what rounding leaves of that: ranks would tell decisions apart by it.
+    influence = ((between - owed) / (num - 1)).where(num_tokens > 1, 0.0)
+    total = ((shifted - mean).square() * is_there).sum(-1, keepdim=True) / (num - 1)
+    return RewardVariance((mean + rewards[:, :1]).squeeze(-1), total.squeeze(-1), influence.squeeze(-1))
 
 
-def influence_p_values(rewards: Tensor, tokens: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+def influence_p_values(
+    rewards: Tensor, tokens: Tensor, num_samples: int, generator: torch.Generator, mask: Tensor | None = None
+) -> Tensor:
     """How often rewards that have nothing to do with the token would come out with at least this influence.
 
     A permutation test: continuations keep their tokens and exchange their rewards. It holds for every number of them
@@ -92,28 +119,34 @@ def influence_p_values(rewards: Tensor, tokens: Tensor, num_samples: int, genera
         tokens: ``[P, K]`` int64, likewise.
         num_samples: `S`, permutations; the smallest value is ``1 / (S + 1)``.
         generator: draws them.
+        mask: ``[P, K]``, likewise.
 
     Returns:
         ``[P]`` in (0, 1], 1 where one token was drawn or all rewards are equal; NaN where all tokens differ.
     """
-    _, total, influence = reward_variance(rewards, tokens)
+    mask = _checked(mask, tokens)
+    ids = _group_ids(tokens, mask)
+    _, total, influence = _variance(rewards, ids, mask)
     p_values = torch.ones_like(influence).where(~influence.isnan(), float("nan"))
     # The others cannot come out otherwise.
-    differs = [(values != values[:, :1]).any(-1) for values in (rewards, tokens)]
+    differs = [((values != values[:, :1]) & mask).any(-1) for values in (rewards, tokens)]
     rows = (differs[0] & differs[1] & ~influence.isnan()).nonzero()[:, 0]
-    rewards, tokens = rewards[rows], tokens[rows]
+    if not len(rows):
+        return p_values
+    rewards, ids, mask = rewards[rows], ids[rows], mask[rows]
     # Sums in another order differ in the last digits.
     least = influence[rows] - 1e-9 * total[rows]
     exceeding = torch.zeros_like(least)
     for _ in range(num_samples):
-        order = torch.rand(rewards.shape, generator=generator).argsort(-1)
-        exceeding += reward_variance(rewards.gather(-1, order), tokens).influence >= least
+        # Padding stays where it is, at the end.
+        order = torch.rand(rewards.shape, generator=generator).where(mask, 1.0).argsort(-1)
+        exceeding += _variance(rewards.gather(-1, order), ids, mask).influence >= least
     p_values[rows] = (exceeding + 1.0) / (num_samples + 1.0)
     return p_values
 
 
 def bootstrap_variance(
-    rewards: Tensor, tokens: Tensor, num_samples: int, generator: torch.Generator
+    rewards: Tensor, tokens: Tensor, num_samples: int, generator: torch.Generator, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Estimates of `reward_variance` from continuations drawn with replacement.
 
@@ -123,14 +156,18 @@ def bootstrap_variance(
     Args:
         rewards: ``[P, K]``, as `reward_variance` takes them.
         tokens: ``[P, K]`` int64, likewise.
-        num_samples: `S`, how often `K` continuations of each position are drawn.
+        num_samples: `S`, how often as many continuations of each position are drawn as it has.
         generator: draws them.
+        mask: ``[P, K]``, likewise.
 
     Returns:
         ``[S, P]`` of `influence`, NaN where all tokens drawn differ, and ``[S, P]`` of `total`.
     """
+    mask = _checked(mask, tokens)
+    ids = _group_ids(tokens, mask)
+    num = mask.sum(-1, keepdim=True)
     samples = []
     for _ in range(num_samples):
-        index = torch.randint(rewards.shape[-1], rewards.shape, generator=generator)
-        samples.append(reward_variance(rewards.gather(-1, index), tokens.gather(-1, index)))
+        index = (torch.rand(rewards.shape, generator=generator, dtype=torch.float64) * num).long()
+        samples.append(_variance(rewards.gather(-1, index), ids.gather(-1, index).where(mask, ids), mask))
     return torch.stack([s.influence for s in samples]), torch.stack([s.total for s in samples])

@@ -10,9 +10,10 @@ from appo.commands.pilot.records import Decision, Question, ScoreColumn
 def decision(
     tokens: Sequence[int], rewards: Sequence[float], *, depth: float = 0.0, part: str = "thought", tells: bool = True
 ) -> Decision:
-    """One whose answers are right where the reward is 1."""
+    """One whose answers are right where the reward is 1, and whose continuations belong to the halves by turns."""
     right = tuple(reward == 1.0 for reward in rewards) if tells else ()
-    return Decision(0, 1, depth, part, tokens[0], "a", None, tuple(tokens), tuple(rewards), right)
+    halves = tuple(number % 2 for number in range(len(tokens)))
+    return Decision(0, 1, depth, part, tokens[0], "a", None, tuple(tokens), tuple(rewards), halves, right)
 
 
 def question(name: str, decisions: Sequence[Decision], **scores: Sequence[float | None] | ScoreColumn) -> Question:

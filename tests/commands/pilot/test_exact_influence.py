@@ -2,91 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from appo.commands.pilot.measures import Intervals, Measures
-from appo.commands.pilot.options import StudyOptions
 from appo.commands.pilot.ranking import rank_scorers
-from appo.commands.pilot.sampling import Study
-from appo.commands.pilot.scoring import ScorerSet
-from appo.core.trajectory import Prompt
-from appo.engines import SamplingParams
-from appo.environments.gates import GateProblems, GateSearch, influence, success
+from appo.environments.gates import success
 from appo.functional import rank_correlation
-from appo.rewards import AnswerReward, RewardRunner
-from appo.rollouts import AgentLoop, Limits, Policy
-from appo.scorers import Oracle
-from appo.tools import SearchTool, TagSyntax, ToolRunner
-from tests.commands.pilot.gate_walker import RIGHT_TURN, GateWalker
-from tests.rollouts.conftest import tokenizer  # noqa: F401 - a fixture
+from tests.commands.pilot.exact_study import exact_study, gate_problems, known_influence, study_options
+from tests.commands.pilot.gate_walker import RIGHT_TURN
 
 pytestmark = pytest.mark.slow
 
-PROBLEMS = GateProblems(families={"gates_2": 1.0}, num_train=1, num_validation=1, num_test=12)
-OPTIONS = StudyOptions(
-    questions=12,
-    roots=2,
-    positions=24,
-    continuations=16,
-    split="test",
-    influence=None,
-    later_policy=None,
-    at_once=12,
-    out=Path("unused"),
-)
-
-
-def evaluate(batch):
-    """The policy that samples is the one that is trained; of its entropies it is read whether there is any."""
-    rows = (~batch.is_evaluated).nonzero()[:, 0]
-    log_probs = batch.behavior_log_probs[rows]
-    return batch.evaluated(rows, log_probs, -log_probs, 0)
+PROBLEMS = gate_problems("gates_2", 12)
+OPTIONS = study_options(12, roots=2, positions=24)
 
 
 @pytest.fixture(scope="module")
-def measured(tokenizer) -> list[Measures]:  # noqa: F811
-    def exact(trajectory, tokens):
-        return influence(trajectory, tokens, right_turn=RIGHT_TURN)
-
-    policy = Policy(evaluate)
-    runner = ToolRunner([SearchTool(GateSearch(PROBLEMS.world))])
-    runner.start()
-    try:
-        loop = AgentLoop(
-            GateWalker(tokenizer, PROBLEMS.world),
-            tokenizer,
-            runner,
-            TagSyntax(),
-            Limits(2048, 10, max_result_tokens=256),
-        )
-        study = Study(
-            loop,
-            RewardRunner(AnswerReward(bonus_tools=())),
-            policy,
-            None,
-            ScorerSet(Oracle(exact), None, policy, tokenizer, seed=0),
-            SamplingParams(),
-            True,
-            OPTIONS,
-            seed=0,
-        )
-        prompts = [
-            Prompt(problem.id, problem.text, tuple(tokenizer.encode(problem.text)), (problem.answer,))
-            for problem in PROBLEMS.draw("test")
-        ]
-        return Measures.of(study(prompts))
-    finally:
-        runner.stop()
+def measured() -> list[Measures]:
+    return exact_study(PROBLEMS, OPTIONS)
 
 
 def columns(measured: list[Measures], of=lambda each: each.whole.influence) -> tuple[torch.Tensor, torch.Tensor]:
     """Estimates and exact values of all decisions, those that roots share once."""
     decisions = [decision for each in measured for decision in each.question.decisions]
     estimates = torch.cat([of(each) for each in measured])
-    known = torch.tensor([decision.known for decision in decisions], dtype=torch.float64)
+    known = known_influence(measured)
     first = {}
     for row, decision in enumerate(decisions):
         first.setdefault((decision.tokens, decision.rewards, decision.position), row)
@@ -116,8 +57,11 @@ def test_turns_stand_in_the_order_of_their_exact_influence(measured):
     evident, known = columns(measured, lambda each: each.whole.evident)
     assert float(rank_correlation(evident, known)) > 0.9
     drawn = [len(decision.rewards) for each in measured for decision in each.question.decisions]
+    num_continuations = sum(each.question.num_continuations for each in measured)
+    assert num_continuations <= OPTIONS.continuations * len(drawn)
+    # Fillers before a turn are certain in most of their characters: their continuations draw the turn as well.
+    assert sum(drawn) > 1.3 * num_continuations
     assert min(drawn) < OPTIONS.continuations < max(drawn)
-    assert sum(each.question.num_continuations for each in measured) <= OPTIONS.continuations * len(drawn)
 
 
 def test_words_around_a_turn_have_no_influence_on_average(measured):
@@ -129,7 +73,7 @@ def test_words_around_a_turn_have_no_influence_on_average(measured):
 
 def test_intervals_cover_the_exact_influence(measured):
     low, high = Intervals.of([each.question for each in measured]).influence
-    known = torch.tensor([d.known for each in measured for d in each.question.decisions], dtype=torch.float64)
+    known = known_influence(measured)
     covered = ((low <= known + 1e-9) & (known <= high + 1e-9))[known > 0]
     assert float(covered.double().mean()) > 0.85
 

@@ -15,7 +15,7 @@ from appo.commands.lightning_cli import AppoCLI, writes_nothing
 from appo.commands.pilot.callback import PilotCallback
 from appo.commands.pilot.options import StudyOptions, check_vocabulary
 from appo.commands.pilot.page import write_study
-from appo.commands.pilot.records import StudyFolder
+from appo.commands.pilot.records import FORMAT, StudyFolder
 from appo.commands.specified_folder import decisive_options, weights_digest
 from appo.core.extras import require_extra
 from appo.prompts import Split
@@ -42,9 +42,9 @@ class PilotCLI(AppoCLI):
         )
         parser.add_argument(
             "--continuations", type=int, default=16,
-            help="Trajectories that draw a decision, and what follows, anew, in the mean: half of them go to the "
-            "decisions of which the policy is not sure. Questions x positions x continuations is what a study costs: "
-            "49,152 by default.",
+            help="Trajectories that begin at a decision and draw it, and all that follows, anew, in the mean: half of "
+            "them go to the decisions of which the policy is not sure. Questions x positions x continuations is what a "
+            "study costs: 49,152 by default.",
         )  # fmt: skip
         parser.add_argument("--split", type=Split, default="test", help="Where the questions are from.")
         parser.add_argument(
@@ -75,7 +75,7 @@ class PilotCLI(AppoCLI):
     def _specification(self) -> dict[str, Any]:
         """Every option that decides about the results, and which weights they are of."""
         weights = weights_digest(self.config.model.policy, self.config.ckpt_path, self.config.later_policy)
-        return decisive_options(self.parser, self.config, _NO_MATTER) | {"weights": weights}
+        return decisive_options(self.parser, self.config, _NO_MATTER) | {"weights": weights, "format": FORMAT}
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self.config_init.trainer

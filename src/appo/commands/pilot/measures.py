@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from appo.commands.pilot.records import Decision, Question, ScoreColumn
 from appo.functional import average_ranks, bootstrap_variance, influence_p_values, rank_correlation, reward_variance
 
 LEVEL = 0.95
 """Of all intervals."""
-
-EVEN, ODD = slice(0, None, 2), slice(1, None, 2)
-"""Halves of the continuations of a decision."""
 
 _SAMPLES = 400
 """Of every bootstrap and permutation test."""
@@ -42,17 +40,13 @@ class Variances(NamedTuple):
     evident: Tensor
 
     @staticmethod
-    def of(decisions: Sequence[Decision], part: slice = slice(None)) -> Variances:
-        """Estimates by some of the continuations of each decision."""
-        generator = torch.Generator().manual_seed(0)
-
-        def estimate(rewards: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-            mean, total, influence = reward_variance(rewards, tokens)
-            p_values = influence_p_values(rewards, tokens, _SAMPLES, generator)
-            is_evident = p_values <= EVIDENT
-            return mean, total, influence, influence.where(is_evident | influence.isnan(), 0.0)
-
-        return Variances(*_of_all(decisions, part, estimate))
+    def of(decisions: Sequence[Decision]) -> Variances:
+        """Estimates by the continuations of each decision."""
+        rewards, tokens, mask = _padded(decisions)
+        mean, total, influence = reward_variance(rewards, tokens, mask)
+        p_values = influence_p_values(rewards, tokens, _SAMPLES, torch.Generator().manual_seed(0), mask)
+        is_evident = p_values <= EVIDENT
+        return Variances(mean, total, influence, influence.where(is_evident | influence.isnan(), 0.0))
 
     def split(self, sizes: Sequence[int]) -> Iterator[Variances]:
         """Those of the decisions of one question after the other."""
@@ -66,7 +60,7 @@ class Measures:
     Attributes:
         question: what was measured.
         whole: by all continuations.
-        halves: by the even and by the odd ones, which are independent of each other.
+        halves: by those of either half, which are independent of each other.
     """
 
     question: Question
@@ -77,11 +71,10 @@ class Measures:
     def of(questions: Sequence[Question]) -> list[Measures]:
         """Estimates everything, of all questions at once."""
         decisions = [decision for question in questions for decision in question.decisions]
+        halves = ([decision.half(number) for decision in decisions] for number in (0, 1))
         sizes = [len(question.decisions) for question in questions]
-        parts = (Variances.of(decisions, part).split(sizes) for part in (slice(None), EVEN, ODD))
-        return [
-            Measures(question, whole, (even, odd)) for question, whole, even, odd in zip(questions, *parts, strict=True)
-        ]
+        parts = (Variances.of(each).split(sizes) for each in (decisions, *halves))
+        return [Measures(question, whole, (a, b)) for question, whole, a, b in zip(questions, *parts, strict=True)]
 
     @property
     def is_open(self) -> bool:
@@ -101,32 +94,18 @@ class Intervals:
     def of(questions: Sequence[Question]) -> Intervals:
         """Draws continuations with replacement, the same ones in every call."""
         decisions = [decision for question in questions for decision in question.decisions]
-        generator = torch.Generator().manual_seed(0)
-        influence, total = _of_all(
-            decisions, slice(None), lambda rewards, tokens: bootstrap_variance(rewards, tokens, _SAMPLES, generator)
-        )
+        rewards, tokens, mask = _padded(decisions)
+        influence, total = bootstrap_variance(rewards, tokens, _SAMPLES, torch.Generator().manual_seed(0), mask)
         return Intervals(_ends(influence), _ends(total))
 
 
-def _of_all(
-    decisions: Sequence[Decision], part: slice, estimate: Callable[[Tensor, Tensor], Sequence[Tensor]]
-) -> list[Tensor]:
-    """Estimates in the order of the decisions, those together that have equally many continuations.
-
-    Args:
-        decisions: ``P`` of them.
-        part: of the continuations of each.
-        estimate: makes ``[..., P']`` tensors of ``[P', K]`` rewards and tokens.
-    """
-    rows: dict[int, list[int]] = {}
-    for row, decision in enumerate(decisions):
-        rows.setdefault(len(decision.rewards), []).append(row)
-    found = []
-    for members in rows.values():
-        rewards = torch.tensor([decisions[row].rewards[part] for row in members], dtype=torch.float64)
-        found.append(estimate(rewards, torch.tensor([decisions[row].tokens[part] for row in members])))
-    order = torch.tensor([row for members in rows.values() for row in members]).argsort()
-    return [torch.cat(columns, -1)[..., order] for columns in zip(*found, strict=True)]
+def _padded(decisions: Sequence[Decision]) -> tuple[Tensor, Tensor, Tensor]:
+    """``[P, K]`` rewards, tokens, and which of them are there: `K` is the largest number of continuations."""
+    rewards = [torch.tensor(decision.rewards, dtype=torch.float64) for decision in decisions]
+    tokens = pad_sequence([torch.tensor(decision.tokens) for decision in decisions], batch_first=True)
+    numbers = torch.tensor([len(decision.tokens) for decision in decisions])
+    mask = torch.arange(tokens.shape[-1]) < numbers.unsqueeze(-1)
+    return pad_sequence(rewards, batch_first=True), tokens, mask
 
 
 def _ends(samples: Tensor) -> tuple[Tensor, Tensor]:

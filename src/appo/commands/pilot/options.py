@@ -20,7 +20,7 @@ class StudyOptions:
         questions: measured, at most.
         roots: trajectories of each whose decisions are measured.
         positions: decisions of each question.
-        continuations: of a decision, in the mean.
+        continuations: that begin at a decision, in the mean.
         split: that the questions are of.
         influence: import path of a function that knows the influence of every token.
         later_policy: folder or name of what the policy has become, which scores as well.

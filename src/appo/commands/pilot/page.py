@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -86,7 +87,7 @@ _FIGURES = ("spearman", "scores", "depth")
 
 
 def _summary(measured: Sequence[Measures], folder: StudyFolder, options: StudyOptions, num_branches: int) -> list[str]:
-    num_decisions = sum(len(each.whole.influence) for each in measured)
+    draws = [len(decision.tokens) for each in measured for decision in each.question.decisions]
     num_open = sum(each.is_open for each in measured)
     influence = mean_over_questions([float(each.whole.influence.nanmean()) for each in measured])
     total = mean_over_questions([float(each.whole.total.mean()) for each in measured])
@@ -99,9 +100,10 @@ def _summary(measured: Sequence[Measures], folder: StudyFolder, options: StudyOp
         "# Pilot study",
         "",
         f"Policy `{folder.specification['model.policy']}`: {len(measured)} questions of the {options.split} split, "
-        f"{options.roots} roots each, {num_decisions:,} of their sampled tokens (*decisions*), drawn anew with all "
-        f"that follows, {options.continuations} times in the mean, more often where the policy was not sure. Intervals "
-        f"are {LEVEL:.0%} bootstrap intervals over questions.",
+        f"{options.roots} roots each, {len(draws):,} of their sampled tokens (*decisions*), drawn anew with all that "
+        f"follows: {options.continuations} continuations of each in the mean, more where the policy was not sure, draw "
+        f"all decisions that they come upon, {fmean(draws):.0f} draws a decision. Intervals are {LEVEL:.0%} bootstrap "
+        "intervals over questions.",
         "",
         "| | mean over questions |",
         "|---|---:|",
@@ -253,8 +255,7 @@ def _costs(measured: Sequence[Measures]) -> list[str]:
         *([f"seconds: {name}", f"{value:,.1f}"] for name, value in seconds.items()),
         ["seconds", f"{sum(seconds.values()):,.1f}"],
     ]
-    note = "Decisions behind the same tokens share their continuations."
-    return ["## Cost", "", *markdown_table(["", "all questions"], rows), "", note, ""]
+    return ["## Cost", "", *markdown_table(["", "all questions"], rows), ""]
 
 
 def _number(value: float, digits: int = 3) -> str:

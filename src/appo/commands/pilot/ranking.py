@@ -10,16 +10,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from appo.commands.pilot.measures import (
-    EVEN,
-    ODD,
-    Estimate,
-    Measures,
-    Variances,
-    correlation,
-    mean_over_questions,
-    order,
-)
+from appo.commands.pilot.measures import Estimate, Measures, Variances, correlation, mean_over_questions, order
 from appo.commands.pilot.records import ScoreColumn
 from appo.commands.pilot.scoring import LATER
 from appo.functional import top_precision, top_shares
@@ -194,7 +185,7 @@ def _oracle(name: str, measured: Sequence[Measures], num_branches: int, by: Call
         rates = [
             fmean(
                 float(top_shares(_known(by(half)), 1) @ _pass_rates(each, k, other))
-                for half, other in zip(each.halves, (ODD, EVEN), strict=True)
+                for half, other in zip(each.halves, (1, 0), strict=True)
             )
             for each in measured
         ]
@@ -219,15 +210,16 @@ def _known(influence: Tensor) -> Tensor:
 
 
 def _ks(measured: Sequence[Measures]) -> list[int]:
-    """Powers of two up to half of the continuations; none where the reward does not tell right from wrong."""
+    """Powers of two up to what each half has; none where the reward does not tell right from wrong."""
     decisions = [decision for each in measured for decision in each.question.decisions]
     if not decisions or not all(decision.right for decision in decisions):
         return []
-    most = min(len(decision.right) for decision in decisions) // 2
+    most = min(len(decision.half(number).right) for decision in decisions for number in (0, 1))
     return [2**i for i in range(most.bit_length())]
 
 
-def _pass_rates(measures: Measures, k: int, part: slice = slice(None)) -> Tensor:
-    """``[P]`` pass@k of the continuations of every decision, or of some of them."""
-    found = [decision.right[part] for decision in measures.question.decisions]
+def _pass_rates(measures: Measures, k: int, half: int | None = None) -> Tensor:
+    """``[P]`` pass@k of the continuations of every decision, or of one half of them."""
+    decisions = measures.question.decisions
+    found = [(decision if half is None else decision.half(half)).right for decision in decisions]
     return torch.tensor([pass_at_k(sum(right), len(right), k) for right in found], dtype=torch.float64)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 from appo.commands.specified_folder import SpecifiedFolder
 
+FORMAT = 2
+"""Of what is written, and of how often which decision is drawn: a study of another format cannot go on."""
+
 
 @dataclass(frozen=True)
 class Decision:
-    """A sampled token of a root, drawn anew `K` times with all that follows.
+    """A sampled token of a root, drawn anew by `K` continuations with all that follows.
 
     Attributes:
         root: number of the trajectory.
@@ -23,7 +27,8 @@ class Decision:
         text: of that token; empty where the prompt is not public.
         known: its influence, where an environment can tell.
         tokens: ``K`` that were drawn in its place; more of them where the policy was not sure.
-        rewards: ``K`` of the trajectories that they began.
+        rewards: ``K`` of the continuations.
+        halves: ``K``, 0 or 1: which half of the continuations of its question each belongs to.
         right: ``K``, whether the answer was right; empty where the reward does not tell.
     """
 
@@ -36,7 +41,19 @@ class Decision:
     known: float | None
     tokens: tuple[int, ...]
     rewards: tuple[float, ...]
+    halves: tuple[int, ...]
     right: tuple[bool, ...]
+
+    def half(self, number: int) -> Decision:
+        """The decision as one half of the continuations shows it."""
+        is_in = [half == number for half in self.halves]
+        return replace(
+            self,
+            tokens=tuple(compress(self.tokens, is_in)),
+            rewards=tuple(compress(self.rewards, is_in)),
+            halves=tuple(compress(self.halves, is_in)),
+            right=tuple(compress(self.right, is_in)),
+        )
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,7 @@ class Question:
         decisions: in the order of roots and positions.
         scores: by the name of the scorer.
         skipped: why others have none, by their names.
-        num_continuations: trajectories that were sampled; decisions behind the same tokens share theirs.
+        num_continuations: trajectories that were sampled; each draws all decisions that it comes upon.
         num_tokens: that were sampled, roots included.
         seconds: that it took, its share of what several questions took together.
     """

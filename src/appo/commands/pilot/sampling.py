@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from time import perf_counter
 
 import torch
 
+from appo.commands.pilot.continuations import Continuation, DrawnTokens
 from appo.commands.pilot.options import StudyOptions
 from appo.commands.pilot.positions import choose_decisions, depths, parts_of, share_continuations
 from appo.commands.pilot.records import Decision, Question, ScoreColumn
@@ -15,15 +17,12 @@ from appo.commands.pilot.scoring import ScorerSet
 from appo.core.batch import TrajectoryBatch
 from appo.core.collate import collate
 from appo.core.seeding import derive_seed
-from appo.core.trajectory import BranchPoint, Prompt, RewardResult, Trajectory
+from appo.core.trajectory import BranchPoint, Prompt, Trajectory
 from appo.engines import SamplingParams
 from appo.rewards import RewardRunner
 from appo.rollouts import Agent, Policy, RolloutRequest
 from appo.rollouts.data import Evaluate
 from appo.scorers import BatchContext, Scores
-
-_Prefix = tuple[str, tuple[int, ...]]
-"""Id of the prompt, and all tokens before a position."""
 
 _RIGHT = 1.0 - 1e-6
 """Accuracy from which on an answer counts as right."""
@@ -51,10 +50,6 @@ class _Roots:
     def prompt(self) -> Prompt:
         """The question."""
         return self.trajectories[0].prompt
-
-    def prefix(self, row: int, position: int) -> _Prefix:
-        """What a decision was made behind."""
-        return self.prompt.id, tuple(self.trajectories[row].token_ids[:position].tolist())
 
 
 class Study:
@@ -100,14 +95,16 @@ class Study:
         self.agent.pop_costs()
         all_roots = self._roots(prompts)
         seconds["roots"] = perf_counter() - started
-        requests = self._all_requests(all_roots)
-        flat = [request for each in requests.values() for request in each]
-        sampled = self.agent.run(flat, self.sampling)
+        requests = [self._requests(roots) for roots in all_roots]
+        sampled = self.agent.run([request for each in requests for request, _ in each], self.sampling)
         seconds["continuations"] = perf_counter() - started - sum(seconds.values())
-        outcomes = iter(list(zip(sampled, self.reward(sampled), strict=True)))
-        by_prefix = {key: [next(outcomes) for _ in each] for key, each in requests.items()}
+        halves = [half for each in requests for _, half in each]
+        continuations = map(Continuation, sampled, self.reward(sampled), halves)
         seconds["rewards"] = perf_counter() - started - sum(seconds.values())
-        measured = [self._question(roots, by_prefix) for roots in all_roots]
+        measured = [
+            self._question(roots, list(islice(continuations, len(each))))
+            for roots, each in zip(all_roots, requests, strict=True)
+        ]
         seconds["scores"] = perf_counter() - started - sum(seconds.values())
         costs = self.agent.pop_costs()
         shares = {name: value / len(prompts) for name, value in seconds.items()}
@@ -140,46 +137,36 @@ class Study:
         values = [None if known is None else float(known[row, position]) for row, position in chosen]
         return _Roots(trajectories, batch, chosen, values, later)
 
-    def _all_requests(self, all_roots: Sequence[_Roots]) -> dict[_Prefix, list[RolloutRequest]]:
-        """Those of every decision; where roots begin alike, one of them stands for all."""
-        requests: dict[_Prefix, list[RolloutRequest]] = {}
-        for roots in all_roots:
-            places: dict[_Prefix, tuple[int, int]] = {}
-            for row, position in roots.chosen:
-                places.setdefault(roots.prefix(row, position), (row, position))
-            entropies = [float(roots.batch.entropies[place]) for place in places.values()]
-            numbers = share_continuations(entropies, self.options.continuations)
-            for (key, place), num in zip(places.items(), numbers, strict=True):
-                requests[key] = self._requests(roots, *place, num)
-        return requests
-
-    def _requests(self, roots: _Roots, row: int, position: int, num: int) -> list[RolloutRequest]:
-        """A branch shares the positions up to its point: the token is drawn anew behind the one before it."""
-        point = BranchPoint(roots.trajectories[row], position - 1, 0.0)
+    def _requests(self, roots: _Roots) -> list[tuple[RolloutRequest, int]]:
+        """Those of every decision, each with its half; where roots begin alike, one of them stands for all."""
+        places: dict[tuple[int, ...], tuple[int, int]] = {}
+        for row, position in roots.chosen:
+            places.setdefault(tuple(roots.trajectories[row].token_ids[:position].tolist()), (row, position))
+        entropies = [float(roots.batch.entropies[place]) for place in places.values()]
+        numbers = share_continuations(entropies, self.options.continuations)
         return [
-            RolloutRequest(
-                roots.prompt,
-                derive_seed(self.seed, "pilot", "continuation", roots.prompt.id, row, position, number),
-                point,
-                self.may_call_tools,
-            )
+            (self._request(roots, row, position, number), number % 2)
+            for (row, position), num in zip(places.values(), numbers, strict=True)
             for number in range(num)
         ]
 
-    def _question(
-        self,
-        roots: _Roots,
-        by_prefix: Mapping[_Prefix, Sequence[tuple[Trajectory, RewardResult]]],
-    ) -> Question:
+    def _request(self, roots: _Roots, row: int, position: int, number: int) -> RolloutRequest:
+        """A branch shares the positions up to its point: the token is drawn anew behind the one before it."""
+        seed = derive_seed(self.seed, "pilot", "continuation", roots.prompt.id, row, position, number)
+        point = BranchPoint(roots.trajectories[row], position - 1, 0.0)
+        return RolloutRequest(roots.prompt, seed, point, self.may_call_tools)
+
+    def _question(self, roots: _Roots, continuations: Sequence[Continuation]) -> Question:
         prompt, batch = roots.prompt, roots.batch
         context = BatchContext(torch.Generator(), roots.trajectories, self.scorers.tokenizer)
         texts = [context.tokens(row) for row in range(len(batch))]
         parts = [parts_of(of_row, mask) for of_row, mask in zip(texts, batch.response_mask.tolist(), strict=True)]
         depth = depths(batch.response_mask)
+        drawn = DrawnTokens(continuations)
         decisions = []
         for (row, position), known in zip(roots.chosen, roots.known, strict=True):
-            outcomes = by_prefix[roots.prefix(row, position)]
-            results = [result for _, result in outcomes]
+            draws = drawn.of(roots.trajectories[row], position)
+            results = [each.result for each in draws]
             tells = all("accuracy" in result.parts for result in results)
             decisions.append(
                 Decision(
@@ -190,8 +177,9 @@ class Study:
                     token_id=int(batch.token_ids[row, position]),
                     text=texts[row][position] if prompt.is_public else "",
                     known=known,
-                    tokens=tuple(int(trajectory.token_ids[position]) for trajectory, _ in outcomes),
+                    tokens=tuple(int(each.trajectory.token_ids[position]) for each in draws),
                     rewards=tuple(result.reward for result in results),
+                    halves=tuple(each.half for each in draws),
                     right=tuple(result.parts["accuracy"] >= _RIGHT for result in results) if tells else (),
                 )
             )
@@ -203,7 +191,7 @@ class Study:
             decisions=tuple(decisions),
             scores={name: _column(of_scorer, roots.chosen) for name, of_scorer in scores.items()},
             skipped=skipped,
-            num_continuations=sum(len(by_prefix[key]) for key in {roots.prefix(*place) for place in roots.chosen}),
+            num_continuations=len(continuations),
             num_tokens=0.0,
         )
 
