@@ -323,6 +323,39 @@ def test_the_engine_sleeps_as_soon_as_all_is_sampled(tokenizer, runner, num_bran
     assert torch.equal(batch.ref_log_probs, batch.behavior_log_probs - 1.0)
 
 
+class DroppingScript(ScriptedEngine):
+    """Has no weights from a sleep that an update follows until that."""
+
+    has_weights = True
+
+    def submit(self, request):
+        assert self.has_weights
+        super().submit(request)
+
+    def sleep(self, weights_follow: bool = False) -> None:
+        assert weights_follow
+        self.has_weights = False
+
+
+@pytest.mark.parametrize("in_lockstep", [False, True])
+@pytest.mark.parametrize("when", ["iteration", "minibatch"])
+@pytest.mark.parametrize("num_branches", [0, 1])
+@pytest.mark.parametrize("lag", [0, 1])
+def test_an_engine_that_has_dropped_its_weights_is_not_asked_before_it_has_them_again(
+    tokenizer, runner, in_lockstep, when, num_branches, lag
+):
+    engine = DroppingScript(tokenizer, SCRIPT)
+    collector = make_collector(
+        engine, runner, make_branching(1, num_branches, when=when), in_lockstep=in_lockstep, weights_follow=True
+    )
+    iterations = IterationRunner(collector, lambda: setattr(engine, "has_weights", True), 2, lag=lag)
+    prompts = make_prompts(tokenizer, "PQ")
+    for number in range(3):
+        following = prompts if lag and number < 2 else ()
+        assert len(list(iterations.run(number, prompts, following))) == 2
+        assert not engine.has_weights
+
+
 def test_the_reference_is_asked_once_for_all_passes_over_a_mini_batch(tokenizer, runner):
     asked: list[int] = []
 

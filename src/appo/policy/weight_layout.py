@@ -60,6 +60,11 @@ class WeightLayout:
         """Whether some tensor has several names."""
         return any(len(names) > 1 for names in self.names.values())
 
+    @property
+    def has_buffers(self) -> bool:
+        """Whether a checkpoint of it holds more than the parameters, such as the bias of a router, which stays."""
+        return not self.shapes.keys() >= self.model.state_dict().keys()
+
     def checked(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Passes tensors on one by one, a tied one under each of its names, and makes sure that none is missing.
 

@@ -219,11 +219,7 @@ class Collector:
 
     def sample_roots(self, prompts: Sequence[Prompt], iteration: int) -> list[Trajectory]:
         """The trajectories that begin at some prompts, prompt by prompt."""
-        roots = self.agent.run(self.requests.roots(prompts, iteration), self.sampling)
-        if not self.branching.num_branches:
-            # Else the engine stays awake, to keep the prefixes that roots and branches share.
-            self.sleep()
-        return roots
+        return self.agent.run(self.requests.roots(prompts, iteration), self.sampling)
 
     def begin_roots(self, prompts: Sequence[Prompt], iteration: int) -> Any:
         """Begins them, for `Agent.finish` to end: they are sampled along with what is sampled next."""

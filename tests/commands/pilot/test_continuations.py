@@ -4,7 +4,7 @@ import random
 
 import torch
 
-from appo.commands.pilot.continuations import Continuation, DrawnTokens
+from appo.commands.pilot.continuations import NOTHING, Continuation, DrawnTokens
 from appo.core.trajectory import BranchPoint, Prompt, RewardResult, Trajectory
 
 PROMPT = Prompt("a", "", (1, 2), ())
@@ -30,30 +30,44 @@ def continuation(root: Trajectory, position: int, tokens: list[int], is_sampled:
 
 def test_a_continuation_draws_what_it_comes_upon():
     root = trajectory([5, 6, 7, 8], [True] * 4)
-    leaves, stays, later, short = (
+    leaves, stays, later = (
         continuation(root, 2, [5, 9, 7, 8], [True] * 4),  # another way from the second token on
         continuation(root, 2, [5, 6, 7, 3, 4], [True] * 5),  # draws all four
         continuation(root, 4, [7, 8], [True] * 2),  # was given the first two
-        continuation(root, 3, [6], [True]),  # ends right before the third
     )
-    drawn = DrawnTokens([leaves, stays, later, short])
-    expected = {2: [leaves, stays], 3: [leaves, stays, short], 4: [stays, later], 5: [stays, later]}
+    drawn = DrawnTokens([leaves, stays, later])
+    expected = {
+        2: ([5, 5], [leaves, stays]),
+        3: ([9, 6], [leaves, stays]),
+        4: ([7, 7], [stays, later]),
+        5: ([3, 8], [stays, later]),
+    }
     assert {position: drawn.of(root, position) for position in expected} == expected
 
 
-def test_tool_output_is_not_drawn():
-    """A continuation that ran out of calls has nothing where the root goes on, or another's words in the way."""
-    root = trajectory([5, 6, 7], [True, False, True])
-    other = continuation(root, 2, [5, 6, 7], [True, False, True])
-    silent = continuation(root, 2, [5, 6, 7], [True, False, False])
-    assert DrawnTokens([other, silent]).of(root, 4) == [other]
+def test_what_was_cut_off_counts_as_a_choice_of_its_own():
+    """A policy that makes up a result behind a call has the rest of its turn cut off, the token drawn with it."""
+    root = trajectory([5, 6, 7], [True] * 3)
+    answered = continuation(root, 3, [40, 41], [False] * 2)  # a tool's words stand where it drew a token
+    ended = continuation(root, 3, [], [])  # and nothing where calls were used up
+    earlier = continuation(root, 2, [5], [True])
+    drawn = DrawnTokens([answered, ended, earlier])
+    assert drawn.of(root, 3) == ([40, NOTHING, NOTHING], [answered, ended, earlier])
+    assert DrawnTokens([ended]).of(root, 3) == ([NOTHING], [ended])
+
+
+def test_what_a_continuation_was_given_is_not_lost_where_the_cut_lies_before_its_begin():
+    root = trajectory([5, 6, 7], [True] * 3)
+    origin = BranchPoint(root, 3, 0.0)
+    cut = Continuation(trajectory([5, 40, 41], [True, False, False], origin), RewardResult(0.0), 0)
+    assert DrawnTokens([cut]).of(root, 4) == ([41], [cut])
 
 
 def test_continuations_of_one_root_draw_tokens_of_another_that_begins_like_it():
     roots = [trajectory([5, 6, 7], [True] * 3), trajectory([5, 6, 8], [True] * 3)]
     of_first, of_second = continuation(roots[0], 3, [6, 9], [True] * 2), continuation(roots[1], 4, [7], [True])
     drawn = DrawnTokens([of_first, of_second])
-    assert [drawn.of(root, 4) for root in roots] == [[of_first, of_second]] * 2
+    assert [drawn.of(root, 4) for root in roots] == [([9, 7], [of_first, of_second])] * 2
 
 
 def test_many_are_found_by_the_definition():
@@ -71,8 +85,13 @@ def test_many_are_found_by_the_definition():
             expected = [
                 each
                 for each, (_, begin) in zip(continuations, places, strict=True)
-                if begin <= position < len(each.trajectory)
+                if begin <= position
                 and each.trajectory.token_ids[:position].tolist() == root.token_ids[:position].tolist()
             ]
-            assert drawn.of(root, position) == expected
+            tokens, draws = drawn.of(root, position)
+            assert draws == expected
             assert len(expected) > 0
+            assert tokens == [
+                int(each.trajectory.token_ids[position]) if position < len(each.trajectory) else NOTHING
+                for each in expected
+            ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from appo.engines import Request, VLLMEngine
 from appo.engines.request_tracker import RequestTracker
@@ -72,6 +73,23 @@ def test_an_engine_that_kept_its_weights_wakes_with_them(policy_folder):
     engine.sleep()
     engine.submit(Request(0, (5,), max_tokens=1))
     assert calls == ["sleep 1", "wake weights and kv_cache", "request 0"]
+
+
+def test_weights_of_which_an_update_brings_a_part_are_kept(policy_folder):
+    engine, calls = started_engine(policy_folder, 2)
+    assert engine._session is not None
+    engine._session.layout.model.register_buffer("bias_of_a_router", torch.zeros(2))
+    engine.sleep(weights_follow=True)
+    assert calls == ["sleep 1"]
+    assert engine.has_weights
+
+
+def test_sleep_does_not_make_whole_what_an_update_has_broken(policy_folder):
+    engine, _ = started_engine(policy_folder, 2)
+    with pytest.raises(ValueError, match="missing"):
+        engine.update_weights(weights(engine)[:3], 1)
+    engine.sleep()
+    assert not engine.has_weights
 
 
 def test_an_engine_that_cannot_sleep_stays_as_it_is(policy_folder):

@@ -10,6 +10,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from appo.core.trajectory import RewardResult, Trajectory
 
+NOTHING = -1
+"""Stands for the token where a continuation ended before it drew one that was kept."""
+
 
 @dataclass(frozen=True, eq=False)
 class Continuation:
@@ -26,6 +29,12 @@ class Continuation:
     half: int
 
     @property
+    def parent(self) -> Trajectory:
+        """The root that it leaves."""
+        assert self.trajectory.origin is not None
+        return self.trajectory.origin.trajectory
+
+    @property
     def begin(self) -> int:
         """Position of the token that it draws first."""
         assert self.trajectory.origin is not None
@@ -40,25 +49,34 @@ class DrawnTokens:
     those of earlier decisions that have not left the root until then. Which they are is settled by the tokens before,
     so that the token drawn and what it earns have no part in it, and no estimate gets a bias.
 
+    What a policy writes behind a call, such as a result of its own, is cut off, and with it may go the token that was
+    drawn. The continuation counts all the same, with what stands there instead: to end there is a choice like others.
+
     Args:
         continuations: of one question, at least one.
     """
 
     def __init__(self, continuations: Sequence[Continuation]) -> None:
         self.continuations = continuations
-        trajectories = [each.trajectory for each in continuations]
-        self._token_ids = pad_sequence([each.token_ids for each in trajectories], batch_first=True, padding_value=-1)
-        self._is_sampled = pad_sequence([each.response_mask for each in trajectories], batch_first=True)
+        # What a continuation was given stands as it was given, though some of it may have been cut off.
+        given = [
+            (each.parent.token_ids[: each.begin], each.trajectory.token_ids[each.begin :]) for each in continuations
+        ]
+        self._token_ids = pad_sequence([torch.cat(each) for each in given], batch_first=True, padding_value=NOTHING)
         self._begins = torch.tensor([each.begin for each in continuations])
 
-    def of(self, root: Trajectory, position: int) -> list[Continuation]:
-        """Those that draw one token of a root.
+    def of(self, root: Trajectory, position: int) -> tuple[list[int], list[Continuation]]:
+        """What was drawn in the place of one token of a root, and by which continuations.
 
         Args:
             root: of the same prompt.
             position: of a token that was sampled, and that at least one continuation begins with.
+
+        Returns:
+            Tokens, `NOTHING` where a continuation has ended before one, and the continuations.
         """
         comes_by = (self._token_ids[:, :position] == root.token_ids[:position]).all(-1)
-        # A shorter one may have ended right before.
-        draws = comes_by & (self._begins <= position) & self._is_sampled[:, position]
-        return [self.continuations[number] for number in draws.nonzero()[:, 0].tolist()]
+        numbers = (comes_by & (self._begins <= position)).nonzero()[:, 0]
+        if position == self._token_ids.shape[-1]:  # all were cut off before it
+            return [NOTHING] * len(numbers), [self.continuations[number] for number in numbers.tolist()]
+        return self._token_ids[numbers, position].tolist(), [self.continuations[number] for number in numbers.tolist()]

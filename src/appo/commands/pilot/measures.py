@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,11 +42,14 @@ class Variances(NamedTuple):
     @staticmethod
     def of(decisions: Sequence[Decision]) -> Variances:
         """Estimates by the continuations of each decision."""
-        rewards, tokens, mask = _padded(decisions)
-        mean, total, influence = reward_variance(rewards, tokens, mask)
-        p_values = influence_p_values(rewards, tokens, _SAMPLES, torch.Generator().manual_seed(0), mask)
-        is_evident = p_values <= EVIDENT
-        return Variances(mean, total, influence, influence.where(is_evident | influence.isnan(), 0.0))
+        generator = torch.Generator().manual_seed(0)
+
+        def estimate(rewards: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+            mean, total, influence = reward_variance(rewards, tokens, mask)
+            is_evident = influence_p_values(rewards, tokens, _SAMPLES, generator, mask) <= EVIDENT
+            return mean, total, influence, influence.where(is_evident | influence.isnan(), 0.0)
+
+        return Variances(*_of_all(decisions, estimate))
 
     def split(self, sizes: Sequence[int]) -> Iterator[Variances]:
         """Those of the decisions of one question after the other."""
@@ -94,9 +97,29 @@ class Intervals:
     def of(questions: Sequence[Question]) -> Intervals:
         """Draws continuations with replacement, the same ones in every call."""
         decisions = [decision for question in questions for decision in question.decisions]
-        rewards, tokens, mask = _padded(decisions)
-        influence, total = bootstrap_variance(rewards, tokens, _SAMPLES, torch.Generator().manual_seed(0), mask)
+        generator = torch.Generator().manual_seed(0)
+        influence, total = _of_all(
+            decisions,
+            lambda rewards, tokens, mask: bootstrap_variance(rewards, tokens, _SAMPLES, generator, mask),
+        )
         return Intervals(_ends(influence), _ends(total))
+
+
+def _of_all(
+    decisions: Sequence[Decision], estimate: Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
+) -> list[Tensor]:
+    """Estimates in the order of the decisions, those together that have about as many continuations.
+
+    Args:
+        decisions: ``P`` of them.
+        estimate: makes ``[..., P']`` tensors of ``[P', K]`` rewards, tokens and mask.
+    """
+    rows: dict[int, list[int]] = {}
+    for row, decision in enumerate(decisions):
+        rows.setdefault(len(decision.tokens).bit_length(), []).append(row)
+    found = [estimate(*_padded([decisions[row] for row in members])) for members in rows.values()]
+    order = torch.tensor([row for members in rows.values() for row in members]).argsort()
+    return [torch.cat(columns, -1)[..., order] for columns in zip(*found, strict=True)]
 
 
 def _padded(decisions: Sequence[Decision]) -> tuple[Tensor, Tensor, Tensor]:

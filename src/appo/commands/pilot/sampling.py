@@ -165,7 +165,7 @@ class Study:
         drawn = DrawnTokens(continuations)
         decisions = []
         for (row, position), known in zip(roots.chosen, roots.known, strict=True):
-            draws = drawn.of(roots.trajectories[row], position)
+            tokens, draws = drawn.of(roots.trajectories[row], position)
             results = [each.result for each in draws]
             tells = all("accuracy" in result.parts for result in results)
             decisions.append(
@@ -177,7 +177,7 @@ class Study:
                     token_id=int(batch.token_ids[row, position]),
                     text=texts[row][position] if prompt.is_public else "",
                     known=known,
-                    tokens=tuple(int(each.trajectory.token_ids[position]) for each in draws),
+                    tokens=tuple(tokens),
                     rewards=tuple(result.reward for result in results),
                     halves=tuple(each.half for each in draws),
                     right=tuple(result.parts["accuracy"] >= _RIGHT for result in results) if tells else (),

@@ -79,9 +79,12 @@ class VLLMSession:
     def sleep(self, drops_weights: bool) -> None:
         """Gives the memory back if vLLM was started such that it can, and is awake."""
         if self.core.model_config.enable_sleep_mode and not self.asleep:
+            # An update brings parameters, and vLLM holds as parameters what others have in buffers.
+            drops_weights = drops_weights and not self.layout.has_buffers
             self.core.sleep(level=2 if drops_weights else 1)
             self.asleep = {"weights", "kv_cache"}
-            self.tracker.has_weights = not drops_weights
+            if drops_weights:
+                self.tracker.has_weights = False
 
     def wake(self, *parts: str) -> None:
         """Takes back the memory of some parts; weights that were dropped are not in it until they are loaded."""
