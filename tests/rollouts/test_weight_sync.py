@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from appo.distributed import comm
-from appo.engines import HFEngine
+from appo.engines import HFEngine, LostUpdateError
 from appo.policy.evaluation import evaluate_batch
 from appo.policy.log_probs import PolicyLogProbs
 from appo.rollouts import EngineMismatchError, WeightProbe, WeightSync, default_tolerance
@@ -85,6 +86,26 @@ def test_weights_that_did_not_arrive_end_the_run(sync):
     checked(0)
     with pytest.raises(EngineMismatchError, match=message):
         checked(1)
+
+
+class LosingEngine(HFEngine):
+    """Loses the weights of its first update half way."""
+
+    lost: ClassVar[list[str]] = []
+
+    def update_weights(self, weights, version):
+        if not self.lost:
+            self.lost.append(next(iter(weights))[0])
+            raise LostUpdateError("weights did not arrive (http://a: gone)")
+        super().update_weights(weights, version)
+
+
+def test_weights_that_were_lost_are_brought_again_from_their_beginning(policy_folder, caplog):
+    engine = LosingEngine(device="cpu")
+    engine.start(str(policy_folder))
+    weight_sync(policy_folder, iter([EXACT]), engine)(1)
+    assert len(engine.lost) == 1
+    assert caplog.messages == ["weights did not arrive (http://a: gone): they are brought again"]
 
 
 def test_what_passes_at_other_tokens_passes(sync):

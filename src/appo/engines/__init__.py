@@ -3,14 +3,24 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from appo.engines.base import ENGINES, Completion, Engine, Request, SamplingParams
+from appo.engines.base import ENGINES, Completion, Engine, LostUpdateError, Request, SamplingParams
 
 if TYPE_CHECKING:
     from appo.engines.hf.engine import HFEngine
     from appo.engines.vllm.engine import VLLMEngine
     from appo.engines.vllm_server.engine import VLLMServerEngine
 
-__all__ = ["ENGINES", "Completion", "Engine", "HFEngine", "Request", "SamplingParams", "VLLMEngine", "VLLMServerEngine"]
+__all__ = [
+    "ENGINES",
+    "Completion",
+    "Engine",
+    "HFEngine",
+    "LostUpdateError",
+    "Request",
+    "SamplingParams",
+    "VLLMEngine",
+    "VLLMServerEngine",
+]
 
 _MODULES = {
     "HFEngine": "appo.engines.hf.engine",

@@ -18,6 +18,10 @@ FIRST_VERSION = 0
 """Policy version of the weights that an engine starts with."""
 
 
+class LostUpdateError(ConnectionError):
+    """New weights did not arrive, and may when they are brought again."""
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How next tokens are drawn.
@@ -157,6 +161,7 @@ class Engine(ABC):
         Raises:
             RuntimeError: if requests are in flight.
             ValueError: if a name or shape does not fit the policy, or one is missing.
+            LostUpdateError: in every process, if all weights must be brought once more.
         """
 
     def sleep(self, weights_follow: bool = False) -> None:  # noqa: B027 - an engine may well have nothing to give back

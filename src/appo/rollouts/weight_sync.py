@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 
 from appo.distributed import comm
-from appo.engines import Engine
+from appo.engines import Engine, LostUpdateError
 from appo.rollouts.log_prob_check import Mismatch, WeightProbe
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class WeightSync:
         if version == self._version and self.engine.has_weights:
             return
         if version > 0 or not self.engine.has_weights:
-            self.engine.update_weights(self.weights(), version)
+            self._bring(version)
         mismatch = self.probe(version)
         if any(comm.all_gather(not mismatch.mean <= self.tolerance)):
             mismatch = self.probe(version, 1)  # of other tokens, which weights that did not arrive show in as well
@@ -80,3 +80,10 @@ class WeightSync:
             )
         self.worst = Mismatch(max(self.worst.mean, mismatch.mean), max(self.worst.largest, mismatch.largest))
         self._version = version
+
+    def _bring(self, version: int) -> None:
+        while True:
+            try:
+                return self.engine.update_weights(self.weights(), version)
+            except LostUpdateError as error:  # how often that may be is the engine's to say
+                log.warning("%s: they are brought again", error)
