@@ -30,7 +30,7 @@ def policies(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToke
 @pytest.fixture(scope="session")
 def served_llama(tmp_path_factory: pytest.TempPathFactory, policies: dict[str, str]) -> Iterator[ServedPolicy]:
     """A running vLLM server of the untied Llama; whoever kills it starts it again."""
-    server = ServedPolicy(policies["llama"], tmp_path_factory.mktemp("served") / "server.log")
+    server = ServedPolicy(policies["llama"], tmp_path_factory.mktemp("served") / "server.log", offers_gloo=True)
     server.start()
     yield server
     server.kill()

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from appo.engines.vllm_server.answers import ServerError
-from appo.engines.vllm_server.pool import Server
+from appo.engines.vllm_server.server import Server
 from appo.rewards import JudgeReward, RewardError
 from appo.tools import HTTPSearch, MCPTools
 from appo.tools.base import ToolError

@@ -6,13 +6,16 @@ import re
 from importlib import import_module
 from inspect import getsource, signature
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from appo.engines.vllm import core
 from appo.engines.vllm.core import runs_on_cpu
+from appo.engines.vllm_server.transfer_client import TransferClient
 from appo.engines.vllm_server.weight_files import WITHOUT_HEAD
+from appo.workers.loops import LoopThread
 
 pytestmark = pytest.mark.vllm
 
@@ -35,6 +38,13 @@ USED = {
     "vllm.sampling_params": ["RequestOutputKind.FINAL_ONLY"],
     "vllm.outputs": ["RequestOutput", "CompletionOutput"],
     "vllm.logprobs": ["FlatLogprobs"],
+    "vllm.distributed.weight_transfer.base": ["ParamMeta", "VLLMWeightSyncClient"],
+    "vllm.distributed.weight_transfer.factory": ["WeightTransferTrainerFactory.trainer_init"],
+    "vllm.distributed.weight_transfer.nccl_engine": [
+        "NCCLTrainerInitInfo",
+        "NCCLTrainerWeightTransferEngine.send_weights",
+        "NCCLTrainerWeightTransferEngine.shutdown",
+    ],
     "vllm.distributed.parallel_state": [
         "get_tp_group",
         "GroupCoordinator.destroy",
@@ -116,6 +126,32 @@ def test_groups_of_processes_are_destroyed_where_it_is_intercepted():
     assert hasattr(parallel_state, "_NODE_COUNT")
     assert "destroy_distributed_environment()" in getsource(parallel_state.cleanup_dist_env_and_memory)
     assert core.cleanup_dist_env_and_memory is parallel_state.cleanup_dist_env_and_memory
+
+
+def test_weights_are_sent_as_the_trainer_of_vllm_asks_for_them():
+    from vllm.distributed.weight_transfer import base, nccl_engine
+
+    given = {"rank", "master_address", "master_port", "world_size", "packed_buffer_size_bytes"}
+    assert given <= signature(nccl_engine.NCCLTrainerInitInfo).parameters.keys()
+    assert nccl_engine.NCCLTrainerInitInfo(0, "", 0, rank=0).packed
+    assert list(signature(base.ParamMeta).parameters) == ["name", "dtype", "shape"]
+    assert isinstance(TransferClient(LoopThread, [], lambda: None), base.VLLMWeightSyncClient)
+    used = getsource(nccl_engine.NCCLTrainerWeightTransferEngine)
+    assert set(re.findall(r"\bsource\.(\w+)", used)) == {"metadata"}
+    assert "self.shutdown" not in used
+
+
+def test_calls_of_servers_are_there():
+    from vllm.entrypoints.rl.online.api_router import router
+    from vllm.v1.engine import PauseMode
+
+    used = {
+        "/weight_info", "/update_weight_version", "/pause", "/resume", "/get_world_size",
+        "/init_weight_transfer_engine", "/shutdown_weight_transfer_engine",
+        "/start_weight_update", "/update_weights", "/finish_weight_update",
+    }  # fmt: skip
+    assert used - {route.path for route in router.routes} == set()
+    assert "abort" in get_args(PauseMode)
 
 
 def test_models_without_a_head_of_their_own_are_known():

@@ -14,13 +14,24 @@ from tests.engines.vllm_installed import SHARE
 
 
 class ServedPolicy:
-    """A server of one policy that can be killed and started again on its port, by default a free one."""
+    """A server of one policy that can be killed and started again on its port, by default a free one.
 
-    def __init__(self, policy: str, log: Path, host: str = "127.0.0.1", port: int | None = None) -> None:
+    Args:
+        policy: folder.
+        log: what it says is added to this file.
+        host: its address.
+        port: None: a free one.
+        offers_gloo: whether it offers vLLM's own weight transfer, by gloo.
+    """
+
+    def __init__(
+        self, policy: str, log: Path, host: str = "127.0.0.1", port: int | None = None, offers_gloo: bool = False
+    ) -> None:
         self.host, self.port = host, port or _free_port()
         self.address = f"http://{host}:{self.port}"
         self.policy = policy
         self.log = log
+        self.offers_gloo = offers_gloo
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, place: Sequence[str] = ()) -> None:
@@ -42,11 +53,15 @@ class ServedPolicy:
             *place,
             sys.executable,
             "-m",
-            "vllm.entrypoints.launchers.api_server.entry",
+            "tests.engines.vllm_server.gloo_transfer"
+            if self.offers_gloo
+            else "vllm.entrypoints.launchers.api_server.entry",
             "--model",
             self.policy,
             *flags,
         ]
+        if self.offers_gloo:
+            options["--weight-transfer-config"] = '{"backend": "gloo"}'
         for name, value in options.items():
             command += [name, value]
         with self.log.open("ab") as log:

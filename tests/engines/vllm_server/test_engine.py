@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from appo.engines import Completion, Request, VLLMServerEngine
+from appo.engines import Completion, LostUpdateError, Request, VLLMServerEngine
+from appo.engines.vllm_server import weight_transfer
+from appo.engines.vllm_server.messages import serving_config
 from appo.engines.vllm_server.pool import ServerPool, Weights
+from appo.engines.vllm_server.server import Server
 from appo.engines.vllm_server.weight_files import WeightFolder
 from appo.policy.saving import named_weights
 from tests.engines.tiny_policy import forward_log_probs, make_model, random_requests, run
@@ -57,35 +63,84 @@ def test_a_server_killed_in_the_middle_loses_nothing(served_llama: ServedPolicy,
     engine.stop()
 
 
-def test_a_server_started_anew_while_nothing_ran_gets_the_weights_again(served_llama, policies, tokenizer):
-    engine = VLLMServerEngine([served_llama.address])
-    engine.start(policies["llama"])
-    model = make_model("llama", len(tokenizer), seed=3)
-    engine.update_weights(named_weights(model), 1)
-    served_llama.kill()
-    served_llama.start()
-    requests = random_requests(len(tokenizer), 8)
-    check(run(engine, requests), requests, model, 1)
-    engine.stop()
+@pytest.fixture(scope="module")
+def served_tied(tmp_path_factory, policies) -> Iterator[ServedPolicy]:
+    server = ServedPolicy(policies["tied"], tmp_path_factory.mktemp("served") / "server.log", offers_gloo=True)
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.mark.vllm
-def test_a_tied_head_follows_its_embedding_from_update_to_update_and_from_run_to_run(tmp_path, policies, tokenizer):
-    served = ServedPolicy(policies["tied"], tmp_path / "server.log")
-    served.start()
-    try:
-        requests = random_requests(len(tokenizer), 8)
-        first = AutoModelForCausalLM.from_pretrained(policies["tied"])
-        updated = make_model("llama", len(tokenizer), tie=True, seed=5)
-        for _ in range(2):
-            engine = VLLMServerEngine([served.address])
-            engine.start(policies["tied"])
-            check(run(engine, requests), requests, first, 0)
-            engine.update_weights(named_weights(updated), 1)
-            check(run(engine, requests), requests, updated, 1)
-            engine.stop()
-    finally:
-        served.kill()
+def test_a_tied_head_follows_its_embedding_from_update_to_update_and_from_run_to_run(served_tied, policies, tokenizer):
+    requests = random_requests(len(tokenizer), 8)
+    first = AutoModelForCausalLM.from_pretrained(policies["tied"])
+    updated = make_model("llama", len(tokenizer), tie=True, seed=5)
+    for _ in range(2):
+        engine = VLLMServerEngine([served_tied.address])
+        engine.start(policies["tied"])
+        check(run(engine, requests), requests, first, 0)
+        engine.update_weights(named_weights(updated), 1)
+        check(run(engine, requests), requests, updated, 1)
+        engine.stop()
+
+
+@pytest.mark.cpu
+def test_weights_are_broadcast_to_all_servers_that_are_there(
+    served_llama, served_tied, policies, tokenizer, monkeypatch
+):
+    from tests.engines.vllm_server import gloo_transfer
+
+    class Communicator(gloo_transfer.GlooCommunicator):
+        """Of its pieces the fifth finds one server gone: in the middle of the second update."""
+
+        def broadcast(self, tensor: Tensor, src: int) -> None:
+            sent.append(tensor)
+            if len(sent) == 5:
+                served_tied.kill()
+            super().broadcast(tensor, src)
+
+    sent: list[Tensor] = []
+    gloo_transfer.use(monkeypatch, lambda info: Communicator(info.master_address, info.master_port, 0, info.world_size))
+    monkeypatch.setattr(weight_transfer, "_BUFFER_BYTES", 1)
+    # A server whose head is its own takes the weights of a tied policy too.
+    servers = [served_llama, served_tied]
+    engine = VLLMServerEngine([server.address for server in servers])
+    requests = random_requests(len(tokenizer), 16)
+    models = [make_model("llama", len(tokenizer), tie=True, seed=seed) for seed in range(6, 9)]
+
+    def asked_after_update(version: int) -> list[bool]:
+        before = [server.log.read_text().count("POST /inference/v1/generate") for server in servers]
+        check(run(engine, requests), requests, models[version - 1], version)
+        after = [server.log.read_text().count("POST /inference/v1/generate") for server in servers]
+        return [count > earlier for count, earlier in zip(after, before, strict=True)]
+
+    engine.start(policies["tied"])
+    reloads = served_llama.log.read_text().count("POST /collective_rpc")
+    engine.update_weights(named_weights(models[0]), 1)
+    assert asked_after_update(1) == [True, True]
+    assert len(sent) == 3
+    with pytest.raises(LostUpdateError, match="did not reach the servers"):
+        engine.update_weights(named_weights(models[1]), 2)
+    served_tied.start()
+    engine.update_weights(named_weights(models[1]), 2)
+    assert asked_after_update(2) == [True, False]
+    wait_for(served_tied)
+    assert asked_after_update(2) == [True, False]
+    engine.update_weights(named_weights(models[2]), 3)
+    assert asked_after_update(3) == [True, True]
+    assert served_llama.log.read_text().count("POST /collective_rpc") == reloads
+    engine.stop()
+
+
+def wait_for(server: ServedPolicy) -> None:
+    """Until it answers."""
+
+    async def look() -> None:
+        async with httpx.AsyncClient(base_url=server.address) as client:
+            await serving_config(Server(server.address, client, timeout_s=60), timeout_s=300)
+
+    asyncio.run(look())
 
 
 def test_requests_of_a_dead_server_go_to_another(served_llama, policies, caplog):
@@ -103,45 +158,6 @@ def test_requests_of_a_dead_server_go_to_another(served_llama, policies, caplog)
         answers = asyncio.run(ask())
     assert [span["version"] for answer in answers for span in answer["choices"][0]["weight_versions"]] == 24 * ["run-0"]
     assert dead in caplog.text
-
-
-def test_a_server_started_anew_gets_its_weights_from_the_process_that_brings_them_though_it_asks_nothing(
-    served_llama, policies
-):
-    weights = Weights("run-0", Path(policies["llama"]))
-
-    async def ask() -> dict[str, Any]:
-        bringing, other = (
-            ServerPool([served_llama.address], {}, 60, 120, weights, brings_weights) for brings_weights in (True, False)
-        )
-        await bringing.switch(weights)
-        await other.switch(weights)
-        served_llama.kill()
-        served_llama.start()
-        keeper = asyncio.create_task(bringing.keep())
-        answer = await other.generate(
-            {"token_ids": [5, 6, 7], "sampling_params": {"max_tokens": 4, "logprobs": 0}}, b""
-        )
-        keeper.cancel()
-        await asyncio.gather(bringing.close(), other.close())
-        return answer
-
-    answer = asyncio.run(ask())
-    assert [span["version"] for span in answer["choices"][0]["weight_versions"]] == ["run-0"]
-    # Once for each start of the server.
-    reloads = served_llama.log.read_text().count("POST /collective_rpc")
-    assert reloads >= 2
-
-
-def test_the_addresses_are_named_when_no_server_is_left(served_llama, policies):
-    engine = VLLMServerEngine([served_llama.address], recovery_timeout_s=0.5)
-    engine.start(policies["llama"])
-    served_llama.kill()
-    engine.submit(Request(0, (5, 6), max_tokens=3))
-    with pytest.raises(ConnectionError, match=rf"no vLLM server has answered for 0.5 s \({served_llama.address}: "):
-        run(engine, [])
-    engine.stop()
-    served_llama.start()
 
 
 def test_a_server_that_is_not_there_is_named_at_the_start(policies):

@@ -13,14 +13,22 @@ from typing import Any
 
 import pytest
 
-from appo.engines import VLLMServerEngine
+from appo.engines import Request, VLLMServerEngine
+from appo.engines.vllm_server import pool as pools
 from appo.engines.vllm_server.pool import ServerPool, Weights
+from tests.engines.tiny_policy import run
 
 GENERATE, RELOAD = "/inference/v1/generate", "/collective_rpc"
 BODY = {"token_ids": [5, 6, 7], "sampling_params": {"max_tokens": 2, "logprobs": 0}}
 
-Reply = bytes | None
-"""What a server says on the wire behind its headers; None closes the connection without a word."""
+SERVED = {
+    "model_config": {"max_model_len": 256, "dtype": "torch.float32", "logprobs_mode": "processed_logprobs"},
+    "weight_transfer_config": {"backend": "gloo"},
+}
+"""What a server was started with."""
+
+Reply = bytes | int | None
+"""What a server says on the wire behind its headers, or the status alone; None closes the connection without a word."""
 
 
 class FaultyServer:
@@ -34,18 +42,34 @@ class FaultyServer:
     def __init__(self, path: str = "", *faults: Callable[[FaultyServer, dict[str, Any]], Reply]) -> None:
         self.path, self.faults = path, list(faults)
         self.weights = "default"
+        self.world_size = 1
         self.asked: list[str] = []
+        self.bodies: list[dict[str, Any]] = []
         self.closing = threading.Event()
+
+    def wait_for_answers(self, path: str, number: int) -> bool:
+        """Until it has given some more right ones there."""
+        given = threading.Event()
+
+        def last(server: FaultyServer, answer: dict[str, Any]) -> Reply:
+            given.set()
+            return json.dumps(answer).encode()
+
+        self.path, self.faults = path, [*(number - 1) * [lambda _, answer: json.dumps(answer).encode()], last]
+        return given.wait(60)
 
     def right(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         if path == "/update_weight_version":
             self.weights = body["new_version"]
+        if path == "/finish_weight_update":
+            self.weights = body.get("weight_version", self.weights)
         if path == GENERATE:
             return completion(self.weights)
-        return {"weight_version": self.weights}
+        return {"weight_version": self.weights, "world_size": self.world_size, "vllm_config": SERVED}
 
     def reply(self, path: str, body: dict[str, Any]) -> Reply:
         self.asked.append(path)
+        self.bodies.append(body)
         if path == self.path and self.faults:
             return self.faults.pop(0)(self, self.right(path, body))
         return json.dumps(self.right(path, body)).encode()
@@ -70,7 +94,8 @@ def serving(server: FaultyServer) -> Iterator[str]:
             if content is None:
                 self.close_connection = True
                 return
-            self.send_response(200)
+            status, content = (content, b"") if isinstance(content, int) else (200, content)
+            self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -177,9 +202,40 @@ def test_a_server_that_is_always_wrong_ends_the_run_by_its_name(path, fault, sai
         ask(address, timeout_s=0.5, recovery_s=0.6)
 
 
+def test_a_server_started_anew_gets_its_weights_from_the_process_that_brings_them_though_it_asks_nothing(monkeypatch):
+    monkeypatch.setattr(pools, "_LOOK_S", 0.01)
+    weights, server = Weights("run-0", Path("/nowhere/0")), FaultyServer()
+
+    async def talk(address: str) -> dict[str, Any]:
+        bringing, other = (ServerPool([address], {}, 10.0, 20.0, weights, brings) for brings in (True, False))
+        await bringing.switch(weights)
+        await other.switch(weights)
+        server.weights = "default"
+        keeper = asyncio.create_task(bringing.keep())
+        answer = await other.generate(BODY, b"")
+        keeper.cancel()
+        await asyncio.gather(bringing.close(), other.close())
+        return answer
+
+    with serving(server) as address:
+        assert asyncio.run(talk(address)) == completion("run-0")
+    # Once for each start of the server.
+    assert server.asked.count(RELOAD) == 2
+
+
+def test_the_addresses_are_named_when_no_server_is_left(policies):
+    with serving(FaultyServer(GENERATE, *1000 * [die])) as address:
+        engine = VLLMServerEngine([address], recovery_timeout_s=0.5)
+        engine.start(policies["llama"])
+        engine.submit(Request(0, (5, 6), max_tokens=3))
+        with pytest.raises(ConnectionError, match=rf"no vLLM server has answered for 0.5 s \({address}: "):
+            run(engine, [])
+        engine.stop()
+
+
 def test_an_address_where_something_else_listens_is_named_at_the_start(policies):
     with (
-        serving(FaultyServer()) as address,
+        serving(FaultyServer("/server_info", *100 * [GARBAGE["other JSON"]])) as address,
         pytest.raises(ConnectionError, match=f"no vLLM server at {address} within 0.1 s: /server_info"),
     ):
         VLLMServerEngine([address], start_timeout_s=0.1).start(policies["llama"])

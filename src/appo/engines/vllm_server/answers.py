@@ -12,6 +12,10 @@ class ServerError(Exception):
     """A server cannot answer now; it, or another one, may later."""
 
 
+class MissedWeightsError(ServerError):
+    """A server was not there when the wanted weights were broadcast."""
+
+
 @contextmanager
 def reading(path: str) -> Iterator[None]:
     """Reads an answer, which may be that of a proxy, or of a server that is about to go.

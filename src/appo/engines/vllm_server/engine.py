@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from appo.core.secrets import refuse_secrets, refuse_secrets_in_url
 from appo.distributed import comm
-from appo.engines.base import ENGINES, FIRST_VERSION, Completion, Engine, Request, started
+from appo.engines.base import ENGINES, FIRST_VERSION, Completion, Engine, LostUpdateError, Request, started
 from appo.engines.hf.stopping import end_token_ids, load_generation_config
 from appo.engines.request_tracker import RequestTracker
-from appo.engines.vllm_server.messages import completion_of, request_body, serving_config
+from appo.engines.vllm_server.messages import ServingConfig, completion_of, request_body, serving_config
 from appo.engines.vllm_server.pool import ServerPool, Weights
+from appo.engines.vllm_server.transfer_backends import choose_backend, local_address
 from appo.engines.vllm_server.weight_files import WeightFolder, vllm_weights
+from appo.engines.vllm_server.weight_transfer import WeightTransfer
 from appo.policy.weight_layout import WeightLayout
 from appo.workers.loops import LoopThread
 
@@ -51,6 +53,9 @@ class VLLMServerEngine(Engine):
     weights_folder: str | None = None
     """Folder that the servers see under the same path; new weights go through it. None makes a temporary one, for
     servers on this machine."""
+    transfer_address: str | None = None
+    """Address at which the servers reach the machine of the first process, where weights go by vLLM's own transfer.
+    None takes that of the way to the servers."""
     request_timeout_s: float = 600.0
     """Of one request; one that takes longer is sent again."""
     recovery_timeout_s: float = 300.0
@@ -83,24 +88,24 @@ class VLLMServerEngine(Engine):
         layout = WeightLayout.of_policy(policy)
         folder = WeightFolder(self.weights_folder) if comm.rank() == 0 else None
         run = comm.broadcast(uuid.uuid4().hex[:8])
-        weights = Weights(f"{run}-{FIRST_VERSION}", _first_weights(policy, layout, folder))
         pool = ServerPool(
             self.addresses,
             self.headers,
             self.request_timeout_s,
             self.recovery_timeout_s,
-            weights,
+            Weights(f"{run}-{FIRST_VERSION}", None),
             brings_weights=comm.rank() == 0,
         )
         loop = LoopThread("appo-vllm-servers")
         try:
             served = [loop.run(serving_config(server, self.start_timeout_s)) for server in pool.servers]
-            length = min(int(model["max_model_len"]) for model in served)
+            length = min(one.max_length for one in served)
             if self.max_length > length:
                 raise ValueError(
                     f"max_length must not exceed the servers' --max-model-len {length}, got {self.max_length}"
                 )
-            _switch(pool, loop, weights)
+            transfer = self._transfer(pool, loop, layout, served)
+            _switch(pool, loop, Weights(f"{run}-{FIRST_VERSION}", _first_weights(policy, layout, folder)))
         except BaseException:
             loop.run(pool.close())
             loop.close()
@@ -108,7 +113,6 @@ class VLLMServerEngine(Engine):
                 folder.close()
             raise
         tracker = RequestTracker(self.max_length or length, config.get_text_config(decoder=True).vocab_size)
-        dtype = getattr(torch, str(served[0]["dtype"]).removeprefix("torch."))
         self._session = _Session(
             run,
             pool,
@@ -117,9 +121,11 @@ class VLLMServerEngine(Engine):
             layout,
             folder,
             sorted(ends),
-            dtype,
+            served[0].dtype,
+            transfer,
         )
-        if comm.num_ranks() > 1 and comm.rank() == 0:
+        # Weights that are broadcast do not come to who asks, so somebody must look who is there.
+        if comm.broadcast(transfer is not None) or (comm.num_ranks() > 1 and comm.rank() == 0):
             self._session.keeper = loop.spawn(pool.keep())
 
     def stop(self) -> None:
@@ -130,6 +136,8 @@ class VLLMServerEngine(Engine):
             answer.cancel()
         if session.keeper is not None:
             session.keeper.cancel()
+        if session.transfer is not None:
+            session.transfer.close()
         session.loop.run(session.pool.close())
         session.loop.close()
         if session.folder is not None:
@@ -159,14 +167,24 @@ class VLLMServerEngine(Engine):
         session = started(self._session)
         with session.tracker.updating(version):
             tensors = vllm_weights(session.layout, weights)
-            if session.folder is None:
-                for _ in tensors:  # each is gathered from all processes, for the first one to write
-                    pass
-                _switch(session.pool, session.loop, Weights(f"{session.run}-{version}", None))
-            else:
-                folder = session.folder.write(tensors, version)
-                _switch(session.pool, session.loop, Weights(f"{session.run}-{version}", folder))
-                session.folder.keep_only(folder)
+            session.pool.is_switching = True
+            brought = session.bring(tensors, version)
+            switched = _switch(session.pool, session.loop, brought)
+            if session.folder is not None:
+                session.folder.keep_only(switched.folder)
+
+    def _transfer(
+        self, pool: ServerPool, loop: LoopThread, layout: WeightLayout, served: Sequence[ServingConfig]
+    ) -> WeightTransfer | None:
+        """What brings weights to servers other than through a folder, in the first process."""
+        if comm.rank() > 0:
+            return None
+        offers = {server.address: one.transfer for server, one in zip(pool.servers, served, strict=True)}
+        backend = choose_backend(offers)
+        if backend is None:
+            return None
+        address = self.transfer_address or local_address(self.addresses)
+        return WeightTransfer(pool, loop, layout, served[0].dtype, backend, address)
 
     @property
     def weight_dtype(self) -> torch.dtype:
@@ -186,10 +204,27 @@ class _Session:
     """In the first process alone."""
     end_ids: list[int]
     dtype: torch.dtype
+    transfer: WeightTransfer | None
+    """In the first process, unless weights go through the folder."""
     keeper: Future[None] | None = None
     running: set[Future[Completion]] = field(default_factory=set)
     answers: queue.SimpleQueue[Future[Completion]] = field(default_factory=queue.SimpleQueue)
     """Of `running`, those that are done."""
+
+    def bring(self, tensors: Iterable[tuple[str, Tensor]], version: int) -> Weights | LostUpdateError | None:
+        """Puts new weights where servers take them from, or sends them; None in all processes but the first."""
+        tag = f"{self.run}-{version}"
+        if self.folder is None:
+            for _ in tensors:  # each is gathered from all processes, for the first one to pass it on
+                pass
+            return None
+        if self.transfer is None:
+            return Weights(tag, self.folder.write(tensors, version))
+        try:
+            self.transfer.send(tensors, tag)
+        except LostUpdateError as error:
+            return error
+        return Weights(tag, None, is_broadcast=True)
 
     async def serve(self, request: Request) -> Completion:
         """Runs in the loop."""
@@ -223,10 +258,18 @@ def _first_weights(policy: str, layout: WeightLayout, folder: WeightFolder | Non
     return folder.write(vllm_weights(layout, model.named_parameters()), FIRST_VERSION)
 
 
-def _switch(pool: ServerPool, loop: LoopThread, weights: Weights) -> None:
-    """The first of several processes brings the servers to other weights; the others wait, and ask for these then."""
-    if comm.rank() == 0:
+def _switch(pool: ServerPool, loop: LoopThread, weights: Weights | LostUpdateError | None) -> Weights:
+    """The first of several processes brings the servers to other weights; the others wait, and ask for these then.
+
+    Raises:
+        LostUpdateError: in all of them, if it has none.
+    """
+    if comm.rank() == 0 and isinstance(weights, Weights):
         loop.run(pool.switch(weights))
     weights = comm.broadcast(weights)
+    if isinstance(weights, LostUpdateError):
+        raise weights
+    assert weights is not None
     if comm.rank() > 0:
         loop.run(pool.switch(weights))
+    return weights

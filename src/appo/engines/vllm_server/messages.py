@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from appo.engines.base import Completion, Request
 from appo.engines.vllm_server.answers import ServerError, reading
-from appo.engines.vllm_server.pool import Server
+from appo.engines.vllm_server.server import Server
 
 _CONFIG = "/server_info?config_format=json"
 
 
-async def serving_config(server: Server, timeout_s: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ServingConfig:
+    """What a server was started with.
+
+    Attributes:
+        max_length: tokens of a sequence, at most.
+        dtype: of its weights.
+        logprobs_mode: which log-probs it tells.
+        transfer: name of its backend for vLLM's own weight transfer; None if it has none.
+    """
+
+    max_length: int
+    dtype: torch.dtype
+    logprobs_mode: str
+    transfer: str | None
+
+
+async def serving_config(server: Server, timeout_s: float) -> ServingConfig:
     """What a server was started with, as soon as it answers.
 
     Raises:
@@ -27,23 +46,28 @@ async def serving_config(server: Server, timeout_s: float) -> dict[str, Any]:
         reraise=True,
     )
 
-    async def ask() -> dict[str, Any]:
+    async def ask() -> ServingConfig:
         info = await server.call("GET", _CONFIG)
         with reading(_CONFIG):
-            told: dict[str, Any] = info["vllm_config"]["model_config"]
-            _ = told["max_model_len"], told["dtype"], told["logprobs_mode"]
-        return told
+            told = info["vllm_config"]
+            model, transfer = told["model_config"], told.get("weight_transfer_config")
+            return ServingConfig(
+                int(model["max_model_len"]),
+                getattr(torch, str(model["dtype"]).removeprefix("torch.")),
+                str(model["logprobs_mode"]),
+                None if transfer is None else str(transfer["backend"]),
+            )
 
     try:
-        model: dict[str, Any] = await asking(ask)
+        config: ServingConfig = await asking(ask)
     except ServerError as error:
         raise ConnectionError(f"no vLLM server at {server.address} within {timeout_s:g} s: {error}") from error
-    if model["logprobs_mode"] != "processed_logprobs":
+    if config.logprobs_mode != "processed_logprobs":
         raise ValueError(
             f"{server.address} must be started with --logprobs-mode processed_logprobs: log-probs must be those of the "
-            f"distribution that tokens are drawn from, got {model['logprobs_mode']}"
+            f"distribution that tokens are drawn from, got {config.logprobs_mode}"
         )
-    return model
+    return config
 
 
 def request_body(request: Request, end_ids: list[int]) -> dict[str, Any]:

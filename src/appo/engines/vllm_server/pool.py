@@ -7,22 +7,19 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from appo.core.secrets import fill_in, without_secrets
-from appo.engines.vllm_server.answers import ServerError, check_tokens, reading
-from appo.workers.http import BadAnswerError, ask
-from appo.workers.retries import BackOff, is_passing
+from appo.core.secrets import fill_in
+from appo.engines.vllm_server.answers import MissedWeightsError, ServerError, check_tokens, reading
+from appo.engines.vllm_server.server import Server
+from appo.workers.retries import BackOff
 
 log = logging.getLogger(__name__)
-
-_MAX_ANSWER_BYTES = 256 * 2**20
-"""Of a server; that to a request of 100,000 tokens has some tens of MiB."""
 
 _FIRST_TAG = "default"
 """What a vLLM server calls the weights that it started with."""
@@ -43,67 +40,13 @@ class Weights:
 
     Attributes:
         tag: name of this version in this run; every answer of a server names what sampled it.
-        folder: holds the tensors; none for a model that only the server itself can find.
+        folder: holds the tensors; none for a model that only the server itself can find, and for what was broadcast.
+        is_broadcast: they went to all servers at once: one that missed them cannot get them any more.
     """
 
     tag: str
     folder: Path | None
-
-
-@dataclass(eq=False)
-class Server:
-    """One server, as far as it is known."""
-
-    address: str
-    client: httpx.AsyncClient
-    timeout_s: float
-    """Of one call."""
-    tag: str | None = None
-    """Of the weights it was last known to hold; None if that must be asked."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """That name environment variables, whose values no message shows: a server may repeat the key that it refuses."""
-    num_running: int = 0
-    last_error: str = ""
-    preparing: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    async def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """One HTTP call.
-
-        Raises:
-            ServerError: if it failed in a way that need not last.
-            ValueError: if the server refuses what it was asked.
-        """
-        try:
-            answer = await ask(
-                self.client, method, path, timeout_s=self.timeout_s, max_bytes=_MAX_ANSWER_BYTES, json=body
-            )
-        except TimeoutError as error:
-            raise ServerError(f"{path} was not answered in time") from error
-        except (httpx.TransportError, BadAnswerError) as error:
-            raise ServerError(f"{type(error).__name__}: {error}") from error
-        text = without_secrets(answer.text, self.headers)[:500]
-        if is_passing(answer.status):
-            raise ServerError(f"{path} answered {answer.status}: {text}")
-        if not answer.is_success:
-            hint = _HINTS.get(path, "") if answer.status == 404 else ""
-            raise ValueError(f"{self.address}{path} answered {answer.status}: {text}{hint}")
-        try:
-            return answer.json() if answer.body else None
-        except ValueError as error:
-            raise ServerError(f"{path} answered no JSON: {error}") from error
-
-    async def weight_tag(self) -> str:
-        """What it calls the weights that it holds."""
-        answer = await self.call("GET", "/weight_info")
-        with reading("/weight_info"):
-            return str(answer["weight_version"])
-
-
-_HINTS = {
-    "/inference/v1/generate": "; start the server with --enable-scale-out",
-    "/weight_info": "; start the server with VLLM_SERVER_DEV_MODE=1 in its environment",
-    "/server_info?config_format=json": "; start the server with VLLM_SERVER_DEV_MODE=1 in its environment",
-}
+    is_broadcast: bool = False
 
 
 class ServerPool:
@@ -134,13 +77,16 @@ class ServerPool:
         filled = fill_in(headers, "rollout.engine.headers")
         self.servers = [
             Server(
-                address, httpx.AsyncClient(base_url=address, headers=filled, limits=limits), timeout_s, None, headers
+                address, httpx.AsyncClient(base_url=address, headers=filled, limits=limits), timeout_s, headers=headers
             )
-            for address in addresses
+            for address in dict.fromkeys(addresses)
         ]
+        self.timeout_s = timeout_s
         self.recovery_s = recovery_s
         self.weights = weights
         self.brings_weights = brings_weights
+        self.is_switching = False
+        """Whether servers are on their way to the weights of the next `switch`, some earlier than others."""
         self._last_success = time.monotonic()
 
     async def generate(self, body: dict[str, Any], affinity: bytes) -> dict[str, Any]:
@@ -164,22 +110,27 @@ class ServerPool:
         Raises:
             ConnectionError: if there is none.
         """
-        self.weights = weights
+        self.weights, self.is_switching = weights, False
         await self._retrying()(self._prepare_all)
         self._last_success = time.monotonic()
 
     async def keep(self) -> None:
-        """Brings servers that were started anew to the wanted weights though nothing is asked here; does not end."""
+        """Looks which servers are there, and brings those that were started anew to the wanted weights; does not end.
+
+        That is for servers which nothing is asked of here.
+        """
         while True:
             await asyncio.sleep(_LOOK_S)
-            for server in self.servers:
-                try:
-                    if await server.weight_tag() != server.tag:
-                        server.tag = None
-                        await self._prepare(server)
-                except ServerError as error:
-                    server.tag = None
-                    log.debug("%s: %s", server.address, error)
+            await asyncio.gather(*map(self._look_after, self.servers))
+
+    async def reachable(self) -> list[Server]:
+        """Those that answer, with the weights that they say they have; waits for the first one.
+
+        Raises:
+            ConnectionError: if there is none.
+        """
+        found: list[Server] = await self._retrying()(self._look_around)
+        return found
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -194,7 +145,11 @@ class ServerPool:
         def give_up(state: RetryCallState) -> None:
             errors = "; ".join(f"{s.address}: {s.last_error or 'not asked'}" for s in self.servers)
             cause = state.outcome.exception() if state.outcome is not None else None
-            raise ConnectionError(f"no vLLM server has answered for {self.recovery_s:g} s ({errors})") from cause
+            done, hint = "answered", ""
+            if self.weights.is_broadcast:
+                done = f"had the weights {self.weights.tag}"
+                hint = ": started again, the run goes on from its checkpoint"
+            raise ConnectionError(f"no vLLM server has {done} for {self.recovery_s:g} s ({errors}){hint}") from cause
 
         return AsyncRetrying(
             retry=retry_if_exception_type(ServerError),
@@ -210,13 +165,15 @@ class ServerPool:
             ServerError: if none does.
         """
         untried = list(self.servers)
+        if self.weights.is_broadcast:  # others have them never again
+            untried = [server for server in untried if server.tag == self.weights.tag] or untried
         while True:
             server = self._choose(affinity, untried)
             try:
                 await self._prepare(server)
                 return await self._ask(server, body)
             except ServerError as error:
-                _record_failure(server, error)
+                server.record_failure(error)
                 untried.remove(server)
                 if not untried:
                     raise
@@ -228,13 +185,36 @@ class ServerPool:
             ServerError: if there is none.
         """
         failures = await asyncio.gather(*map(self._prepare, self.servers), return_exceptions=True)
-        for server, failure in zip(self.servers, failures, strict=True):
-            if isinstance(failure, ServerError):
-                _record_failure(server, failure)
-            elif isinstance(failure, BaseException):
-                raise failure
-        if all(failures):
+        if len(_record(self.servers, failures)) == len(self.servers):
             raise ServerError("no server can be reached")
+
+    async def _look_around(self) -> list[Server]:
+        """Those that can be reached.
+
+        Raises:
+            ServerError: if there is none.
+        """
+        tags = await asyncio.gather(*(server.weight_tag() for server in self.servers), return_exceptions=True)
+        failed = _record(self.servers, tags)
+        found = []
+        for server, tag in zip(self.servers, tags, strict=True):
+            if server not in failed:
+                server.tag = str(tag)
+                found.append(server)
+        if not found:
+            raise ServerError("no server can be reached")
+        return found
+
+    async def _look_after(self, server: Server) -> None:
+        try:
+            if await server.weight_tag() != server.tag and not self.is_switching:
+                server.tag = None
+                await self._prepare(server)
+        except MissedWeightsError as error:
+            server.record_failure(error)
+        except ServerError as error:
+            server.tag = None
+            log.debug("%s: %s", server.address, error)
 
     def _choose(self, affinity: bytes, servers: Sequence[Server]) -> Server:
         """Of these servers, the one that the affinity points to, unless it is much busier than another."""
@@ -270,6 +250,10 @@ class ServerPool:
                 return
             tag = await server.weight_tag()
             if tag != wanted.tag:
+                if wanted.is_broadcast:
+                    raise MissedWeightsError(
+                        f"has weights {tag!r} and not {wanted.tag!r}: it samples again from the next update on"
+                    )
                 if not self.brings_weights:
                     raise ServerError(f"has weights {tag!r}, and waits for the first process to load {wanted.tag!r}")
                 if wanted.folder is not None:
@@ -277,16 +261,31 @@ class ServerPool:
                     kwargs = {"weights_path": str(wanted.folder)}
                     await server.call("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": kwargs})
                     await server.call("POST", "/reset_prefix_cache")
+                    # A run that was cut off in the middle of an update has left it paused.
+                    await server.call("POST", "/resume")
                 elif tag != _FIRST_TAG:
                     raise ValueError(
                         f"{server.address} must hold the weights it started with, got {tag!r} of an earlier run: "
                         "start it again, or give model.policy as a folder that it can read"
                     )
                 await server.call("POST", "/update_weight_version", {"new_version": wanted.tag})
-            server.tag, server.last_error = wanted.tag, ""
+            elif wanted.is_broadcast and self.brings_weights:
+                await server.call("POST", "/resume")  # it may have failed after it had the weights
+            server.tag, server.last_error = wanted.tag, None
 
 
-def _record_failure(server: Server, error: ServerError) -> None:
-    is_news = server.tag is not None or not server.last_error
-    log.log(logging.WARNING if is_news else logging.DEBUG, "%s: %s", server.address, error)
-    server.tag, server.last_error = None, str(error)
+def _record(servers: Sequence[Server], outcomes: Sequence[object]) -> list[Server]:
+    """Those of the servers that failed.
+
+    Args:
+        servers: that were called at the same time.
+        outcomes: of each, what it returned or raised.
+    """
+    failed = []
+    for server, outcome in zip(servers, outcomes, strict=True):
+        if isinstance(outcome, ServerError):
+            server.record_failure(outcome)
+            failed.append(server)
+        elif isinstance(outcome, BaseException):
+            raise outcome
+    return failed

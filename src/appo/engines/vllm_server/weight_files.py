@@ -88,8 +88,8 @@ class WeightFolder:
         os.replace(partial, folder)
         return folder
 
-    def keep_only(self, folder: Path) -> None:
-        """Removes every other version."""
+    def keep_only(self, folder: Path | None) -> None:
+        """Removes every other version; None: all."""
         for other in self.root.glob("version_*"):
             if other != folder:
                 shutil.rmtree(other)
