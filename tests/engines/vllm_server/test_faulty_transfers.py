@@ -21,9 +21,11 @@ from appo.engines import Request
 from appo.engines.base import LostUpdateError
 from appo.engines.vllm_server import pool as pools
 from appo.engines.vllm_server import transfer_backends, weight_transfer
+from appo.engines.vllm_server.answers import ServerError
 from appo.engines.vllm_server.engine import VLLMServerEngine
 from appo.engines.vllm_server.pool import ServerPool, Weights
 from appo.engines.vllm_server.transfer_backends import BACKENDS, Backend, choose_backend, local_address
+from appo.engines.vllm_server.transfer_client import TransferClient
 from appo.engines.vllm_server.weight_transfer import WeightTransfer
 from appo.policy.saving import named_weights
 from appo.policy.weight_layout import WeightLayout
@@ -179,6 +181,17 @@ def test_a_trainer_is_freed_that_sends_to_a_server_which_has_died(monkeypatch):
         pytest.raises(LostUpdateError, match="run-1 did not reach the servers"),
     ):
         sending.send(1)
+
+
+def test_a_call_that_was_given_up_does_not_end_what_is_sent_since():
+    ended = []
+    loop = LoopThread("servers")
+    client = TransferClient(loop, [], lambda: ended.append("group"))
+    client.close()
+    with pytest.raises(ServerError, match="given up"):
+        client.update_weights({})
+    loop.close()
+    assert not ended
 
 
 def test_an_update_that_an_earlier_run_did_not_finish_is_finished_first(monkeypatch):

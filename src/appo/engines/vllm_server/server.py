@@ -89,7 +89,7 @@ class Server:
             return str(answer["weight_version"])
 
     def record_failure(self, error: ServerError) -> None:
-        """Its weights must be asked for; the log says so once for what it fails at one after the other."""
+        """Its weights must be asked for; of failures of one kind in a row, the log warns once."""
         is_news = self.tag is not None or type(self.last_error) is not type(error)
         log.log(logging.WARNING if is_news else logging.DEBUG, "%s: %s", self.address, error)
         self.tag, self.last_error = None, error

@@ -77,7 +77,8 @@ class TransferClient:
         try:
             self._run(update)
         except (ServerError, ValueError):
-            self._lost()
+            if not self._is_closed:  # by now another group may be under way
+                self._lost()
             raise
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:

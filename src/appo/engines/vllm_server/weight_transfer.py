@@ -153,7 +153,8 @@ class WeightTransfer:
             world_size=1 + self._client.count_workers(),
             packed_buffer_size_bytes=self._buffer_bytes,
         )
-        # In a thread that can be left behind: who waits there for a server that has died meanwhile waits for ever.
+        # In a thread that can be left behind: who waits there for a server that has died meanwhile waits for ever. For
+        # twice the time, since the call to a server that hangs ends sooner and names it.
         threads: ThreadPool[Any] = ThreadPool(1, "appo-weight-transfer")
         device = torch.cuda.current_device() if torch.cuda.is_available() else None
         threads.submit(0, lambda: self._open(init_info, device), 2 * self._pool.timeout_s)
