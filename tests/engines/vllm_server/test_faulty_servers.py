@@ -210,8 +210,10 @@ def test_a_server_started_anew_gets_its_weights_from_the_process_that_brings_the
         bringing, other = (ServerPool([address], {}, 10.0, 20.0, weights, brings) for brings in (True, False))
         await bringing.switch(weights)
         await other.switch(weights)
-        server.weights = "default"
+        server.weights, server.path, server.faults = "default", "/weight_info", [lambda *_: 404]
         keeper = asyncio.create_task(bringing.keep())
+        while server.faults:  # what it refuses before all of it is there ends nothing
+            await asyncio.sleep(0.01)
         answer = await other.generate(BODY, b"")
         keeper.cancel()
         await asyncio.gather(bringing.close(), other.close())

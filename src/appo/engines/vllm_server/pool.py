@@ -210,7 +210,7 @@ class ServerPool:
             if await server.weight_tag() != server.tag and not self.is_switching:
                 server.tag = None
                 await self._prepare(server)
-        except MissedWeightsError as error:
+        except (MissedWeightsError, ValueError) as error:  # one that refuses the call may be started otherwise
             server.record_failure(error)
         except ServerError as error:
             server.tag = None

@@ -40,7 +40,7 @@ class Server:
     headers: Mapping[str, str] = field(default_factory=dict)
     """That name environment variables, whose values no message shows: a server may repeat the key that it refuses."""
     num_running: int = 0
-    last_error: ServerError | None = None
+    last_error: ServerError | ValueError | None = None
     preparing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def call(
@@ -88,7 +88,7 @@ class Server:
         with reading("/weight_info"):
             return str(answer["weight_version"])
 
-    def record_failure(self, error: ServerError) -> None:
+    def record_failure(self, error: ServerError | ValueError) -> None:
         """Its weights must be asked for; of failures of one kind in a row, the log warns once."""
         is_news = self.tag is not None or type(self.last_error) is not type(error)
         log.log(logging.WARNING if is_news else logging.DEBUG, "%s: %s", self.address, error)
