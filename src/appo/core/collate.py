@@ -90,9 +90,8 @@ def _sampling_log_probs(
     for row, (trajectory, parent) in enumerate(zip(trajectories, parents, strict=True)):
         if trajectory.sampling_log_probs is not None:
             columns[row, : len(trajectory)] = trajectory.sampling_log_probs
-        elif trajectory.origin is not None:
-            shared = trajectory.origin.position + 1
-            columns[row, :shared] = columns[parent, :shared]
+        else:
+            columns[row, : trajectory.num_shared] = columns[parent, : trajectory.num_shared]
     return columns
 
 

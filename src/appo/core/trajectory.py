@@ -141,16 +141,19 @@ class Trajectory:
         return len(self) - self.prompt_length
 
     @property
+    def num_shared(self) -> int:
+        """Tokens at its begin that a branch shares with its parent, the prompt included; 0 of a root."""
+        return 0 if self.origin is None else self.origin.position + 1
+
+    @property
     def num_own_tokens(self) -> int:
         """Tokens the policy sampled for it; those that a branch shares with its parent belong to the parent."""
-        shared = 0 if self.origin is None else self.origin.position + 1
-        return int(self.response_mask[shared:].sum())
+        return int(self.response_mask[self.num_shared :].sum())
 
     @property
     def num_own_calls(self) -> int:
         """Tool calls that were made for it; those that a branch shares with its parent belong to the parent."""
-        shared = 0 if self.origin is None else self.origin.position + 1
-        return sum(call.position >= shared for call in self.tool_calls)
+        return sum(call.position >= self.num_shared for call in self.tool_calls)
 
     @property
     def text(self) -> str:

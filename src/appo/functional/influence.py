@@ -62,28 +62,27 @@ def reward_variance(rewards: Tensor, tokens: Tensor, mask: Tensor | None = None)
     Raises:
         ValueError: if a position has fewer than two continuations.
     """
-    mask = _checked(mask, tokens)
-    return _variance(rewards, _group_ids(tokens, mask), mask)
+    return _variance(rewards, *_groups(tokens, mask))
 
 
-def _checked(mask: Tensor | None, tokens: Tensor) -> Tensor:
+def _groups(tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``[P, K]`` numbers, equal where position and token are, padding apart; and ``[P, K]`` mask.
+
+    Raises:
+        ValueError: as `reward_variance`.
+    """
     mask = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
     if (fewest := int(mask.sum(-1).min())) < 2:
         raise ValueError(f"rewards must be of at least 2 continuations a position, got {fewest}")
-    return mask
-
-
-def _group_ids(tokens: Tensor, mask: Tensor) -> Tensor:
-    """``[P, K]`` numbers, equal where position and token are; padding has a number of its own at each position."""
     distinct, of_token = tokens.unique(return_inverse=True)
     of_token = of_token.where(mask, len(distinct))
     rows = torch.arange(len(tokens)).unsqueeze(-1)
     ids: Tensor = (rows * (len(distinct) + 1) + of_token).unique(return_inverse=True)[1]
-    return ids
+    return ids, mask
 
 
 def _variance(rewards: Tensor, ids: Tensor, mask: Tensor) -> RewardVariance:
-    """`reward_variance` of continuations whose tokens are told apart by `_group_ids`."""
+    """`reward_variance` of continuations whose tokens are told apart by `_groups`."""
     zeros = rewards.new_zeros(int(ids.max()) + 1)
 
     def group_sums(values: Tensor) -> Tensor:
@@ -130,8 +129,7 @@ def influence_p_values(
     Returns:
         ``[P]`` in (0, 1], 1 where one token was drawn or all rewards are equal; NaN where all tokens differ.
     """
-    mask = _checked(mask, tokens)
-    ids = _group_ids(tokens, mask)
+    ids, mask = _groups(tokens, mask)
     _, total, influence = _variance(rewards, ids, mask)
     p_values = torch.ones_like(influence).where(~influence.isnan(), float("nan"))
     # The others cannot come out otherwise.
@@ -152,7 +150,6 @@ def influence_p_values(
             rows, columns = rows[is_open], [column[is_open] for column in columns]
             if not len(rows):
                 return p_values
-            columns[1] = columns[1].unique(return_inverse=True)[1]
     p_values[rows] = ((columns[-1] + 1.0) / (num_samples + 1.0)).to(p_values)
     return p_values
 
@@ -175,8 +172,7 @@ def bootstrap_variance(
     Returns:
         ``[S, P]`` of `influence`, NaN where all tokens drawn differ, and ``[S, P]`` of `total`.
     """
-    mask = _checked(mask, tokens)
-    ids = _group_ids(tokens, mask)
+    ids, mask = _groups(tokens, mask)
     num = mask.sum(-1, keepdim=True)
     samples = []
     for _ in range(num_samples):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from appo.core.trajectory import RewardResult, Trajectory
@@ -29,16 +30,13 @@ class Continuation:
     half: int
 
     @property
-    def parent(self) -> Trajectory:
-        """The root that it leaves."""
-        assert self.trajectory.origin is not None
-        return self.trajectory.origin.trajectory
-
-    @property
-    def begin(self) -> int:
-        """Position of the token that it draws first."""
-        assert self.trajectory.origin is not None
-        return self.trajectory.origin.position + 1
+    def token_ids(self) -> Tensor:
+        """``[T + 1]`` int64: what it was given, though some of that may have been cut off, its own, and `NOTHING`."""
+        origin, begin = self.trajectory.origin, self.trajectory.num_shared
+        assert origin is not None
+        return torch.cat(
+            [origin.trajectory.token_ids[:begin], self.trajectory.token_ids[begin:], torch.tensor([NOTHING])]
+        )
 
 
 class DrawnTokens:
@@ -58,12 +56,9 @@ class DrawnTokens:
 
     def __init__(self, continuations: Sequence[Continuation]) -> None:
         self.continuations = continuations
-        # What a continuation was given stands as it was given, though some of it may have been cut off.
-        given = [
-            (each.parent.token_ids[: each.begin], each.trajectory.token_ids[each.begin :]) for each in continuations
-        ]
-        self._token_ids = pad_sequence([torch.cat(each) for each in given], batch_first=True, padding_value=NOTHING)
-        self._begins = torch.tensor([each.begin for each in continuations])
+        rows = [each.token_ids for each in continuations]
+        self._token_ids = pad_sequence(rows, batch_first=True, padding_value=NOTHING)
+        self._begins = torch.tensor([each.trajectory.num_shared for each in continuations])
 
     def of(self, root: Trajectory, position: int) -> tuple[list[int], list[Continuation]]:
         """What was drawn in the place of one token of a root, and by which continuations.
@@ -77,6 +72,4 @@ class DrawnTokens:
         """
         comes_by = (self._token_ids[:, :position] == root.token_ids[:position]).all(-1)
         numbers = (comes_by & (self._begins <= position)).nonzero()[:, 0]
-        if position == self._token_ids.shape[-1]:  # all were cut off before it
-            return [NOTHING] * len(numbers), [self.continuations[number] for number in numbers.tolist()]
         return self._token_ids[numbers, position].tolist(), [self.continuations[number] for number in numbers.tolist()]

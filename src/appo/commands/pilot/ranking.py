@@ -214,7 +214,7 @@ def _ks(measured: Sequence[Measures]) -> list[int]:
     decisions = [decision for each in measured for decision in each.question.decisions]
     if not decisions or not all(decision.right for decision in decisions):
         return []
-    most = min(len(decision.half(number).right) for decision in decisions for number in (0, 1))
+    most = min(decision.halves.count(number) for decision in decisions for number in (0, 1))
     return [2**i for i in range(most.bit_length())]
 
 

@@ -62,7 +62,7 @@ class WeightTransfer:
         self._pool = pool
         self._loop = loop
         self._address = address
-        free_port(address)
+        free_port(address)  # before anything is loaded or sent
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         chosen = BACKENDS[backend]
         self._init_info = getattr(_import(chosen.module), chosen.init_info)
